@@ -1,0 +1,33 @@
+"""Sparse networks for Stable-Baselines3, pruned at random once before training, that keep improving as they grow."""
+
+from sb3_sparse.policies import (
+    SparseSimBaCrossQPolicy,
+    SparseSimBaDQNPolicy,
+    SparseSimBaPolicy,
+    SparseSimBaQRDQNPolicy,
+    SparseSimBaTD3Policy,
+    SparseSimBaTQCPolicy,
+    register_aliases,
+)
+from sb3_sparse.sparse import SparseConv2d, SparseLinear, Topology, sparsify_, sparsity_report, to_dense
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SparseConv2d",
+    "SparseLinear",
+    "SparseSimBaCrossQPolicy",
+    "SparseSimBaDQNPolicy",
+    "SparseSimBaPolicy",
+    "SparseSimBaQRDQNPolicy",
+    "SparseSimBaTD3Policy",
+    "SparseSimBaTQCPolicy",
+    "Topology",
+    "__version__",
+    "register_aliases",
+    "sparsify_",
+    "sparsity_report",
+    "to_dense",
+]
+
+register_aliases()

@@ -1,0 +1,576 @@
+"""
+Sparse SimBa policies for the algorithms of Stable-Baselines3 and sb3-contrib.
+
+Two mixins hold everything: ``_SimBaNetwork`` gives one sub-network (actor, critic, Q-network) a SimBa trunk,
+prunes it and normalises its observations; ``_SparseSimBaPolicy`` makes a policy build those sub-networks. The
+classes below them say which SB3 classes they are mixed into. The algorithms themselves are used unchanged.
+"""
+
+import difflib
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch as th
+from gymnasium import spaces
+from sb3_contrib import QRDQN, TQC, CrossQ
+from sb3_contrib.crossq import policies as crossq
+from sb3_contrib.qrdqn import policies as qrdqn
+from sb3_contrib.tqc import policies as tqc
+from stable_baselines3 import DQN, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
+from stable_baselines3.common.preprocessing import get_action_dim, is_image_space, preprocess_obs
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.dqn import policies as dqn
+from stable_baselines3.sac import policies as sac
+from stable_baselines3.td3 import policies as td3
+from torch import nn
+
+from sb3_sparse.networks import RunningNorm, SimBaEncoder, orthogonal_linear, simba_sizes
+from sb3_sparse.sparse.distribution import check_sparsity, get_distribution
+from sb3_sparse.sparse.pruning import sparsify_
+
+NetArch = list[int] | dict[str, list[int]]
+
+DEFAULT_WIDTH_SCALE = 2.0
+DEFAULT_DEPTH_SCALE = 1.0
+
+
+class ObservationNorm(nn.Module):
+    """
+    One :class:`RunningNorm` for every part of an observation that is a vector of numbers.
+
+    Images, discrete and binary observations pass through unchanged.
+
+    :param observation_space: A Dict space is normalised key by key.
+    :param normalize_images: SB3's option of that name: False means that images are floats.
+    """
+
+    def __init__(self, observation_space: spaces.Space, normalize_images: bool = True):
+        super().__init__()
+        parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
+        normed = {key: space for key, space in parts.items() if _is_vector(space, normalize_images)}
+        self.keys = list(normed)
+        self.norms = nn.ModuleList(RunningNorm(space.shape) for space in normed.values())
+
+    def update(self, obs: PyTorchObs) -> None:
+        """Blend the moments of a preprocessed batch into the statistics."""
+        for key, norm in zip(self.keys, self.norms, strict=True):
+            norm.update(obs if key is None else obs[key])
+
+    def forward(self, obs: PyTorchObs) -> PyTorchObs:
+        """Normalise a preprocessed batch."""
+        if isinstance(obs, dict):
+            return {**obs, **{key: norm(obs[key]) for key, norm in zip(self.keys, self.norms, strict=True)}}
+        return self.norms[0](obs) if self.keys else obs
+
+
+class _SimBaNetwork:
+    """
+    Mixin for a sub-network of SB3: SimBa trunk instead of the MLP, pruned, with normalised observations.
+
+    :param net_arch: One entry per residual block, all equal; empty for a linear network.
+    :param sparsity: Fraction of the weights of trunk and heads that is removed.
+    :param obs_norm: Normalises observations; shared by all networks of a policy.
+    :param feeds_obs_norm: Whether the batches that this network is trained on update ``obs_norm``.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        net_arch: list[int],
+        sparsity: float = 0.0,
+        sparsity_distribution: str = "erdos_renyi",
+        mask_seed: int | None = None,
+        rescale: bool = False,
+        obs_norm: ObservationNorm | None = None,
+        feeds_obs_norm: bool = False,
+        **kwargs: Any,
+    ):
+        # SB3 sizes the heads by the last entry; its small MLP trunk is replaced below.
+        super().__init__(*args, net_arch=net_arch[-1:], **kwargs)
+        self.net_arch = net_arch
+        self.obs_norm = obs_norm
+        self.simba_kwargs = {
+            "sparsity": sparsity,
+            "sparsity_distribution": sparsity_distribution,
+            "mask_seed": mask_seed,
+            "rescale": rescale,
+            "feeds_obs_norm": feeds_obs_norm,
+        }
+        if net_arch:
+            self._build_simba()
+        sparsify_(
+            self,  # type: ignore[arg-type]
+            sparsity,
+            sparsity_distribution,
+            exclude=("features_extractor",),
+            seed=mask_seed,
+            rescale=rescale,
+        )
+
+    def _build_simba(self) -> None:
+        raise NotImplementedError
+
+    def _encoder(self, in_features: int, activation_fn: type[nn.Module]) -> SimBaEncoder:
+        return SimBaEncoder(in_features, self.net_arch[-1], len(self.net_arch), activation_fn)
+
+    def _preprocess(self, obs: PyTorchObs) -> PyTorchObs:
+        return preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+
+    def _observe(self, obs: PyTorchObs) -> None:
+        """Update the observation statistics if this is a training pass of the network that feeds them."""
+        if self.obs_norm is not None and self.simba_kwargs["feeds_obs_norm"] and self.training and th.is_grad_enabled():
+            self.obs_norm.update(self._preprocess(obs))
+
+    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
+        """Preprocess and normalise observations, then extract features."""
+        preprocessed = self._preprocess(obs)
+        return features_extractor(preprocessed if self.obs_norm is None else self.obs_norm(preprocessed))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        return {**data, **self.simba_kwargs, "obs_norm": self.obs_norm}
+
+
+class _StochasticActor(_SimBaNetwork):
+    """
+    Mixin for the Gaussian actors of SAC, TQC and CrossQ.
+
+    :param squash_log_std: Map the log standard deviation to [-10, 2] with a tanh as SimBa does, instead of
+        clipping it to [-20, 2] as SB3 does. Without effect with gSDE, which has no such output.
+    """
+
+    def __init__(self, *args: Any, squash_log_std: bool = True, **kwargs: Any):
+        self.squash_log_std = squash_log_std
+        super().__init__(*args, **kwargs)
+
+    def _build_simba(self) -> None:
+        self.latent_pi = self._encoder(self.features_dim, self.activation_fn)
+        if not self.use_sde:
+            action_dim = get_action_dim(self.action_space)
+            self.mu = orthogonal_linear(self.net_arch[-1], action_dim)
+            self.log_std = orthogonal_linear(self.net_arch[-1], action_dim)
+
+    def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
+        self._observe(obs)
+        if self.use_sde or not self.squash_log_std:
+            return super().get_action_dist_params(obs)
+        latent_pi = self.latent_pi(self.extract_features(obs, self.features_extractor))
+        log_std = -10.0 + 6.0 * (1.0 + th.tanh(self.log_std(latent_pi)))
+        return self.mu(latent_pi), log_std, {}
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "squash_log_std": self.squash_log_std}
+
+
+class _Critic(_SimBaNetwork):
+    """Mixin for the state-action critics. Their weights get no gradient from the actor's loss, which SB3 discards."""
+
+    n_outputs = 1
+
+    def __init__(self, *args: Any, features_dim: int, activation_fn: type[nn.Module] = nn.ReLU, **kwargs: Any):
+        self.features_dim = features_dim
+        self.activation_fn = activation_fn
+        super().__init__(*args, features_dim=features_dim, activation_fn=activation_fn, **kwargs)
+
+    def _build_simba(self) -> None:
+        in_features = self.features_dim + get_action_dim(self.action_space)
+        for i in range(len(self.q_networks)):
+            encoder = self._encoder(in_features, self.activation_fn)
+            q_network = nn.Sequential(encoder, orthogonal_linear(self.net_arch[-1], self.n_outputs))
+            self.q_networks[i] = q_network
+            setattr(self, f"qf{i}", q_network)
+
+    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> Any:
+        """
+        Q-values. Where ``actions`` carry a gradient, they are the actor's: only they get one.
+
+        :param obs: Observations.
+        :param actions: ``(batch, action_dim)``
+        """
+        if _from_actor(actions):
+            with _frozen(self):
+                return super().forward(obs, actions)
+        self._observe(obs)
+        return super().forward(obs, actions)
+
+
+class SimBaSACActor(_StochasticActor, sac.Actor):
+    """Actor of :class:`SparseSimBaPolicy`."""
+
+
+class SimBaTQCActor(_StochasticActor, tqc.Actor):
+    """Actor of :class:`SparseSimBaTQCPolicy`."""
+
+
+class SimBaCrossQActor(_StochasticActor, crossq.Actor):
+    """Actor of :class:`SparseSimBaCrossQPolicy`."""
+
+
+class SimBaTD3Actor(_SimBaNetwork, td3.Actor):
+    """Actor of :class:`SparseSimBaTD3Policy`."""
+
+    def _build_simba(self) -> None:
+        encoder = self._encoder(self.features_dim, self.activation_fn)
+        head = orthogonal_linear(self.net_arch[-1], get_action_dim(self.action_space))
+        self.mu = nn.Sequential(encoder, head, nn.Tanh())
+
+
+class SimBaContinuousCritic(_Critic, ContinuousCritic):
+    """Critic of :class:`SparseSimBaPolicy` and :class:`SparseSimBaTD3Policy`."""
+
+    def q1_forward(self, obs: th.Tensor, actions: th.Tensor) -> th.Tensor:
+        """Q-values of the first critic, for the actor's loss of TD3 and DDPG."""
+        if _from_actor(actions):
+            with _frozen(self):
+                return super().q1_forward(obs, actions)
+        return super().q1_forward(obs, actions)
+
+
+class SimBaTQCCritic(_Critic, tqc.Critic):
+    """Quantile critic of :class:`SparseSimBaTQCPolicy`."""
+
+    def _build_simba(self) -> None:
+        self.n_outputs = self.n_quantiles
+        super()._build_simba()
+
+
+class SimBaCrossQCritic(_Critic, crossq.CrossQCritic):
+    """Critic of :class:`SparseSimBaCrossQPolicy`."""
+
+
+class SimBaQNetwork(_SimBaNetwork, dqn.QNetwork):
+    """Q-network of :class:`SparseSimBaDQNPolicy`."""
+
+    def _build_simba(self) -> None:
+        encoder = self._encoder(self.features_dim, self.activation_fn)
+        self.q_net = nn.Sequential(encoder, orthogonal_linear(self.net_arch[-1], int(self.action_space.n)))
+
+    def forward(self, obs: PyTorchObs) -> th.Tensor:
+        self._observe(obs)
+        return super().forward(obs)
+
+
+class SimBaQuantileNetwork(_SimBaNetwork, qrdqn.QuantileNetwork):
+    """Quantile network of :class:`SparseSimBaQRDQNPolicy`."""
+
+    def _build_simba(self) -> None:
+        encoder = self._encoder(self.features_dim, self.activation_fn)
+        n_outputs = int(self.action_space.n) * self.n_quantiles
+        self.quantile_net = nn.Sequential(encoder, orthogonal_linear(self.net_arch[-1], n_outputs))
+
+    def forward(self, obs: PyTorchObs) -> th.Tensor:
+        self._observe(obs)
+        return super().forward(obs)
+
+
+class _SparseSimBaPolicy:
+    """
+    Mixin for a policy of SB3 that builds sparse SimBa networks. Keywords not listed are SB3's own.
+
+    :param observation_space: Any space that SB3 supports; the features extractor is chosen to fit it.
+    :param action_space: Action space.
+    :param lr_schedule: Learning rate schedule.
+    :param sparsity: Fraction of the weights that is removed, once, at random, in [0, 1): one number, or one each
+        for actor and critic, ``{"pi": 0.8, "qf": 0.9}``. 0 builds the dense SimBa.
+    :param width_scale: Multiplies SimBa's default widths, actor 128 and critic 512.
+    :param depth_scale: Multiplies SimBa's default depths, actor 1 block and critic 2.
+    :param net_arch: Explicit sizes instead of the scales, one entry per residual block, all of a network equal:
+        ``{"pi": [128], "qf": [512, 512]}``. A list alone stands for both networks (or the only one).
+    :param sparsity_distribution: ``"erdos_renyi"`` or ``"uniform"``: how sparsity is spread over the layers.
+    :param mask_seed: Fixes which weights exist, apart from the initial values. None: follows SB3's ``seed=``.
+    :param rescale: Multiply the surviving initial weights of a layer by ``1 / sqrt(density)``.
+    :param normalize_observations: Normalise vector observations by running statistics kept inside the policy.
+        Pass False together with ``VecNormalize``.
+    :param features_extractor_class: SB3's; by default chosen from the observation space. It is not pruned.
+    :param optimizer_class: AdamW by default, with weight decay 0.01 and torch's fused implementation.
+    :param optimizer_kwargs: Arguments of the optimizer, without the learning rate.
+    :raises ValueError: If a value is out of range or a keyword is unknown.
+    """
+
+    # The sub-networks by their place in `net_arch`. Policies with one network have the entry "qf" alone.
+    network_classes: ClassVar[dict[str, type[_SimBaNetwork]]]
+    # Whose training passes show every replayed batch once: the statistics of observations follow those.
+    obs_norm_feeder: ClassVar[str] = "qf"
+    adamw_kwargs: ClassVar[dict[str, Any]] = {"fused": True}
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        *,
+        sparsity: float | dict[str, float] = 0.8,
+        width_scale: float = DEFAULT_WIDTH_SCALE,
+        depth_scale: float = DEFAULT_DEPTH_SCALE,
+        net_arch: NetArch | None = None,
+        sparsity_distribution: str = "erdos_renyi",
+        mask_seed: int | None = None,
+        rescale: bool = False,
+        normalize_observations: bool = True,
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        normalize_images: bool = True,
+        optimizer_class: type[th.optim.Optimizer] = th.optim.AdamW,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        _check_keywords(type(self), kwargs)
+        get_distribution(sparsity_distribution)
+        _check_mask_seed(mask_seed)
+        # Plain attributes, which a module may have before its own constructor ran; `_build` needs them.
+        self.simba_kwargs = {
+            "sparsity": sparsity,
+            "width_scale": width_scale,
+            "depth_scale": depth_scale,
+            "net_arch": net_arch,
+            "sparsity_distribution": sparsity_distribution,
+            "mask_seed": mask_seed,
+            "rescale": rescale,
+            "normalize_observations": normalize_observations,
+        }
+        self._sparsity = _per_network(sparsity, list(self.network_classes))
+        if features_extractor_class is None:
+            features_extractor_class = _default_features_extractor(observation_space, normalize_images)
+        if optimizer_class is th.optim.AdamW:
+            optimizer_kwargs = {**self.adamw_kwargs, **(optimizer_kwargs or {})}
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=_resolve_net_arch(net_arch, width_scale, depth_scale, list(self.network_classes)),
+            features_extractor_class=features_extractor_class,
+            normalize_images=normalize_images,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            **kwargs,
+        )
+
+    def _make_network(
+        self, network: str, net_kwargs: dict[str, Any], features_extractor: BaseFeaturesExtractor | None = None
+    ) -> Any:
+        if not hasattr(self, "obs_norm"):
+            normalize = self.simba_kwargs["normalize_observations"]
+            self.obs_norm = ObservationNorm(self.observation_space, self.normalize_images) if normalize else None
+        net_kwargs = self._update_features_extractor(net_kwargs, features_extractor)
+        for name in ("sparsity_distribution", "mask_seed", "rescale"):
+            net_kwargs[name] = self.simba_kwargs[name]
+        net_kwargs["sparsity"] = self._sparsity[network]
+        net_kwargs["obs_norm"] = self.obs_norm
+        net_kwargs["feeds_obs_norm"] = network == self.obs_norm_feeder
+        return self.network_classes[network](**net_kwargs).to(self.device)
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        """Build an actor; SB3 calls this."""
+        return self._make_network("pi", self.actor_kwargs, features_extractor)
+
+    def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        """Build a critic; SB3 calls this, once more for the target."""
+        return self._make_network("qf", self.critic_kwargs, features_extractor)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = {**super()._get_constructor_parameters(), **self.simba_kwargs}
+        if hasattr(self, "share_features_extractor"):
+            # SB3 forgets it for SAC, TQC and CrossQ.
+            data["share_features_extractor"] = self.share_features_extractor
+        return data
+
+
+class _SquashedLogStdPolicy(_SparseSimBaPolicy):
+    """
+    Mixin for the policies with a Gaussian actor.
+
+    :param squash_log_std: Map the log standard deviation to [-10, 2] with a tanh as SimBa does, instead of
+        clipping it to [-20, 2] as SB3 does.
+    """
+
+    def __init__(self, *args: Any, squash_log_std: bool = True, **kwargs: Any):
+        self.squash_log_std = squash_log_std
+        super().__init__(*args, **kwargs)
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
+        """Build an actor; SB3 calls this."""
+        actor_kwargs = {**self.actor_kwargs, "squash_log_std": self.squash_log_std}
+        return self._make_network("pi", actor_kwargs, features_extractor)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "squash_log_std": self.squash_log_std}
+
+
+class SparseSimBaPolicy(_SquashedLogStdPolicy, sac.SACPolicy):
+    __doc__ = f"Sparse SimBa policy for SAC.\n{_SparseSimBaPolicy.__doc__}"
+
+    network_classes = {"pi": SimBaSACActor, "qf": SimBaContinuousCritic}
+    obs_norm_feeder = "pi"
+
+
+class SparseSimBaTQCPolicy(_SquashedLogStdPolicy, tqc.TQCPolicy):
+    __doc__ = f"Sparse SimBa policy for TQC.\n{_SparseSimBaPolicy.__doc__}"
+
+    network_classes = {"pi": SimBaTQCActor, "qf": SimBaTQCCritic}
+    obs_norm_feeder = "pi"
+
+
+class SparseSimBaCrossQPolicy(_SquashedLogStdPolicy, crossq.CrossQPolicy):
+    __doc__ = f"""Sparse SimBa policy for CrossQ.
+
+    SimBa's layer normalisation replaces CrossQ's batch renormalisation: no BatchRenorm layer is left, and the
+    keywords about it (``batch_norm``, ``batch_norm_momentum``, ``batch_norm_eps``, ``renorm_warmup_steps``) have
+    no effect. What remains of CrossQ is training without target networks on joint batches.
+    {_SparseSimBaPolicy.__doc__}"""
+
+    network_classes = {"pi": SimBaCrossQActor, "qf": SimBaCrossQCritic}
+    # CrossQ's own default for Adam and AdamW.
+    adamw_kwargs = {**_SparseSimBaPolicy.adamw_kwargs, "betas": (0.5, 0.999)}
+
+
+class SparseSimBaTD3Policy(_SparseSimBaPolicy, td3.TD3Policy):
+    __doc__ = f"Sparse SimBa policy for TD3 and DDPG.\n{_SparseSimBaPolicy.__doc__}"
+
+    network_classes = {"pi": SimBaTD3Actor, "qf": SimBaContinuousCritic}
+
+
+class SparseSimBaDQNPolicy(_SparseSimBaPolicy, dqn.DQNPolicy):
+    __doc__ = f"Sparse SimBa policy for DQN. Its one network has the size of SimBa's critic.\n{_SparseSimBaPolicy.__doc__}"
+
+    network_classes = {"qf": SimBaQNetwork}
+
+    def make_q_net(self) -> SimBaQNetwork:
+        """Build a Q-network; SB3 calls this, once more for the target."""
+        return self._make_network("qf", self.net_args)
+
+
+class SparseSimBaQRDQNPolicy(_SparseSimBaPolicy, qrdqn.QRDQNPolicy):
+    __doc__ = f"""Sparse SimBa policy for QR-DQN. Its one network has the size of SimBa's critic.
+
+    QR-DQN hands every policy ``Adam`` with ``eps = 0.01 / batch_size`` when the user names no optimizer. This
+    policy takes exactly that for "none named" and uses AdamW. To really use Adam with such an ``eps``, name a
+    second argument too: ``optimizer_kwargs=dict(eps=1e-4, betas=(0.9, 0.999))``.
+    {_SparseSimBaPolicy.__doc__}"""
+
+    network_classes = {"qf": SimBaQuantileNetwork}
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        if _is_qrdqn_default_optimizer(kwargs.get("optimizer_class"), kwargs.get("optimizer_kwargs")):
+            del kwargs["optimizer_class"], kwargs["optimizer_kwargs"]
+        super().__init__(*args, **kwargs)
+
+    def make_quantile_net(self) -> SimBaQuantileNetwork:
+        """Build a quantile network; SB3 calls this, once more for the target."""
+        return self._make_network("qf", self.net_args)
+
+
+POLICIES: dict[type[BaseAlgorithm], type[BasePolicy]] = {
+    SAC: SparseSimBaPolicy,
+    TD3: SparseSimBaTD3Policy,  # DDPG shares the aliases of TD3
+    DQN: SparseSimBaDQNPolicy,
+    QRDQN: SparseSimBaQRDQNPolicy,
+    TQC: SparseSimBaTQCPolicy,
+    CrossQ: SparseSimBaCrossQPolicy,
+}
+POLICY_ALIAS = "SparseSimBaPolicy"
+
+
+def register_aliases() -> None:
+    """Let the string ``"SparseSimBaPolicy"`` name the right policy on each algorithm. Importing the package does it."""
+    for algorithm, policy in POLICIES.items():
+        algorithm.policy_aliases.setdefault(POLICY_ALIAS, policy)
+
+
+def _is_vector(space: spaces.Space, normalize_images: bool) -> bool:
+    if not isinstance(space, spaces.Box):
+        return False
+    is_float_image = not normalize_images and len(space.shape) == 3
+    return not is_image_space(space) and not is_float_image
+
+
+def _default_features_extractor(observation_space: spaces.Space, normalize_images: bool) -> type[BaseFeaturesExtractor]:
+    if isinstance(observation_space, spaces.Dict):
+        return CombinedExtractor
+    if is_image_space(observation_space, normalized_image=not normalize_images):
+        return NatureCNN
+    return FlattenExtractor
+
+
+def _from_actor(actions: th.Tensor) -> bool:
+    return actions.requires_grad and th.is_grad_enabled()
+
+
+@contextmanager
+def _frozen(module: Any) -> Iterator[None]:
+    """No graph to the module's parameters is recorded inside."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def _per_network(sparsity: Any, networks: list[str]) -> dict[str, float]:
+    if not isinstance(sparsity, Mapping):
+        return dict.fromkeys(networks, check_sparsity(sparsity))
+    if set(sparsity) != set(networks):
+        raise ValueError(f"sparsity={dict(sparsity)!r}: expected a number, or one for each of {networks}.")
+    return {name: check_sparsity(value, f"sparsity[{name!r}]") for name, value in sparsity.items()}
+
+
+def _resolve_net_arch(net_arch: Any, width_scale: float, depth_scale: float, networks: list[str]) -> NetArch:
+    """Sizes as SB3 wants them: a list for policies with one network, a dict of lists for actor and critic."""
+    if net_arch is None:
+        sizes = simba_sizes(width_scale, depth_scale)
+        return sizes if "pi" in networks else sizes["qf"]
+    if (width_scale, depth_scale) != (DEFAULT_WIDTH_SCALE, DEFAULT_DEPTH_SCALE):
+        raise ValueError(
+            f"net_arch={net_arch!r} together with width_scale={width_scale}, depth_scale={depth_scale}: "
+            "the scales multiply SimBa's default sizes, net_arch replaces them. Give one or the other."
+        )
+    if isinstance(net_arch, Mapping):
+        if "pi" not in networks or set(net_arch) != set(networks):
+            expected = "a dict with the lists 'pi' and 'qf'" if "pi" in networks else "a list"
+            raise ValueError(f"net_arch={dict(net_arch)!r}: expected {expected}.")
+        return {name: _check_blocks(blocks) for name, blocks in net_arch.items()}
+    blocks = _check_blocks(net_arch)
+    return {name: list(blocks) for name in networks} if "pi" in networks else blocks
+
+
+def _check_blocks(blocks: Any) -> list[int]:
+    if not isinstance(blocks, (list, tuple)) or not all(isinstance(b, int) and b > 0 for b in blocks):
+        raise ValueError(f"net_arch {blocks!r}: expected a list of positive widths, one entry per residual block.")
+    if len(set(blocks)) > 1:
+        raise ValueError(
+            f"net_arch {blocks!r}: all residual blocks of a network are equally wide, e.g. {[blocks[0]] * len(blocks)}."
+        )
+    return list(blocks)
+
+
+def _check_mask_seed(mask_seed: Any) -> None:
+    if mask_seed is not None and (isinstance(mask_seed, bool) or not isinstance(mask_seed, int) or mask_seed < 0):
+        raise ValueError(f"mask_seed={mask_seed!r}: expected a non-negative integer, or None to follow SB3's seed=.")
+
+
+def _check_keywords(policy_class: type, kwargs: dict[str, Any]) -> None:
+    known = {
+        name
+        for base in policy_class.__mro__
+        if "__init__" in vars(base) and base is not object
+        for name, parameter in inspect.signature(base.__init__).parameters.items()  # type: ignore[misc]
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    } - {"self"}
+    for name in kwargs:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"{policy_class.__name__} has no keyword {name!r}.{hint} Keywords: {sorted(known)}.")
+
+
+def _is_qrdqn_default_optimizer(optimizer_class: Any, optimizer_kwargs: Any) -> bool:
+    if optimizer_class is not th.optim.Adam or not optimizer_kwargs or set(optimizer_kwargs) != {"eps"}:
+        return False
+    batch_size = 0.01 / optimizer_kwargs["eps"]
+    return abs(batch_size - round(batch_size)) < 1e-6 * batch_size

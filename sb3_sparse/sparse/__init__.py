@@ -1,0 +1,19 @@
+"""Static sparse weights for any torch module. Nothing in here knows about reinforcement learning."""
+
+from sb3_sparse.sparse.distribution import erdos_renyi, uniform
+from sb3_sparse.sparse.layers import SparseConv2d, SparseLinear
+from sb3_sparse.sparse.pruning import LayerReport, SparsityReport, sparsify_, sparsity_report, to_dense
+from sb3_sparse.sparse.topology import Topology
+
+__all__ = [
+    "LayerReport",
+    "SparseConv2d",
+    "SparseLinear",
+    "SparsityReport",
+    "Topology",
+    "erdos_renyi",
+    "sparsify_",
+    "sparsity_report",
+    "to_dense",
+    "uniform",
+]

@@ -1,0 +1,88 @@
+"""The differentiable operations on compressed weights."""
+
+from typing import Any
+
+import torch as th
+from torch.autograd.function import once_differentiable
+
+from sb3_sparse.sparse.kernels.backend import Backend
+from sb3_sparse.sparse.kernels.chooser import choose_backend
+from sb3_sparse.sparse.topology import Topology
+
+
+class _SparseLinear(th.autograd.Function):
+    """``y = x Wᵀ`` with gradients for ``x`` and for the living weights only. Differentiable once."""
+
+    @staticmethod
+    def forward(ctx: Any, x: th.Tensor, values: th.Tensor, topology: Topology, backend: Backend) -> th.Tensor:
+        # What no gradient needs is not kept alive: the actor's pass through a frozen critic saves no activations.
+        ctx.save_for_backward(
+            x if ctx.needs_input_grad[1] else None,
+            values if ctx.needs_input_grad[0] else None,
+        )
+        ctx.topology, ctx.backend = topology, backend
+        return backend.forward(x, values, topology)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor | None, ...]:
+        (grad,) = grad_outputs
+        x, values = ctx.saved_tensors
+        grad_x = ctx.backend.grad_input(grad, values, ctx.topology) if ctx.needs_input_grad[0] else None
+        grad_values = ctx.backend.grad_values(grad, x, ctx.topology) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_values, None, None
+
+
+class _ScatterDense(th.autograd.Function):
+    """Living weights to the dense weight tensor; the gradient is gathered back."""
+
+    @staticmethod
+    def forward(ctx: Any, values: th.Tensor, topology: Topology) -> th.Tensor:
+        ctx.topology = topology
+        dense = values.new_zeros(topology.numel)
+        dense.index_copy_(0, topology.flat_index(values.device), values)
+        return dense.view(topology.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor, None]:
+        (grad,) = grad_outputs
+        return grad.reshape(-1).index_select(0, ctx.topology.flat_index(grad.device)), None
+
+
+def sparse_linear(x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None = None) -> th.Tensor:
+    """
+    ``x Wᵀ + bias`` for a weight given by its living values.
+
+    Under autocast the product runs in the autocast dtype, as ``torch.nn.functional.linear`` does. Gradients
+    exist once: differentiating them again raises.
+
+    :param x: Input of shape ``(..., in)``.
+    :param values: Living weights, ``(nnz,)``, row by row.
+    :param topology: Where they live.
+    :param bias: ``(out,)`` or None.
+    :return: Output of shape ``(..., out)``.
+    :raises ValueError: If the last dimension of ``x`` is not the number of inputs.
+    """
+    if x.shape[-1] != topology.columns:
+        raise ValueError(f"input of shape {tuple(x.shape)}: expected {topology.columns} features in the last dimension.")
+    if th.is_autocast_enabled(x.device.type):
+        dtype = th.get_autocast_dtype(x.device.type)
+        x, values = x.to(dtype), values.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    rows = x.reshape(-1, topology.columns)
+    backend = choose_backend(values.device, values.dtype, topology)
+    y = _SparseLinear.apply(rows, values, topology, backend)
+    if bias is not None:
+        y = y + bias
+    return y if x.dim() == 2 else y.reshape(*x.shape[:-1], topology.rows)
+
+
+def scatter_dense(values: th.Tensor, topology: Topology) -> th.Tensor:
+    """
+    The dense weight tensor, a fresh one, differentiable with respect to ``values``.
+
+    :param values: Living weights, ``(nnz,)``.
+    :param topology: Where they live.
+    :return: Tensor of shape ``topology.shape``, zero where no weight lives.
+    """
+    return _ScatterDense.apply(values, topology)

@@ -1,0 +1,55 @@
+"""Dense backend: spread the values over a dense weight, use the platform's matrix product. Runs everywhere."""
+
+import threading
+import weakref
+
+import torch as th
+
+from sb3_sparse.sparse.kernels.backend import Backend
+from sb3_sparse.sparse.topology import Topology
+
+
+class _Scratch(threading.local):
+    """
+    Dense weight buffers, one per (topology, device, dtype), each dropped with its topology.
+
+    A buffer is zeroed once: only living entries are ever written to it. It is per thread, since it holds the
+    weights of whichever layer of that topology ran last (an online network and its target share a topology).
+    """
+
+    def __init__(self) -> None:
+        self.buffers: weakref.WeakKeyDictionary[Topology, dict[tuple[th.device, th.dtype], th.Tensor]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def scatter(self, values: th.Tensor, topology: Topology) -> th.Tensor:
+        per_topology = self.buffers.setdefault(topology, {})
+        key = (values.device, values.dtype)
+        if key not in per_topology:
+            per_topology[key] = values.new_zeros(topology.numel)
+        buffer = per_topology[key]
+        # Always rewritten: whether the values changed cannot be known, as SB3's `polyak_update` writes through
+        # `.data`, which does not advance a tensor's version.
+        buffer.index_copy_(0, topology.flat_index(values.device), values.detach())
+        return buffer.view(topology.rows, topology.columns)
+
+
+_scratch = _Scratch()
+
+
+class DenseBackend(Backend):
+    """Scatter, multiply densely, gather."""
+
+    name = "dense"
+
+    def supports(self, device: th.device, dtype: th.dtype) -> bool:
+        return dtype.is_floating_point
+
+    def forward(self, x: th.Tensor, values: th.Tensor, topology: Topology) -> th.Tensor:
+        return x @ _scratch.scatter(values, topology).t()
+
+    def grad_input(self, grad: th.Tensor, values: th.Tensor, topology: Topology) -> th.Tensor:
+        return grad @ _scratch.scatter(values, topology)
+
+    def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology) -> th.Tensor:
+        return (grad.t() @ x).view(-1).index_select(0, topology.flat_index(grad.device))

@@ -1,0 +1,193 @@
+"""Turning any torch module sparse, back to dense, and into a table."""
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch as th
+from torch import nn
+
+from sb3_sparse.sparse.distribution import check_sparsity, get_distribution
+from sb3_sparse.sparse.kernels import choose_backend
+from sb3_sparse.sparse.layers import SparseConv2d, SparseLinear
+from sb3_sparse.sparse.topology import Topology, derive_seed
+
+Exclude = Iterable[str] | Callable[[str, nn.Module], bool]
+
+
+def sparsify_(
+    module: nn.Module,
+    sparsity: float,
+    distribution: str = "erdos_renyi",
+    *,
+    exclude: Exclude = (),
+    seed: int | None = None,
+    rescale: bool = False,
+) -> nn.Module:
+    """
+    Prune a module at random, in place: every ``nn.Linear`` and ``nn.Conv2d`` becomes a sparse layer.
+
+    The weights that survive keep their values. Layers that the distribution leaves dense stay as they are.
+    Optimisers made before have to be made again, since their parameters are gone.
+
+    >>> net = sparsify_(nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512)), sparsity=0.9)
+
+    :param module: Any module. If it is itself a layer, the sparse layer is only returned.
+    :param sparsity: Fraction of the weights to remove, in [0, 1), over all layers together.
+    :param distribution: How it is spread over the layers: ``"erdos_renyi"`` or ``"uniform"``.
+    :param exclude: Names of submodules to leave out (with everything inside them), or a function of a layer's
+        name and the layer that says True for what to leave out.
+    :param seed: Draws the topologies; by default ``torch.initial_seed()``, from which nothing is drawn.
+    :param rescale: Multiply the surviving weights of a layer by ``1 / sqrt(density)``.
+    :return: The module.
+    :raises ValueError: If an argument is out of range, or a name in ``exclude`` is not a submodule.
+    """
+    check_sparsity(sparsity)
+    allocate = get_distribution(distribution)
+    if sparsity == 0.0:
+        return module
+    layers = dict(_prunable_layers(module, exclude))
+    densities = allocate({name: layer.weight.shape for name, layer in layers.items()}, sparsity)
+    base_seed = th.initial_seed() if seed is None else seed
+    for name, layer in layers.items():
+        nnz = round(densities[name] * layer.weight.numel())
+        if nnz == layer.weight.numel():
+            continue
+        topology = Topology.random(layer.weight.shape, nnz, derive_seed(base_seed, name))
+        sparse_class = SparseLinear if isinstance(layer, nn.Linear) else SparseConv2d
+        module = _replace(module, name, sparse_class.from_dense(layer, topology, rescale))
+    return module
+
+
+def to_dense(module: nn.Module) -> nn.Module:
+    """
+    A copy of a module in which every sparse layer is a plain torch layer that computes the same.
+
+    Its state dict loads, and its pickle opens, without this package (as far as the rest of the module does).
+
+    :param module: Any module; it is not changed.
+    """
+    dense = copy.deepcopy(module)
+    for name, layer in list(dense.named_modules()):
+        if isinstance(layer, (SparseLinear, SparseConv2d)):
+            dense = _replace(dense, name, layer.to_dense())
+    return dense
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One row of a :class:`SparsityReport`."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Shape of the dense weight."""
+    nnz: int
+    """Weights that exist."""
+    total: int
+    """Weights of the dense layer."""
+    backend: str
+    """What multiplies with it: a backend's name, ``"torch"`` for a dense layer, ``"conv"`` for a convolution."""
+
+    @property
+    def density(self) -> float:
+        """Fraction of weights that exist."""
+        return self.nnz / self.total
+
+
+@dataclass(frozen=True)
+class SparsityReport:
+    """What :func:`sparsity_report` found. ``print`` it for a table."""
+
+    layers: list[LayerReport]
+    total_parameters: int
+    """Parameters of the dense module, biases and norms included."""
+    learnable_parameters: int
+    """Parameters that exist."""
+    parameter_bytes: int = field(repr=False)
+    """Memory of the parameters that exist."""
+    topology_bytes: int = field(repr=False)
+    """Memory of the indices, shared by layers of the same topology (an online network and its target)."""
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction removed of the weights of all layers in the table."""
+        return 1.0 - sum(row.nnz for row in self.layers) / max(1, sum(row.total for row in self.layers))
+
+    def __str__(self) -> str:
+        header = ("layer", "shape", "density", "nnz", "total", "backend")
+        rows = [
+            (row.name, "x".join(map(str, row.shape)), f"{row.density:.4f}", f"{row.nnz:,}", f"{row.total:,}", row.backend)
+            for row in self.layers
+        ]
+        widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
+        lines = [
+            "  ".join(cell.ljust(width) if column in (0, 5) else cell.rjust(width) for column, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
+            for line in [header, *rows]
+        ]
+        lines.insert(1, "-" * max(map(len, lines)))
+        lines.append(
+            f"{self.learnable_parameters:,} learnable of {self.total_parameters:,} parameters, "
+            f"weight sparsity {self.sparsity:.4f}, "
+            f"{self.parameter_bytes / 2**20:.1f} MiB of parameters + {self.topology_bytes / 2**20:.1f} MiB of indices"
+        )
+        return "\n".join(lines)
+
+
+def sparsity_report(module: nn.Module) -> SparsityReport:
+    """
+    Density, size and backend of every linear and convolutional layer.
+
+    :param module: Any module, sparse or not.
+    """
+    layers, topologies, hidden = [], set(), 0
+    for name, layer in module.named_modules():
+        if isinstance(layer, (SparseLinear, SparseConv2d)):
+            topology = layer.topology
+            topologies.add(topology)
+            hidden += topology.numel - topology.nnz
+            if isinstance(layer, SparseConv2d):
+                backend = "conv"
+            else:
+                backend = choose_backend(layer.values.device, layer.values.dtype, topology).name
+            layers.append(LayerReport(name, topology.shape, topology.nnz, topology.numel, backend))
+        elif isinstance(layer, (nn.Linear, nn.Conv2d)):
+            total = layer.weight.numel()
+            layers.append(LayerReport(name, tuple(layer.weight.shape), total, total, "torch"))
+    parameters = list(module.parameters())
+    learnable = sum(p.numel() for p in parameters)
+    return SparsityReport(
+        layers=layers,
+        total_parameters=learnable + hidden,
+        learnable_parameters=learnable,
+        parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
+        # Column, row and order of each weight, int32, and the two arrays of offsets.
+        topology_bytes=sum(4 * (3 * t.nnz + t.rows + t.columns + 2) for t in topologies),
+    )
+
+
+def _prunable_layers(module: nn.Module, exclude: Exclude) -> Iterable[tuple[str, nn.Linear | nn.Conv2d]]:
+    if not callable(exclude):
+        excluded = [exclude] if isinstance(exclude, str) else list(exclude)
+        names = {name for name, _ in module.named_modules()}
+        if unknown := [name for name in excluded if name not in names]:
+            raise ValueError(f"exclude={unknown}: not a submodule. Linear and convolutional layers are {sorted(names)}.")
+
+        def is_excluded(name: str, layer: nn.Module) -> bool:
+            return any(name == prefix or name.startswith(prefix + ".") for prefix in excluded)
+
+    else:
+        is_excluded = exclude
+    for name, layer in module.named_modules():
+        # Subclasses may compute something else with their weight, so they are left alone.
+        if type(layer) in (nn.Linear, nn.Conv2d) and not is_excluded(name, layer):
+            assert math.prod(layer.weight.shape) > 0
+            yield name, layer
+
+
+def _replace(module: nn.Module, name: str, layer: nn.Module) -> nn.Module:
+    if not name:
+        return layer
+    parent, _, child = name.rpartition(".")
+    setattr(module.get_submodule(parent), child, layer)
+    return module

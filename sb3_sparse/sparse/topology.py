@@ -1,0 +1,232 @@
+"""Which weights of a layer exist: an exact number of positions, fixed by a seed, never changed."""
+
+import math
+import weakref
+import zlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch as th
+
+# Seeds travel through state dicts as float32 scalars, which are exact up to here.
+MAX_SEED = 2**24
+
+
+class TopologyTensors(NamedTuple):
+    """
+    The positions of the ``nnz`` living weights of a ``(rows, columns)`` matrix, as int32 tensors on one device.
+
+    Weights are stored row by row (CSR). ``t_*`` describe the same weights column by column, for products with
+    the transpose; ``values[t_order]`` are the values in that order.
+    """
+
+    crow: th.Tensor
+    """``(rows + 1,)``: row ``i`` holds the weights ``crow[i]:crow[i + 1]``."""
+    col: th.Tensor
+    """``(nnz,)``: column of each weight, ascending inside a row."""
+    t_crow: th.Tensor
+    """``(columns + 1,)``: like ``crow``, for the transpose."""
+    t_col: th.Tensor
+    """``(nnz,)``: row of each weight, column by column."""
+    t_order: th.Tensor
+    """``(nnz,)``: index into ``values`` of each weight, column by column."""
+
+
+class Topology:
+    """
+    The positions of the living weights of one weight tensor. Immutable, so layers share it freely.
+
+    Build one with :meth:`random` or :meth:`from_mask`. Two calls of :meth:`random` with equal arguments give the
+    same object: an online network and its target hold one set of indices between them.
+
+    :param shape: Shape of the weight tensor, ``(out, in)`` or ``(out, in, kernel, kernel)``. Indices refer to
+        the matrix ``(out, everything else)``.
+    :param flat_index: Sorted positions of the living weights in the flattened tensor.
+    :param seed: The seed that the positions were drawn from, or None if they were given.
+    """
+
+    _random_topologies: "weakref.WeakValueDictionary[tuple[tuple[int, ...], int, int], Topology]" = (
+        weakref.WeakValueDictionary()
+    )
+
+    def __init__(self, shape: Sequence[int], flat_index: np.ndarray, seed: int | None = None):
+        self.shape = _check_shape(shape)
+        self.seed = seed
+        self.nnz = len(flat_index)
+        self.rows = self.shape[0]
+        self.columns = math.prod(self.shape[1:])
+        row, col = np.divmod(flat_index, self.columns)
+        crow = np.zeros(self.rows + 1, dtype=np.int32)
+        np.cumsum(np.bincount(row, minlength=self.rows), out=crow[1:])
+        self._crow = th.from_numpy(crow)
+        self._col = th.from_numpy(col.astype(np.int32))
+        self._tensors: dict[th.device, TopologyTensors] = {}
+        self._flat_index: dict[th.device, th.Tensor] = {}
+
+    @classmethod
+    def random(cls, shape: Sequence[int], nnz: int, seed: int) -> "Topology":
+        """
+        Draw ``nnz`` distinct positions uniformly, with at least one per row if ``nnz`` allows it.
+
+        A pure function of its arguments: the same on every platform and in every version of this package.
+
+        :param shape: Shape of the weight tensor, ``(out, in)`` or ``(out, in, kernel, kernel)``.
+        :param nnz: How many weights exist, 0 to the size of the tensor.
+        :param seed: An integer in [0, 2**24).
+        :raises ValueError: If ``nnz`` or ``seed`` is out of range.
+        """
+        shape = _check_shape(shape)
+        numel = math.prod(shape)
+        if not 0 <= nnz <= numel:
+            raise ValueError(f"nnz={nnz}: a weight of shape {shape} can keep 0 to {numel} of its entries.")
+        if not 0 <= seed < MAX_SEED:
+            raise ValueError(f"topology seed {seed}: expected an integer in [0, {MAX_SEED}).")
+        key = (shape, int(nnz), int(seed))
+        topology = cls._random_topologies.get(key)
+        if topology is None:
+            topology = cls(shape, _draw_positions(shape[0], numel // shape[0], nnz, seed), seed)
+            cls._random_topologies[key] = topology
+        return topology
+
+    @classmethod
+    def from_mask(cls, mask: th.Tensor | np.ndarray) -> "Topology":
+        """
+        The topology of a given mask.
+
+        :param mask: Tensor of the shape of the weight; what is not zero (or False) exists.
+        """
+        mask = np.asarray(mask.detach().cpu() if isinstance(mask, th.Tensor) else mask)
+        return cls(mask.shape, np.flatnonzero(mask))
+
+    @property
+    def numel(self) -> int:
+        """Size of the dense weight tensor."""
+        return self.rows * self.columns
+
+    @property
+    def density(self) -> float:
+        """Fraction of weights that exist."""
+        return self.nnz / self.numel
+
+    def tensors(self, device: th.device | str = "cpu") -> TopologyTensors:
+        """Row-wise and column-wise indices on a device, computed once and kept."""
+        device = _canonical_device(device)
+        if device not in self._tensors:
+            if device.type == "cpu":
+                self._tensors[device] = self._build_tensors()
+            else:
+                self._tensors[device] = TopologyTensors(*(t.to(device) for t in self.tensors()))
+        return self._tensors[device]
+
+    def flat_index(self, device: th.device | str = "cpu") -> th.Tensor:
+        """``(nnz,)`` int64 positions in the flattened weight on a device, computed once and kept."""
+        device = _canonical_device(device)
+        if device not in self._flat_index:
+            self._flat_index[device] = th.from_numpy(self._flat_positions()).to(device)
+        return self._flat_index[device]
+
+    def mask(self) -> th.Tensor:
+        """Boolean tensor of the weight's shape: True where a weight exists."""
+        mask = th.zeros(self.numel, dtype=th.bool)
+        mask[th.from_numpy(self._flat_positions())] = True
+        return mask.view(self.shape)
+
+    def fan_in(self) -> th.Tensor:
+        """``(rows,)`` number of living inputs of each output unit."""
+        return self._crow.diff()
+
+    def fan_out(self) -> th.Tensor:
+        """``(columns,)`` number of living outputs of each input."""
+        return th.bincount(self._col, minlength=self.columns)
+
+    def _flat_positions(self) -> np.ndarray:
+        rows = np.repeat(np.arange(self.rows, dtype=np.int64), np.diff(self._crow.numpy()))
+        return rows * self.columns + self._col.numpy()
+
+    def _build_tensors(self) -> TopologyTensors:
+        col = self._col.numpy()
+        # A stable sort by column keeps the rows ascending. NumPy sorts 16-bit keys by radix, ten times faster.
+        keys = col.astype(np.uint16) if self.columns <= 2**16 else col
+        order = np.argsort(keys, kind="stable").astype(np.int32)
+        rows = np.repeat(np.arange(self.rows, dtype=np.int32), np.diff(self._crow.numpy()))
+        t_crow = np.zeros(self.columns + 1, dtype=np.int32)
+        np.cumsum(np.bincount(col, minlength=self.columns), out=t_crow[1:])
+        return TopologyTensors(
+            self._crow, self._col, th.from_numpy(t_crow), th.from_numpy(rows[order]), th.from_numpy(order)
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Topology):
+            return NotImplemented
+        if self is other:
+            return True
+        return self.shape == other.shape and th.equal(self._crow, other._crow) and th.equal(self._col, other._col)
+
+    def __hash__(self) -> int:
+        return hash((self.shape, self.nnz))
+
+    def __copy__(self) -> "Topology":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Topology":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.seed is not None:
+            return Topology.random, (self.shape, self.nnz, self.seed)
+        return Topology, (self.shape, self._flat_positions())
+
+    def __repr__(self) -> str:
+        origin = "given" if self.seed is None else f"seed={self.seed}"
+        return f"Topology({'x'.join(map(str, self.shape))}, nnz={self.nnz}, {origin})"
+
+
+def derive_seed(base: int, position: str) -> int:
+    """
+    A topology seed for one layer of a network.
+
+    :param base: Seed of the whole network (any integer).
+    :param position: Name of the layer inside the network.
+    :return: An integer in [0, 2**24), the same on every platform.
+    """
+    entropy = (abs(int(base)), zlib.crc32(position.encode()))
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0]) % MAX_SEED
+
+
+def _draw_positions(rows: int, columns: int, nnz: int, seed: int) -> np.ndarray:
+    """Sorted flat positions: every entry gets a random key, the ``nnz`` smallest keys live."""
+    numel = rows * columns
+    if nnz == numel:
+        return np.arange(numel)
+    # Only the raw stream of a bit generator is guaranteed never to change (NumPy enhancement proposal 19).
+    words = np.random.Philox(key=seed).random_raw((numel + 1) // 2)
+    keys = words.astype("<u8", copy=False).view("<u4")[:numel]
+    if nnz >= rows:
+        # The smallest key of every row goes first: no output unit is left without an input. Where the plain
+        # draw already gives every row a weight, as it nearly always does, this changes nothing.
+        smallest = keys.reshape(rows, columns).argmin(axis=1) + np.arange(rows) * columns
+        np.maximum(keys, 1, out=keys)
+        keys[smallest] = 0
+    if nnz == 0:
+        return np.empty(0, dtype=np.int64)
+    threshold = np.partition(keys, nnz - 1)[nnz - 1]
+    below = np.flatnonzero(keys < threshold)
+    ties = np.flatnonzero(keys == threshold)[: nnz - len(below)]
+    return np.sort(np.concatenate([below, ties])) if len(ties) else below
+
+
+def _check_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    shape = tuple(int(size) for size in shape)
+    if len(shape) < 2 or min(shape) < 1:
+        raise ValueError(f"weight shape {shape}: expected at least two dimensions, all of them positive.")
+    if math.prod(shape) >= 2**31:
+        raise ValueError(f"weight shape {shape}: more than 2**31 entries are not supported by the int32 indices.")
+    return shape
+
+
+def _canonical_device(device: th.device | str) -> th.device:
+    device = th.device(device)
+    if device.type == "cuda" and device.index is None:
+        return th.device("cuda", th.cuda.current_device())
+    return device
