@@ -1,0 +1,114 @@
+"""The command ``sb3-sparse``: rl-zoo3's commands with our policies and hyperparameters, and ``describe``."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+USAGE = """\
+usage: sb3-sparse COMMAND [options]
+
+commands:
+  train      train an agent:      sb3-sparse train --algo sac --env dm_control/cartpole-swingup-v0
+  enjoy      watch a saved one:   sb3-sparse enjoy --algo sac --env dm_control/cartpole-swingup-v0 -f logs
+  tune       search hyperparameters (rl-zoo3's -optimize)
+  describe   print the layers that an agent would have, without training
+
+Options are those of rl-zoo3 (sb3-sparse COMMAND --help). Hyperparameters come from the packaged file of the
+algorithm unless -conf names another.
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the console script."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "train": train,
+        "enjoy": enjoy,
+        "tune": tune,
+        "describe": describe,
+    }
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return
+    if args[0] not in commands:
+        sys.exit(f"sb3-sparse: unknown command {args[0]!r}, expected one of {', '.join(commands)}.\n\n{USAGE}")
+    commands[args[0]](args[1:])
+
+
+def train(args: list[str]) -> None:
+    """rl-zoo3's train: packaged hyperparameters, and a progress bar on a terminal."""
+    zoo = _import_zoo()
+    known = _known_options(args)
+    if sys.stdout.isatty() and not known.optimize and not known.progress:
+        args = [*args, "--progress"]
+    zoo.register()
+    _run_zoo("train", _with_packaged_hyperparams(args, known))
+
+
+def tune(args: list[str]) -> None:
+    """rl-zoo3's hyperparameter search."""
+    zoo = _import_zoo()
+    zoo.register()
+    known = _known_options(args)
+    if not known.optimize:
+        args = [*args, "--optimize-hyperparameters"]
+    _run_zoo("train", _with_packaged_hyperparams(args, known))
+
+
+def enjoy(args: list[str]) -> None:
+    """rl-zoo3's enjoy, for agents in ``logs`` unless ``-f`` names another folder."""
+    zoo = _import_zoo()
+    zoo.shrink_buffers_on_load()
+    known = _known_options(args)
+    if known.folder is None:
+        args = [*args, "-f", "logs"]
+    _run_zoo("enjoy", args)
+
+
+def describe(args: list[str]) -> None:
+    """Print shape, density, parameters, memory and backend of every layer, before any training."""
+    from sb3_sparse.describe import main as describe_main
+
+    _import_zoo()
+    describe_main(args)
+
+
+def _known_options(args: list[str]) -> argparse.Namespace:
+    """The few options that decide what is added to the command line; rl-zoo3 parses them all."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--algo", default="ppo")
+    parser.add_argument("--env", default="CartPole-v1")
+    parser.add_argument("-conf", "--conf-file")
+    parser.add_argument("-f", "--folder", "--log-folder")
+    parser.add_argument("-P", "--progress", action="store_true")
+    parser.add_argument("-optimize", "--optimize-hyperparameters", dest="optimize", action="store_true")
+    return parser.parse_known_args(args)[0]
+
+
+def _with_packaged_hyperparams(args: list[str], known: argparse.Namespace) -> list[str]:
+    from sb3_sparse.zoo import hyperparams_file
+
+    path = hyperparams_file(known.algo)
+    return args if known.conf_file or path is None else [*args, "-conf", str(path)]
+
+
+def _import_zoo():  # type: ignore[no-untyped-def]
+    try:
+        import rl_zoo3  # noqa: F401
+    except ImportError:
+        sys.exit('sb3-sparse: this command needs rl-zoo3: pip install "sb3-sparse[zoo]"')
+    from sb3_sparse import zoo
+
+    return zoo
+
+
+def _run_zoo(command: str, args: list[str]) -> None:
+    import importlib
+
+    env_id = _known_options(args).env
+    if env_id.startswith("dm_control/"):
+        from sb3_sparse.dmc import register_dmc
+
+        register_dmc()
+    sys.argv = [f"sb3-sparse {command}", *args]
+    getattr(importlib.import_module(f"rl_zoo3.{command}"), command)()

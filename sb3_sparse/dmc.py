@@ -1,0 +1,82 @@
+"""DeepMind Control tasks as SB3 wants them."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.wrappers import FlattenObservation, RescaleAction, TransformObservation
+
+
+class DMCWrapper(gym.Wrapper):
+    """
+    Flat float32 observations, actions in [-1, 1], and each action repeated.
+
+    The steps of the wrapped environment are decisions of the agent: an episode of 1000 steps has 500 of them at
+    action repeat 2. A time limit sets ``truncated``, never ``terminated``, as ``dm_control`` reports it.
+
+    >>> env = make_dmc("cartpole", "swingup")
+
+    In a YAML file of rl-zoo3:
+
+    .. code-block:: yaml
+
+        env_wrapper:
+          - sb3_sparse.dmc.DMCWrapper:
+              action_repeat: 2
+
+    :param env: An environment with continuous actions in a bounded box, such as shimmy's ``dm_control/...``.
+    :param action_repeat: How many steps each action is held; their rewards are summed.
+    :raises ValueError: If ``action_repeat`` is not a positive integer or the actions are not a bounded box.
+    """
+
+    def __init__(self, env: gym.Env, action_repeat: int = 2):
+        if isinstance(action_repeat, bool) or not isinstance(action_repeat, int) or action_repeat < 1:
+            raise ValueError(f"action_repeat={action_repeat!r}: expected a positive integer.")
+        if not isinstance(env.action_space, spaces.Box) or not env.action_space.is_bounded():
+            raise ValueError(f"DMCWrapper rescales actions: expected a bounded Box, got {env.action_space}.")
+        env = FlattenObservation(env)
+        flat = spaces.Box(-np.inf, np.inf, env.observation_space.shape, np.float32)
+        env = TransformObservation(env, lambda obs: obs.astype(np.float32), flat)
+        super().__init__(RescaleAction(env, np.float32(-1.0), np.float32(1.0)))
+        self.action_repeat = action_repeat
+        self.action_space = spaces.Box(-1.0, 1.0, env.action_space.shape, np.float32)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Hold the action; stop early where the episode ends."""
+        total = 0.0
+        for _ in range(self.action_repeat):
+            obs, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return obs, total, terminated, truncated, info
+
+
+def make_dmc(domain: str, task: str, action_repeat: int = 2, **kwargs: Any) -> DMCWrapper:
+    """
+    A task of the DeepMind Control Suite, wrapped.
+
+    Needs the extra ``dmc``: ``pip install "sb3-sparse[dmc]"``.
+
+    :param domain: For example ``"humanoid"``.
+    :param task: For example ``"run"``.
+    :param action_repeat: How many steps each action is held.
+    :param kwargs: For ``gymnasium.make``, for example ``render_mode="rgb_array"``.
+    """
+    register_dmc()
+    return DMCWrapper(gym.make(f"dm_control/{domain}-{task}-v0", **kwargs), action_repeat)
+
+
+def register_dmc() -> None:
+    """
+    Let ``gymnasium.make`` know the environments ``dm_control/...``.
+
+    :raises ImportError: If the extra ``dmc`` is not installed.
+    """
+    try:
+        import dm_control  # noqa: F401
+        import shimmy
+    except ImportError as error:
+        raise ImportError('DeepMind Control needs the extra "dmc": pip install "sb3-sparse[dmc]"') from error
+    gym.register_envs(shimmy)

@@ -1,0 +1,127 @@
+"""
+Registration with rl-zoo3: what its ``train``, ``enjoy`` and hyperparameter search know of this package.
+
+rl-zoo3 is imported inside the functions: importing it patches gymnasium and takes seconds.
+"""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+# Search space of `sb3-sparse tune`, besides rl-zoo3's own of the algorithm.
+WIDTH_SCALES = (0.25, 0.5, 1.0, 2.0)
+SPARSITY_RANGE = (0.5, 0.95)
+
+
+def hyperparams_file(algo: str) -> Path | None:
+    """The packaged YAML of an algorithm (``"sac"``), or None if there is none."""
+    packaged = Path(str(resources.files("sb3_sparse"))) / "hyperparams"
+    # In a checkout the folder lies beside the package; the wheel has it inside.
+    folder = packaged if packaged.is_dir() else packaged.parent.parent / "hyperparams"
+    path = folder / f"{algo}.yml"
+    return path if path.is_file() else None
+
+
+def register() -> None:
+    """Make rl-zoo3's hyperparameter search keep ``policy_kwargs`` and know sparse networks. Safe to call twice."""
+    import rl_zoo3.train
+    from rl_zoo3 import hyperparams_opt
+
+    # rl-zoo3 has no search space for CrossQ; that of SAC has the same keywords.
+    for registry in (hyperparams_opt.HYPERPARAMS_SAMPLER, hyperparams_opt.HYPERPARAMS_CONVERTER):
+        registry.setdefault("crossq", registry["sac"])
+    rl_zoo3.train.ExperimentManager = _experiment_manager()  # type: ignore[misc]
+
+
+def shrink_buffers_on_load() -> None:
+    """Let ``enjoy`` load off-policy agents without allocating their replay buffer, those rl-zoo3 forgets included."""
+    from rl_zoo3 import ALGOS
+
+    for name, algorithm in list(ALGOS.items()):
+        if isinstance(algorithm, type) and issubclass(algorithm, OffPolicyAlgorithm):
+            ALGOS[name] = _SmallBufferLoader(algorithm)  # type: ignore[assignment]
+
+
+class _SmallBufferLoader:
+    """Stands for an algorithm class where rl-zoo3 only loads from it."""
+
+    def __init__(self, algorithm: type[OffPolicyAlgorithm]):
+        self.algorithm = algorithm
+
+    def load(self, *args: Any, **kwargs: Any) -> OffPolicyAlgorithm:
+        kwargs.setdefault("buffer_size", 1)
+        return self.algorithm.load(*args, **kwargs)
+
+
+class _FixedSizeTrial:
+    """An optuna trial without rl-zoo3's choice of an MLP size, which means nothing to SimBa."""
+
+    def __init__(self, trial: Any):
+        self._trial = trial
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trial, name)
+
+    def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
+        return choices[0] if name == "net_arch" else self._trial.suggest_categorical(name, choices)
+
+
+def _is_ours(policy: Any) -> bool:
+    return isinstance(policy, str) and policy.rpartition(".")[2].startswith("SparseSimBa")
+
+
+def _sparse_sampler(stock: Any, policy_kwargs: dict[str, Any]) -> Any:
+    """rl-zoo3's sampler of an algorithm, with sparsity and width instead of MLP sizes; keeps the YAML's keywords."""
+
+    def sample(trial: Any, *args: Any) -> dict[str, Any]:
+        hyperparams = stock(_FixedSizeTrial(trial), *args)
+        sampled = {"sparsity": trial.suggest_float("sparsity", *SPARSITY_RANGE)}
+        if "net_arch" not in policy_kwargs:
+            sampled["width_scale"] = trial.suggest_categorical("width_scale", WIDTH_SCALES)
+        return _merge(hyperparams, policy_kwargs, sampled)
+
+    return sample
+
+
+def _sparse_converter(stock: Any, policy_kwargs: dict[str, Any]) -> Any:
+    """The way back, from the parameters of a finished trial to hyperparameters."""
+
+    def convert(params: dict[str, Any]) -> dict[str, Any]:
+        params = {"net_arch": "small", **params}
+        sampled = {name: params.pop(name) for name in ("sparsity", "width_scale") if name in params}
+        return _merge(stock(params), policy_kwargs, sampled)
+
+    return convert
+
+
+def _merge(hyperparams: dict[str, Any], policy_kwargs: dict[str, Any], sampled: dict[str, Any]) -> dict[str, Any]:
+    proposed = {k: v for k, v in hyperparams.get("policy_kwargs", {}).items() if k != "net_arch"}
+    return {**hyperparams, "policy_kwargs": {**proposed, **policy_kwargs, **sampled}}
+
+
+def _experiment_manager() -> type:
+    from rl_zoo3 import hyperparams_opt
+    from rl_zoo3.exp_manager import ExperimentManager
+
+    class SparseExperimentManager(ExperimentManager):
+        """rl-zoo3 replaces ``policy_kwargs`` by what its samplers propose; with our policies they are merged."""
+
+        def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+            trial_id, self.trial_id = self.trial_id, None
+            hyperparams, saved = super().read_hyperparameters()
+            if _is_ours(hyperparams.get("policy")):
+                policy_kwargs = dict(hyperparams.get("policy_kwargs") or {})
+                _install(hyperparams_opt.HYPERPARAMS_SAMPLER, self.algo, _sparse_sampler, policy_kwargs)
+                _install(hyperparams_opt.HYPERPARAMS_CONVERTER, self.algo, _sparse_converter, policy_kwargs)
+            self.trial_id = trial_id
+            return super().read_hyperparameters() if trial_id else (hyperparams, saved)
+
+    return SparseExperimentManager
+
+
+def _install(registry: dict[str, Any], algo: str, wrap: Any, policy_kwargs: dict[str, Any]) -> None:
+    stock = getattr(registry[algo], "stock", registry[algo])
+    registry[algo] = wrap(stock, policy_kwargs)
+    registry[algo].stock = stock
