@@ -11,26 +11,35 @@ from sb3_sparse.sparse.topology import Topology
 
 
 class _SparseLinear(th.autograd.Function):
-    """``y = x Wᵀ`` with gradients for ``x`` and for the living weights only. Differentiable once."""
+    """``y = x Wᵀ + bias`` with gradients for ``x``, the living weights and the bias. Differentiable once."""
 
     @staticmethod
-    def forward(ctx: Any, x: th.Tensor, values: th.Tensor, topology: Topology, backend: Backend) -> th.Tensor:
+    def forward(
+        ctx: Any, x: th.Tensor, values: th.Tensor, bias: th.Tensor | None, topology: Topology, backend: Backend
+    ) -> th.Tensor:
+        packed = backend.pack(x)
         # What no gradient needs is not kept alive: the actor's pass through a frozen critic saves no activations.
         ctx.save_for_backward(
-            x if ctx.needs_input_grad[1] else None,
+            packed if ctx.needs_input_grad[1] else None,
             values if ctx.needs_input_grad[0] else None,
         )
-        ctx.topology, ctx.backend = topology, backend
-        return backend.forward(x, values, topology)
+        ctx.topology, ctx.backend, ctx.batch = topology, backend, len(x)
+        return backend.forward(packed, values.detach(), topology, bias, len(x))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor | None, ...]:
         (grad,) = grad_outputs
-        x, values = ctx.saved_tensors
-        grad_x = ctx.backend.grad_input(grad, values, ctx.topology) if ctx.needs_input_grad[0] else None
-        grad_values = ctx.backend.grad_values(grad, x, ctx.topology) if ctx.needs_input_grad[1] else None
-        return grad_x, grad_values, None, None
+        packed_x, values = ctx.saved_tensors
+        packed = ctx.backend.pack(grad)
+        grad_x = grad_values = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = ctx.backend.grad_input(packed, values.detach(), ctx.topology, ctx.batch)
+        if ctx.needs_input_grad[1]:
+            grad_values = ctx.backend.grad_values(packed, packed_x, ctx.topology, ctx.batch)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.sum(dim=0)
+        return grad_x, grad_values, grad_bias, None, None
 
 
 class _ScatterDense(th.autograd.Function):
@@ -71,9 +80,7 @@ def sparse_linear(x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.
         bias = None if bias is None else bias.to(dtype)
     rows = x.reshape(-1, topology.columns)
     backend = choose_backend(values.device, values.dtype, topology)
-    y = _SparseLinear.apply(rows, values, topology, backend)
-    if bias is not None:
-        y = y + bias
+    y = _SparseLinear.apply(rows, values, bias, topology, backend)
     return y if x.dim() == 2 else y.reshape(*x.shape[:-1], topology.rows)
 
 

@@ -11,9 +11,9 @@ class Backend(ABC):
     """
     The three products of a sparse linear layer with weight ``W`` of shape ``(out, in)``.
 
-    ``values`` are the ``nnz`` living weights of ``W``, row by row; ``x`` is ``(batch, in)``, ``grad`` is
-    ``(batch, out)``, all of one floating dtype and on one device. Results have the same dtype and device; their
-    memory layout is free.
+    ``values`` are the ``nnz`` living weights of ``W``, row by row. ``x`` is ``(batch, in)`` and ``grad``
+    ``(batch, out)``, both as :meth:`pack` returned them; all have one floating dtype and are on one device.
+    Results have the same dtype and device; their memory layout is free. None of the methods records a graph.
     """
 
     name: str
@@ -22,14 +22,20 @@ class Backend(ABC):
     def supports(self, device: th.device, dtype: th.dtype) -> bool:
         """Whether this machine can run the backend on tensors of that kind."""
 
-    @abstractmethod
-    def forward(self, x: th.Tensor, values: th.Tensor, topology: Topology) -> th.Tensor:
-        """``x Wᵀ``, of shape ``(batch, out)``."""
+    def pack(self, x: th.Tensor) -> th.Tensor:
+        """A batch ``(batch, features)`` in the memory layout that the products want, made once for all of them."""
+        return x.detach()
 
     @abstractmethod
-    def grad_input(self, grad: th.Tensor, values: th.Tensor, topology: Topology) -> th.Tensor:
+    def forward(
+        self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int
+    ) -> th.Tensor:
+        """``x Wᵀ + bias``, of shape ``(batch, out)``."""
+
+    @abstractmethod
+    def grad_input(self, grad: th.Tensor, values: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         """``grad W``, of shape ``(batch, in)``."""
 
     @abstractmethod
-    def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology) -> th.Tensor:
+    def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         """The entries of ``gradᵀ x`` where weights live, of shape ``(nnz,)``."""

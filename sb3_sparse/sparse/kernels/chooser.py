@@ -5,6 +5,7 @@ import os
 import torch as th
 
 from sb3_sparse.sparse.kernels.backend import Backend
+from sb3_sparse.sparse.kernels.compiled import CompiledBackend
 from sb3_sparse.sparse.kernels.csr import CsrBackend
 from sb3_sparse.sparse.kernels.dense import DenseBackend
 from sb3_sparse.sparse.topology import Topology
@@ -12,7 +13,7 @@ from sb3_sparse.sparse.topology import Topology
 BACKEND_VARIABLE = "SB3_SPARSE_BACKEND"
 """Environment variable that names one backend for everything, instead of the automatic choice."""
 
-BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (DenseBackend(), CsrBackend())}
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (DenseBackend(), CsrBackend(), CompiledBackend())}
 
 # Above this density torch's sparse products are not faster than dense ones (measured on 2 cores, 10240x2560).
 _MAX_CSR_DENSITY = 0.15
@@ -40,6 +41,8 @@ def choose_backend(device: th.device, dtype: th.dtype, topology: Topology) -> Ba
                 f"expected one of {available_backends(device, dtype)}, or unset it."
             )
         return BACKENDS[forced]
+    if BACKENDS["compiled"].supports(device, dtype):
+        return BACKENDS["compiled"]
     csr = BACKENDS["csr"]
     if device.type == "cpu" and topology.density <= _MAX_CSR_DENSITY and csr.supports(device, dtype):
         return csr

@@ -16,19 +16,22 @@ class CsrBackend(Backend):
             return False
         return device.type == "cuda" or (device.type == "cpu" and th.backends.mkl.is_available())
 
-    def forward(self, x: th.Tensor, values: th.Tensor, topology: Topology) -> th.Tensor:
+    def forward(
+        self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int
+    ) -> th.Tensor:
         index = topology.tensors(values.device)
         weight = _csr(index.crow, index.col, values, (topology.rows, topology.columns))
-        return (weight @ x.t()).t()
+        y = (weight @ x.t()).t()
+        return y if bias is None else y + bias
 
-    def grad_input(self, grad: th.Tensor, values: th.Tensor, topology: Topology) -> th.Tensor:
+    def grad_input(self, grad: th.Tensor, values: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         index = topology.tensors(values.device)
         # index_select is several times faster than values[t_order].
         transposed_values = values.index_select(0, index.t_order)
         transposed = _csr(index.t_crow, index.t_col, transposed_values, (topology.columns, topology.rows))
         return (transposed @ grad.t()).t()
 
-    def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology) -> th.Tensor:
+    def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         if topology.nnz == 0:
             return grad.new_zeros(0)
         index = topology.tensors(grad.device)

@@ -45,11 +45,13 @@ class DenseBackend(Backend):
     def supports(self, device: th.device, dtype: th.dtype) -> bool:
         return dtype.is_floating_point
 
-    def forward(self, x: th.Tensor, values: th.Tensor, topology: Topology) -> th.Tensor:
-        return x @ _scratch.scatter(values, topology).t()
+    def forward(
+        self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int
+    ) -> th.Tensor:
+        return th.nn.functional.linear(x, _scratch.scatter(values, topology), bias)
 
-    def grad_input(self, grad: th.Tensor, values: th.Tensor, topology: Topology) -> th.Tensor:
+    def grad_input(self, grad: th.Tensor, values: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         return grad @ _scratch.scatter(values, topology)
 
-    def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology) -> th.Tensor:
+    def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         return (grad.t() @ x).view(-1).index_select(0, topology.flat_index(grad.device))

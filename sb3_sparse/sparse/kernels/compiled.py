@@ -1,0 +1,166 @@
+"""Compiled backend: our own kernels for the CPU, which skip what is not there. The fast one."""
+
+import os
+import weakref
+from functools import cache
+
+from typing import Any
+
+import numpy as np
+import torch as th
+
+from sb3_sparse.sparse.kernels.backend import Backend
+from sb3_sparse.sparse.kernels.llvm_ir import LANES, kernel, tile_vectors
+from sb3_sparse.sparse.kernels.threads import run, thread_count
+from sb3_sparse.sparse.topology import Topology
+
+
+class CompiledBackend(Backend):
+    """
+    float32 on the CPU, any batch size and shape. Results do not depend on the number of threads.
+
+    Activations are kept feature by feature, ``(features, batch)`` in memory. Outputs are views of that, so that
+    element-wise functions pass it on to the next layer and nothing is transposed in between.
+    """
+
+    name = "compiled"
+
+    def supports(self, device: th.device, dtype: th.dtype) -> bool:
+        return device.type == "cpu" and dtype == th.float32
+
+    def pack(self, x: th.Tensor) -> th.Tensor:
+        """``(batch, features)`` to ``(features, padded batch)``, without a copy where it already lies so."""
+        batch, features = x.shape
+        if batch == 1:
+            return x.detach().reshape(features, 1)
+        padded = -(-batch // LANES) * LANES
+        if padded == batch:
+            return x.detach().t().contiguous()
+        packed = x.new_zeros(features, padded)
+        packed[:, :batch].copy_(x.detach().t())
+        return packed
+
+    def forward(
+        self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int
+    ) -> th.Tensor:
+        bias_pointer = 0 if bias is None else bias.data_ptr()
+        y = x.new_empty(topology.rows, x.shape[1])
+        if batch == 1:
+            index = topology.tensors()
+            pointers = (values, index.crow, index.col, x)
+            arguments = (*(tensor.data_ptr() for tensor in pointers), bias_pointer, y.data_ptr())
+            run(kernel("multiply_one"), arguments, _row_bounds(topology, "rows", thread_count(topology.nnz)))
+        else:
+            _multiply("multiply", x, values, topology, "rows", bias_pointer, y)
+        return y[:, :batch].t()
+
+    def grad_input(self, grad: th.Tensor, values: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
+        if batch == 1:
+            # One thread: rows add to the same dx, and at this size the sum of partial ones costs what they save.
+            index = topology.tensors()
+            dx = grad.new_zeros(topology.columns, 1)
+            pointers = (values, index.crow, index.col, grad, dx)
+            run(kernel("multiply_one_transposed"), tuple(t.data_ptr() for t in pointers), (0, topology.rows))
+        else:
+            dx = grad.new_empty(topology.columns, grad.shape[1])
+            _multiply("multiply_transposed", grad, values, topology, "columns", 0, dx)
+        return dx[:, :batch].t()
+
+    def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
+        index = topology.tensors()
+        dv = grad.new_empty(topology.nnz)
+        bounds = _row_bounds(topology, "rows", thread_count(topology.nnz * batch))
+        if batch == 1:
+            pointers = (dv, index.crow, index.col, grad, x)
+            run(kernel("sample_product_one"), tuple(t.data_ptr() for t in pointers), bounds)
+            return dv
+        stride = x.shape[1]
+        blocks = _blocks(topology, "rows", stride)
+        for begin, end in zip(blocks, blocks[1:], strict=False):
+            segment = tuple(t.data_ptr() for t in (dv, begin, end, index.col))
+            for vectors, lane, tiles in _tiles(stride):
+                shifted = (grad.data_ptr() + 4 * lane, x.data_ptr() + 4 * lane)
+                run(kernel("sample_product", vectors), (*segment, *shifted, stride, tiles, int(lane > 0)), bounds)
+        return dv
+
+
+def _multiply(
+    name: str, x: th.Tensor, values: th.Tensor, topology: Topology, side: str, bias_pointer: int, y: th.Tensor
+) -> None:
+    """``y = W x`` (side "rows") or ``y = Wᵀ x`` (side "columns"), block of columns by block of columns."""
+    index = topology.tensors()
+    stride = x.shape[1]
+    columns = index.col if side == "rows" else index.t_col
+    bounds = _row_bounds(topology, side, thread_count(topology.nnz * stride))
+    blocks = _blocks(topology, side, stride)
+    for block, (begin, end) in enumerate(zip(blocks, blocks[1:], strict=False)):
+        weights = tuple(t.data_ptr() for t in (values, index.t_order, begin, end, columns))
+        for vectors, lane, tiles in _tiles(stride):
+            batch = (x.data_ptr() + 4 * lane, bias_pointer, y.data_ptr() + 4 * lane)
+            run(kernel(name, vectors), (*weights, *batch, stride, tiles, int(block > 0), topology.nnz - 1), bounds)
+
+
+@cache
+def _tiles(stride: int) -> list[tuple[int, int, int]]:
+    """Cut a batch into tiles: (vectors per tile, first lane, number of tiles) for each size of tile that is used."""
+    cuts, lane = [], 0
+    for vectors in tile_vectors():
+        count = (stride - lane) // (vectors * LANES)
+        if count:
+            cuts.append((vectors, lane, count))
+            lane += count * vectors * LANES
+    return cuts
+
+
+@cache
+def _block_bytes() -> int:
+    """How much of ``x`` a block of columns may take: half of the second-level cache of a core."""
+    try:
+        size = os.sysconf("SC_LEVEL2_CACHE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        size = 0
+    return max(size, 512 * 1024) // 2
+
+
+_derived: "weakref.WeakKeyDictionary[Topology, dict[tuple[str, int], Any]]" = weakref.WeakKeyDictionary()
+
+
+def _blocks(topology: Topology, side: str, stride: int) -> list[th.Tensor]:
+    """
+    Where each block of columns begins in every row: tensor ``b`` and ``b + 1`` are begin and end of block ``b``.
+
+    :param side: "rows" for the matrix, "columns" for its transpose.
+    :param stride: Length of a row of the batch; longer rows make narrower blocks.
+    """
+    width = max(32, _block_bytes() // (4 * stride))
+    key = ("blocks " + side, width)
+    per_topology = _derived.setdefault(topology, {})
+    if key not in per_topology:
+        index = topology.tensors()
+        crow, col, columns = (
+            (index.crow, index.col, topology.columns) if side == "rows" else (index.t_crow, index.t_col, topology.rows)
+        )
+        if width >= columns:
+            per_topology[key] = [crow[:-1], crow[1:]]
+        else:
+            rows = len(crow) - 1
+            # Weights before a block's edge in each row: counted by (row, block), then summed up along the row.
+            n_blocks = -(-columns // width)
+            row = np.repeat(np.arange(rows, dtype=np.int64), np.diff(crow.numpy()))
+            counts = np.bincount(row * n_blocks + col.numpy() // width, minlength=rows * n_blocks)
+            edges = crow[:-1].numpy()[:, None] + np.cumsum(counts.reshape(rows, n_blocks), axis=1)
+            ends = np.ascontiguousarray(edges.T.astype(np.int32))
+            per_topology[key] = [crow[:-1], *(th.from_numpy(end) for end in ends)]
+    return per_topology[key]
+
+
+def _row_bounds(topology: Topology, side: str, threads: int) -> tuple[int, ...]:
+    """Cut the rows into ranges of about equally many weights, one per thread."""
+    key = ("bounds " + side, threads)
+    per_topology = _derived.setdefault(topology, {})
+    if key not in per_topology:
+        index = topology.tensors()
+        crow = (index.crow if side == "rows" else index.t_crow).numpy()
+        cuts = np.searchsorted(crow, np.linspace(0, topology.nnz, threads + 1)[1:-1])
+        per_topology[key] = tuple(sorted({0, *map(int, cuts), len(crow) - 1}))
+    return per_topology[key]
