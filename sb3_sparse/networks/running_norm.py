@@ -23,12 +23,14 @@ class RunningNorm(nn.Module):
     """
 
     obs_mean: th.Tensor
+    obs_mean_rest: th.Tensor
     obs_var: th.Tensor
     obs_count: th.Tensor
 
     def __init__(self, shape: tuple[int, ...]):
         super().__init__()
         self.register_buffer("obs_mean", th.zeros(shape))
+        self.register_buffer("obs_mean_rest", th.zeros(shape))
         self.register_buffer("obs_var", th.ones(shape))
         self.register_buffer("obs_count", th.zeros(()))
 
@@ -39,17 +41,22 @@ class RunningNorm(nn.Module):
 
         :param x: ``(batch, *shape)``
         """
-        batch_var, batch_mean = th.var_mean(x, dim=0, correction=0)
         self.obs_count += 1
         rate = self.obs_count.reciprocal().clamp(min=MIN_RATE)
-        delta = batch_mean - self.obs_mean
+        batch_var, delta = th.var_mean(self._deviation(x), dim=0, correction=0)
         # Moments of a mixture: the parts' variances and the distance of their means.
         self.obs_var.lerp_(batch_var, rate).addcmul_(delta.square(), rate * (1 - rate))
-        self.obs_mean.addcmul_(delta, rate)
+        step = self.obs_mean_rest + rate * delta
+        mean = self.obs_mean + step
+        self.obs_mean_rest.copy_(step - (mean - self.obs_mean))
+        self.obs_mean.copy_(mean)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """
         :param x: ``(batch, *shape)``
         :return: The same, normalised.
         """
-        return (x - self.obs_mean) * (self.obs_var + EPS).rsqrt()
+        return self._deviation(x) * (self.obs_var + EPS).rsqrt()
+
+    def _deviation(self, x: th.Tensor) -> th.Tensor:
+        return (x - self.obs_mean) - self.obs_mean_rest

@@ -80,7 +80,7 @@ def sparse_linear(x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.
         bias = None if bias is None else bias.to(dtype)
     rows = x.reshape(-1, topology.columns)
     backend = choose_backend(values.device, values.dtype, topology)
-    y = _SparseLinear.apply(rows, values, bias, topology, backend)
+    y = _SparseLinear.apply(rows, values.contiguous(), None if bias is None else bias.contiguous(), topology, backend)
     return y if x.dim() == 2 else y.reshape(*x.shape[:-1], topology.rows)
 
 

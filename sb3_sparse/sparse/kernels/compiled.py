@@ -68,7 +68,7 @@ class CompiledBackend(Backend):
 
     def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         index = topology.tensors()
-        dv = grad.new_empty(topology.nnz)
+        dv = grad.new_empty(topology.nnz) if batch else grad.new_zeros(topology.nnz)
         bounds = _row_bounds(topology, "rows", thread_count(topology.nnz * batch))
         if batch == 1:
             pointers = (dv, index.crow, index.col, grad, x)
@@ -132,7 +132,7 @@ def _blocks(topology: Topology, side: str, stride: int) -> list[th.Tensor]:
     :param side: "rows" for the matrix, "columns" for its transpose.
     :param stride: Length of a row of the batch; longer rows make narrower blocks.
     """
-    width = max(32, _block_bytes() // (4 * stride))
+    width = max(32, _block_bytes() // (4 * max(1, stride)))
     key = ("blocks " + side, width)
     per_topology = _derived.setdefault(topology, {})
     if key not in per_topology:

@@ -1,0 +1,234 @@
+"""Every backend against the masked dense twin in float64."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch as th
+
+from sb3_sparse.sparse import SparseLinear, Topology
+from sb3_sparse.sparse.kernels import available_backends, sparse_linear
+from sb3_sparse.sparse.kernels.chooser import BACKEND_VARIABLE, BACKENDS
+
+BACKEND_NAMES = available_backends("cpu")
+SHAPES = [(1, 1), (5, 3), (3, 200), (200, 3), (129, 65), (300, 700)]
+
+
+@pytest.fixture(params=BACKEND_NAMES)
+def backend(request, monkeypatch):
+    monkeypatch.setenv(BACKEND_VARIABLE, request.param)
+    return request.param
+
+
+def dense_weight(values, topology):
+    weight = th.zeros(topology.numel, dtype=th.float64)
+    weight[topology.flat_index()] = values.detach().double()
+    return weight.view(topology.rows, topology.columns)
+
+
+def assert_close(result, expected, scale):
+    """Relative to the sum of absolute terms, which is what rounding errors are proportional to."""
+    assert result.shape == expected.shape
+    if expected.numel():
+        assert ((result - expected).abs().max() / (scale.max() + 1e-30)).item() < 1e-6
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 32, 256, 1000])
+@pytest.mark.parametrize("density", [0.0, 0.001, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_products_equal_masked_dense_twin(backend, shape, density, batch):
+    th.manual_seed(0)
+    topology = Topology.random(shape, round(density * shape[0] * shape[1]), seed=5)
+    values = th.randn(topology.nnz, requires_grad=True)
+    bias = th.randn(shape[0], requires_grad=True)
+    x = th.randn(batch, shape[1], requires_grad=True)
+    grad = th.randn(batch, shape[0])
+    sparse_linear(x, values, topology, bias).backward(grad)
+
+    weight, x64, grad64 = dense_weight(values, topology), x.detach().double(), grad.double()
+    scale = x64.abs() @ weight.abs().t() + bias.detach().abs()
+    assert_close(sparse_linear(x, values, topology, bias), x64 @ weight.t() + bias.detach().double(), scale)
+    assert_close(x.grad, grad64 @ weight, grad64.abs() @ weight.abs())
+    dv = (grad64.t() @ x64).view(-1)[topology.flat_index()]
+    assert_close(values.grad, dv, grad64.abs().t() @ x64.abs())
+    assert_close(bias.grad, grad64.sum(0), grad64.abs().sum(0))
+
+
+def test_non_contiguous_inputs(backend):
+    topology = Topology.random((70, 50), 400, seed=1)
+    values = th.randn(800)[::2].requires_grad_()
+    weight = dense_weight(values, topology)
+    base = th.randn(50, 64)
+    for x in (base.t(), base.t()[::2], th.randn(64, 100)[:, ::2], th.randn(1, 50).expand(64, 50)):
+        x = x.detach().requires_grad_()
+        y = sparse_linear(x, values, topology)
+        assert_close(y.detach(), x.detach().double() @ weight.t(), th.tensor(10.0))
+        (dx,) = th.autograd.grad(y, x, th.ones(()).expand_as(y))
+        assert_close(dx, th.ones(len(x), 70).double() @ weight, th.tensor(10.0))
+
+
+def test_leading_dimensions_and_no_batch(backend):
+    layer = SparseLinear(12, 7, density=0.3, seed=0)
+    x = th.randn(2, 5, 3, 12)
+    y = layer(x)
+    assert y.shape == (2, 5, 3, 7)
+    assert th.allclose(y[1, 2, 0], layer(x[1, 2, 0]), atol=1e-6)
+    assert layer(x[0, 0, 0]).shape == (7,)
+    empty = layer(x[:, :0])
+    assert empty.shape == (2, 0, 3, 7)
+    empty.sum().backward()
+    assert layer.values.grad.eq(0).all()
+
+
+def test_empty_rows(backend):
+    mask = th.zeros(6, 4)
+    mask[2, 1] = mask[5, 3] = 1
+    topology = Topology.from_mask(mask)
+    values, bias = th.tensor([2.0, -1.0], requires_grad=True), th.arange(6.0)
+    for batch in (1, 20):
+        x = th.ones(batch, 4)
+        expected = bias + th.tensor([0.0, 0, 2, 0, 0, -1])
+        assert th.equal(sparse_linear(x, values, topology, bias), expected.expand(batch, 6))
+
+
+def test_gradients_only_where_needed(backend):
+    topology = Topology.random((8, 6), 20, seed=0)
+    values, x = th.randn(20, requires_grad=True), th.randn(3, 6, requires_grad=True)
+    sparse_linear(x, values.detach(), topology).sum().backward()
+    assert values.grad is None
+    assert x.grad is not None
+    sparse_linear(x.detach(), values, topology).sum().backward()
+    assert values.grad is not None
+
+
+def test_double_backward_raises(backend):
+    topology = Topology.random((8, 6), 20, seed=0)
+    values, x = th.randn(20, requires_grad=True), th.randn(3, 6, requires_grad=True)
+    (grad,) = th.autograd.grad(sparse_linear(x, values, topology).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+def test_gradcheck_in_float64(monkeypatch):
+    monkeypatch.setenv(BACKEND_VARIABLE, "dense")
+    topology = Topology.random((5, 7), 12, seed=0)
+    values, bias = th.randn(12, dtype=th.float64, requires_grad=True), th.randn(5, dtype=th.float64, requires_grad=True)
+    x = th.randn(4, 7, dtype=th.float64, requires_grad=True)
+    assert th.autograd.gradcheck(lambda x, v, b: sparse_linear(x, v, topology, b), (x, values, bias))
+
+
+def test_an_update_through_data_is_seen(backend):
+    # SB3's polyak_update writes through `.data`, which autograd's version counters do not notice.
+    layer = SparseLinear(6, 4, density=0.5, bias=False, seed=0)
+    x = th.randn(3, 6)
+    before = layer(x).detach().clone()
+    layer.values.data.mul_(2.0)
+    assert th.allclose(layer(x), 2 * before)
+
+
+def test_autocast_runs_in_bfloat16():
+    layer = SparseLinear(64, 32, density=0.5, seed=0)
+    x = th.randn(16, 64, requires_grad=True)
+    with th.autocast("cpu", dtype=th.bfloat16):
+        y = layer(x)
+    assert y.dtype == th.bfloat16
+    y.float().sum().backward()
+    assert layer.values.grad.dtype == th.float32
+    assert th.allclose(y.float(), layer(x), atol=0.05)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 256])
+def test_results_are_bit_equal_for_a_number_of_threads(backend, batch, monkeypatch):
+    monkeypatch.setattr("sb3_sparse.sparse.kernels.threads.MIN_WORK", 1)
+    topology = Topology.random((300, 200), 6000, seed=0)
+    values, inputs = th.randn(6000), th.randn(batch, 200)
+
+    def run(n_threads):
+        th.set_num_threads(n_threads)
+        x, v = inputs.clone().requires_grad_(), values.clone().requires_grad_()
+        y = sparse_linear(x, v, topology)
+        y.square().sum().backward()
+        return y.detach(), x.grad, v.grad
+
+    before = th.get_num_threads()
+    try:
+        results = [run(n_threads) for n_threads in (2, 2, 1)]
+    finally:
+        th.set_num_threads(before)
+    # Ours promises more: the sums of a row do not depend on who computes them.
+    for other in results[1:] if backend == "compiled" else results[1:2]:
+        assert all(th.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def _product(queue=None):
+    if queue is not None:
+        # Torch's own operations wait for ever in a forked child that asks for more than one thread.
+        th.set_num_threads(1)
+    topology = Topology.random((2048, 512), 100_000, seed=0)
+    values = th.linspace(-1, 1, 100_000, requires_grad=True)
+    x = th.linspace(-1, 1, 256 * 512).view(256, 512)
+    sparse_linear(x, values, topology).sum().backward()
+    result = values.grad.double().sum().item()
+    if queue is not None:
+        queue.put(result)
+    return result
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_child_processes(method):
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {method} on this platform")
+    expected = _product()
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    children = [context.Process(target=_product, args=(queue,)) for _ in range(2)]
+    for child in children:
+        child.start()
+    assert [queue.get(timeout=120) for _ in children] == [expected, expected]
+    for child in children:
+        child.join(30)
+        assert child.exitcode == 0
+
+
+def test_python_threads():
+    expected, results = _product(), []
+    threads = [threading.Thread(target=lambda: results.append(_product())) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [expected] * 4
+
+
+def test_without_openmp_python_threads_do_the_work(monkeypatch):
+    expected = _product()
+    monkeypatch.setattr("sb3_sparse.sparse.kernels.threads._openmp", lambda: None)
+    assert _product() == expected
+
+
+def test_variable_names_the_backend(monkeypatch):
+    topology = Topology.random((4, 4), 4, seed=0)
+    monkeypatch.setenv(BACKEND_VARIABLE, "fastest")
+    with pytest.raises(ValueError, match=r"SB3_SPARSE_BACKEND='fastest'.*'compiled'"):
+        sparse_linear(th.zeros(1, 4), th.zeros(4), topology)
+    monkeypatch.setenv(BACKEND_VARIABLE, "compiled")
+    with pytest.raises(ValueError, match="cannot run torch.float64 on cpu"):
+        sparse_linear(th.zeros(1, 4, dtype=th.float64), th.zeros(4, dtype=th.float64), topology)
+
+
+def test_wrong_number_of_features_is_named():
+    with pytest.raises(ValueError, match=r"\(2, 5\).*expected 4 features"):
+        SparseLinear(4, 3, density=0.5)(th.zeros(2, 5))
+
+
+def test_importing_the_package_compiles_nothing():
+    code = "import sb3_sparse, sb3_sparse.sparse.kernels.llvm_ir as ir; print(ir.kernel.cache_info().currsize)"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))
+    assert output.stdout.strip() == "0"
+
+
+def test_backends_are_the_documented_ones():
+    assert set(BACKENDS) == {"dense", "csr", "compiled"}

@@ -1,0 +1,223 @@
+import copy
+import io
+import pickle
+
+import pytest
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_sparse.sparse import SparseConv2d, SparseLinear, Topology
+from sb3_sparse.sparse.topology import MAX_SEED
+
+
+class MaskedTwin(nn.Module):
+    """A dense layer whose weight is multiplied by a mask: what a sparse layer has to equal."""
+
+    def __init__(self, layer: SparseLinear):
+        super().__init__()
+        self.register_buffer("mask", layer.topology.mask().float())
+        self.weight = nn.Parameter(layer.weight.clone())
+        self.bias = nn.Parameter(layer.bias.detach().clone())
+
+    def forward(self, x):
+        return F.linear(x, self.weight * self.mask, self.bias)
+
+
+def relative_error(ours, theirs):
+    return ((ours - theirs).norm() / theirs.norm()).item()
+
+
+@pytest.mark.parametrize("density", [0.05, 0.5])
+def test_layer_equals_masked_dense_twin_over_50_adamw_steps(density):
+    th.manual_seed(0)
+    sparse = nn.Sequential(SparseLinear(40, 60, density=density), nn.Tanh(), SparseLinear(60, 5, density=density))
+    twin = nn.Sequential(MaskedTwin(sparse[0]), nn.Tanh(), MaskedTwin(sparse[2]))
+    optimizers = [th.optim.AdamW(net.parameters(), lr=1e-2, fused=True) for net in (sparse, twin)]
+    for _ in range(50):
+        x, target = th.randn(32, 40), th.randn(32, 5)
+        for net, optimizer in zip((sparse, twin), optimizers, strict=True):
+            optimizer.zero_grad()
+            F.mse_loss(net(x), target).backward()
+            optimizer.step()
+        assert relative_error(sparse(x), twin(x)) < 1e-5
+        for ours, theirs in ((sparse[0], twin[0]), (sparse[2], twin[2])):
+            gradient = theirs.weight.grad.flatten()[ours.topology.flat_index()]
+            assert relative_error(ours.values.grad, gradient) < 1e-5
+            assert relative_error(ours.weight, theirs.weight * theirs.mask) < 1e-5
+
+
+def test_only_living_weights_are_parameters():
+    layer = SparseLinear(100, 50, density=0.1)
+    assert {name: p.shape for name, p in layer.named_parameters()} == {"values": (500,), "bias": (50,)}
+    assert set(layer.state_dict()) == {"values", "bias", "topology_seed"}
+    assert all(tensor.dtype == th.float32 for tensor in layer.state_dict().values())
+    assert layer.density == 0.1
+    assert SparseLinear(3, 4, density=0.5, bias=False).bias is None
+
+
+def test_initial_values_are_those_of_nn_linear_at_the_living_positions():
+    th.manual_seed(3)
+    dense = nn.Linear(30, 20)
+    th.manual_seed(3)
+    layer = SparseLinear(30, 20, density=0.2)
+    mask = layer.topology.mask()
+    assert th.equal(layer.weight, dense.weight * mask)
+    assert th.equal(layer.bias, dense.bias)
+    # Nothing but the layer itself was drawn: the next one starts alike too.
+    assert th.equal(th.rand(1), (th.manual_seed(3), nn.Linear(30, 20), th.rand(1))[-1])
+
+
+def test_rescale_keeps_the_norm_of_a_row():
+    layers = []
+    for rescale in (False, True):
+        th.manual_seed(0)
+        layers.append(SparseLinear(200, 100, density=0.25, rescale=rescale))
+    assert th.allclose(layers[1].values, 2 * layers[0].values)
+
+
+def test_default_topologies_follow_the_seed_and_differ_between_layers():
+    def build():
+        th.manual_seed(7)
+        return SparseLinear(20, 20, density=0.3), SparseLinear(20, 20, density=0.3)
+
+    first, second = build(), build()
+    assert first[0].topology == second[0].topology
+    assert first[1].topology == second[1].topology
+    assert first[0].topology != first[1].topology
+
+
+def test_weight_is_a_copy():
+    layer = SparseLinear(5, 4, density=0.5)
+    layer.weight.fill_(9.0)
+    assert not layer.weight.eq(9.0).any()
+    with pytest.raises(AttributeError):
+        layer.weight = th.zeros(4, 5)
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_copies_compute_the_same_and_share_the_indices(clone):
+    layer = SparseLinear(50, 40, density=0.2)
+    other = clone(layer)
+    x = th.randn(3, 50)
+    assert th.equal(layer(x), other(x))
+    assert other.topology is layer.topology
+    assert other.values.data_ptr() != layer.values.data_ptr()
+
+
+def test_loading_takes_over_the_topology():
+    source, target = (SparseLinear(50, 40, density=0.2, seed=seed) for seed in (1, 2))
+    target.load_state_dict(source.state_dict())
+    assert target.topology is source.topology
+    assert th.equal(target.weight, source.weight)
+
+
+def test_loading_a_file_of_weights_only():
+    source = SparseLinear(50, 40, density=0.2, seed=1)
+    file = io.BytesIO()
+    th.save(source.state_dict(), file)
+    file.seek(0)
+    target = SparseLinear(50, 40, density=0.2, seed=2)
+    target.load_state_dict(th.load(file, weights_only=True))
+    assert th.equal(target.weight, source.weight)
+
+
+def test_a_given_topology_travels_by_its_indices():
+    mask = th.rand(6, 5) < 0.4
+    source = SparseLinear(5, 6, topology=Topology.from_mask(mask))
+    assert set(source.state_dict()) == {"values", "bias", "topology_index"}
+    drawn = SparseLinear(5, 6, topology=Topology.random((6, 5), source.topology.nnz, seed=3))
+    given = SparseLinear(5, 6, topology=Topology.from_mask(mask.flatten().flip(0).view(6, 5)))
+    for target in (drawn, given):
+        target.load_state_dict(source.state_dict())
+        assert th.equal(target.topology.mask(), mask)
+        assert th.equal(target.weight, source.weight)
+    restored = SparseLinear(5, 6, topology=Topology.from_mask(mask))
+    seeded = SparseLinear(5, 6, topology=Topology.random((6, 5), source.topology.nnz, seed=3))
+    restored.load_state_dict(seeded.state_dict())
+    assert restored.topology is seeded.topology
+    assert set(restored.state_dict()) == {"values", "bias", "topology_seed"}
+
+
+def test_a_different_number_of_weights_does_not_load():
+    with pytest.raises(RuntimeError, match="size mismatch for values"):
+        SparseLinear(50, 40, density=0.2).load_state_dict(SparseLinear(50, 40, density=0.3).state_dict())
+
+
+@pytest.mark.parametrize("seed", [0.0, 0.3, 1.7, -5.0, 1e9, float(MAX_SEED - 1)])
+def test_any_finite_seed_in_a_state_dict_is_valid(seed):
+    layer = SparseLinear(50, 40, density=0.2, seed=1)
+    state = layer.state_dict() | {"topology_seed": th.tensor(seed)}
+    layer.load_state_dict(state)
+    assert layer.state_dict()["topology_seed"] == th.tensor(seed)
+    other = SparseLinear(50, 40, density=0.2, seed=2)
+    other.load_state_dict(layer.state_dict())
+    assert other.topology is layer.topology
+
+
+def test_a_damaged_seed_is_named():
+    layer = SparseLinear(5, 4, density=0.2)
+    with pytest.raises(ValueError, match="topology_seed=nan"):
+        layer.load_state_dict(layer.state_dict() | {"topology_seed": th.tensor(float("nan"))})
+
+
+@pytest.mark.parametrize("dtype", [th.bfloat16, th.float16, th.float64])
+def test_other_dtypes_keep_the_seed(dtype):
+    layer = SparseLinear(20, 10, density=0.5, seed=MAX_SEED - 1).to(dtype)
+    assert layer.values.dtype == dtype
+    assert layer.topology_seed.dtype == th.float32
+    other = SparseLinear(20, 10, density=0.5, seed=1)
+    other.load_state_dict(layer.state_dict())
+    assert other.topology is layer.topology
+    if dtype != th.float16:
+        assert layer(th.randn(3, 20, dtype=dtype)).dtype == dtype
+
+
+def test_dense_twin_and_back():
+    layer = SparseLinear(20, 10, density=0.3)
+    dense = layer.to_dense()
+    x = th.randn(4, 20)
+    assert type(dense) is nn.Linear
+    assert th.allclose(dense(x), layer(x), atol=1e-6)
+    assert th.equal(SparseLinear.from_dense(dense, layer.topology).values, layer.values)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kernel_size": 3},
+        {"kernel_size": 3, "stride": 2, "padding": 1},
+        {"kernel_size": (3, 2), "padding": "same", "dilation": 2},
+        {"kernel_size": 3, "padding": 1, "padding_mode": "circular", "bias": False},
+        {"kernel_size": 2, "groups": 2},
+    ],
+)
+def test_convolution_equals_masked_dense_twin(settings):
+    dense = nn.Conv2d(4, 6, **settings)
+    topology = Topology.random(dense.weight.shape, dense.weight.numel() // 3, seed=0)
+    sparse = SparseConv2d.from_dense(dense, topology)
+    mask = topology.mask()
+    with th.no_grad():
+        dense.weight.mul_(mask)
+    x = th.randn(2, 4, 9, 9)
+    y = sparse(x)
+    assert th.allclose(y, dense(x), atol=1e-6)
+    y.square().sum().backward()
+    dense(x).square().sum().backward()
+    assert th.allclose(sparse.values.grad, dense.weight.grad[mask], rtol=1e-4, atol=1e-4)
+    assert th.allclose(sparse.to_dense()(x), dense(x), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "density=None"),
+        ({"density": 1.5}, "density=1.5"),
+        ({"density": 0.5, "topology": Topology.random((4, 5), 3, 0)}, "either topology="),
+        ({"topology": Topology.random((5, 4), 3, 0)}, "does not fit"),
+        ({"density": 0.5, "seed": -1}, "topology seed -1"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SparseLinear(5, 4, **arguments)
