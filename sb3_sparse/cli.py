@@ -112,3 +112,7 @@ def _run_zoo(command: str, args: list[str]) -> None:
         register_dmc()
     sys.argv = [f"sb3-sparse {command}", *args]
     getattr(importlib.import_module(f"rl_zoo3.{command}"), command)()
+
+
+if __name__ == "__main__":
+    main()

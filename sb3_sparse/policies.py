@@ -1,15 +1,13 @@
 """
 Sparse SimBa policies for the algorithms of Stable-Baselines3 and sb3-contrib.
 
-Two mixins hold everything: ``_SimBaNetwork`` gives one sub-network (actor, critic, Q-network) a SimBa trunk,
-prunes it and normalises its observations; ``_SparseSimBaPolicy`` makes a policy build those sub-networks. The
-classes below them say which SB3 classes they are mixed into. The algorithms themselves are used unchanged.
+The mixin ``_SparseSimBaPolicy`` makes a policy of SB3 build the networks of ``policy_networks.py``. The classes
+below it say which policy it is mixed into, one for each algorithm. The algorithms themselves are used unchanged.
 """
 
 import difflib
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch as th
@@ -20,252 +18,34 @@ from sb3_contrib.qrdqn import policies as qrdqn
 from sb3_contrib.tqc import policies as tqc
 from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.policies import BasePolicy, ContinuousCritic
-from stable_baselines3.common.preprocessing import get_action_dim, is_image_space, preprocess_obs
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
-from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.dqn import policies as dqn
 from stable_baselines3.sac import policies as sac
 from stable_baselines3.td3 import policies as td3
-from torch import nn
 
-from sb3_sparse.networks import RunningNorm, SimBaEncoder, orthogonal_linear, simba_sizes
+from sb3_sparse.networks import simba_sizes
+from sb3_sparse.policy_networks import (
+    ObservationNorm,
+    SimBaContinuousCritic,
+    SimBaCrossQActor,
+    SimBaCrossQCritic,
+    SimBaNetwork,
+    SimBaQNetwork,
+    SimBaQuantileNetwork,
+    SimBaSACActor,
+    SimBaTD3Actor,
+    SimBaTQCActor,
+    SimBaTQCCritic,
+)
 from sb3_sparse.sparse.distribution import check_sparsity, get_distribution
-from sb3_sparse.sparse.pruning import sparsify_
 
 NetArch = list[int] | dict[str, list[int]]
 
 DEFAULT_WIDTH_SCALE = 2.0
 DEFAULT_DEPTH_SCALE = 1.0
-
-
-class ObservationNorm(nn.Module):
-    """
-    One :class:`RunningNorm` for every part of an observation that is a vector of numbers.
-
-    Images, discrete and binary observations pass through unchanged.
-
-    :param observation_space: A Dict space is normalised key by key.
-    :param normalize_images: SB3's option of that name: False means that images are floats.
-    """
-
-    def __init__(self, observation_space: spaces.Space, normalize_images: bool = True):
-        super().__init__()
-        parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
-        normed = {key: space for key, space in parts.items() if _is_vector(space, normalize_images)}
-        self.keys = list(normed)
-        self.norms = nn.ModuleList(RunningNorm(space.shape) for space in normed.values())
-
-    def update(self, obs: PyTorchObs) -> None:
-        """Blend the moments of a preprocessed batch into the statistics."""
-        for key, norm in zip(self.keys, self.norms, strict=True):
-            norm.update(obs if key is None else obs[key])
-
-    def forward(self, obs: PyTorchObs) -> PyTorchObs:
-        """Normalise a preprocessed batch."""
-        if isinstance(obs, dict):
-            return {**obs, **{key: norm(obs[key]) for key, norm in zip(self.keys, self.norms, strict=True)}}
-        return self.norms[0](obs) if self.keys else obs
-
-
-class _SimBaNetwork:
-    """
-    Mixin for a sub-network of SB3: SimBa trunk instead of the MLP, pruned, with normalised observations.
-
-    :param net_arch: One entry per residual block, all equal; empty for a linear network.
-    :param sparsity: Fraction of the weights of trunk and heads that is removed.
-    :param obs_norm: Normalises observations; shared by all networks of a policy.
-    :param feeds_obs_norm: Whether the batches that this network is trained on update ``obs_norm``.
-    """
-
-    def __init__(
-        self,
-        *args: Any,
-        net_arch: list[int],
-        sparsity: float = 0.0,
-        sparsity_distribution: str = "erdos_renyi",
-        mask_seed: int | None = None,
-        rescale: bool = False,
-        obs_norm: ObservationNorm | None = None,
-        feeds_obs_norm: bool = False,
-        **kwargs: Any,
-    ):
-        # SB3 sizes the heads by the last entry; its small MLP trunk is replaced below.
-        super().__init__(*args, net_arch=net_arch[-1:], **kwargs)
-        self.net_arch = net_arch
-        self.obs_norm = obs_norm
-        self.simba_kwargs = {
-            "sparsity": sparsity,
-            "sparsity_distribution": sparsity_distribution,
-            "mask_seed": mask_seed,
-            "rescale": rescale,
-            "feeds_obs_norm": feeds_obs_norm,
-        }
-        if net_arch:
-            self._build_simba()
-        sparsify_(
-            self,  # type: ignore[arg-type]
-            sparsity,
-            sparsity_distribution,
-            exclude=("features_extractor",),
-            seed=mask_seed,
-            rescale=rescale,
-        )
-
-    def _build_simba(self) -> None:
-        raise NotImplementedError
-
-    def _encoder(self, in_features: int, activation_fn: type[nn.Module]) -> SimBaEncoder:
-        return SimBaEncoder(in_features, self.net_arch[-1], len(self.net_arch), activation_fn)
-
-    def _preprocess(self, obs: PyTorchObs) -> PyTorchObs:
-        return preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
-
-    def _observe(self, obs: PyTorchObs) -> None:
-        """Update the observation statistics if this is a training pass of the network that feeds them."""
-        if self.obs_norm is not None and self.simba_kwargs["feeds_obs_norm"] and self.training and th.is_grad_enabled():
-            self.obs_norm.update(self._preprocess(obs))
-
-    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
-        """Preprocess and normalise observations, then extract features."""
-        preprocessed = self._preprocess(obs)
-        return features_extractor(preprocessed if self.obs_norm is None else self.obs_norm(preprocessed))
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        return {**data, **self.simba_kwargs, "obs_norm": self.obs_norm}
-
-
-class _StochasticActor(_SimBaNetwork):
-    """
-    Mixin for the Gaussian actors of SAC, TQC and CrossQ.
-
-    :param squash_log_std: Map the log standard deviation to [-10, 2] with a tanh as SimBa does, instead of
-        clipping it to [-20, 2] as SB3 does. Without effect with gSDE, which has no such output.
-    """
-
-    def __init__(self, *args: Any, squash_log_std: bool = True, **kwargs: Any):
-        self.squash_log_std = squash_log_std
-        super().__init__(*args, **kwargs)
-
-    def _build_simba(self) -> None:
-        self.latent_pi = self._encoder(self.features_dim, self.activation_fn)
-        if not self.use_sde:
-            action_dim = get_action_dim(self.action_space)
-            self.mu = orthogonal_linear(self.net_arch[-1], action_dim)
-            self.log_std = orthogonal_linear(self.net_arch[-1], action_dim)
-
-    def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
-        self._observe(obs)
-        if self.use_sde or not self.squash_log_std:
-            return super().get_action_dist_params(obs)
-        latent_pi = self.latent_pi(self.extract_features(obs, self.features_extractor))
-        log_std = -10.0 + 6.0 * (1.0 + th.tanh(self.log_std(latent_pi)))
-        return self.mu(latent_pi), log_std, {}
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "squash_log_std": self.squash_log_std}
-
-
-class _Critic(_SimBaNetwork):
-    """Mixin for the state-action critics. Their weights get no gradient from the actor's loss, which SB3 discards."""
-
-    n_outputs = 1
-
-    def __init__(self, *args: Any, features_dim: int, activation_fn: type[nn.Module] = nn.ReLU, **kwargs: Any):
-        self.features_dim = features_dim
-        self.activation_fn = activation_fn
-        super().__init__(*args, features_dim=features_dim, activation_fn=activation_fn, **kwargs)
-
-    def _build_simba(self) -> None:
-        in_features = self.features_dim + get_action_dim(self.action_space)
-        for i in range(len(self.q_networks)):
-            encoder = self._encoder(in_features, self.activation_fn)
-            q_network = nn.Sequential(encoder, orthogonal_linear(self.net_arch[-1], self.n_outputs))
-            self.q_networks[i] = q_network
-            setattr(self, f"qf{i}", q_network)
-
-    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> Any:
-        """
-        Q-values. Where ``actions`` carry a gradient, they are the actor's: only they get one.
-
-        :param obs: Observations.
-        :param actions: ``(batch, action_dim)``
-        """
-        if _from_actor(actions):
-            with _frozen(self):
-                return super().forward(obs, actions)
-        self._observe(obs)
-        return super().forward(obs, actions)
-
-
-class SimBaSACActor(_StochasticActor, sac.Actor):
-    """Actor of :class:`SparseSimBaPolicy`."""
-
-
-class SimBaTQCActor(_StochasticActor, tqc.Actor):
-    """Actor of :class:`SparseSimBaTQCPolicy`."""
-
-
-class SimBaCrossQActor(_StochasticActor, crossq.Actor):
-    """Actor of :class:`SparseSimBaCrossQPolicy`."""
-
-
-class SimBaTD3Actor(_SimBaNetwork, td3.Actor):
-    """Actor of :class:`SparseSimBaTD3Policy`."""
-
-    def _build_simba(self) -> None:
-        encoder = self._encoder(self.features_dim, self.activation_fn)
-        head = orthogonal_linear(self.net_arch[-1], get_action_dim(self.action_space))
-        self.mu = nn.Sequential(encoder, head, nn.Tanh())
-
-
-class SimBaContinuousCritic(_Critic, ContinuousCritic):
-    """Critic of :class:`SparseSimBaPolicy` and :class:`SparseSimBaTD3Policy`."""
-
-    def q1_forward(self, obs: th.Tensor, actions: th.Tensor) -> th.Tensor:
-        """Q-values of the first critic, for the actor's loss of TD3 and DDPG."""
-        if _from_actor(actions):
-            with _frozen(self):
-                return super().q1_forward(obs, actions)
-        return super().q1_forward(obs, actions)
-
-
-class SimBaTQCCritic(_Critic, tqc.Critic):
-    """Quantile critic of :class:`SparseSimBaTQCPolicy`."""
-
-    def _build_simba(self) -> None:
-        self.n_outputs = self.n_quantiles
-        super()._build_simba()
-
-
-class SimBaCrossQCritic(_Critic, crossq.CrossQCritic):
-    """Critic of :class:`SparseSimBaCrossQPolicy`."""
-
-
-class SimBaQNetwork(_SimBaNetwork, dqn.QNetwork):
-    """Q-network of :class:`SparseSimBaDQNPolicy`."""
-
-    def _build_simba(self) -> None:
-        encoder = self._encoder(self.features_dim, self.activation_fn)
-        self.q_net = nn.Sequential(encoder, orthogonal_linear(self.net_arch[-1], int(self.action_space.n)))
-
-    def forward(self, obs: PyTorchObs) -> th.Tensor:
-        self._observe(obs)
-        return super().forward(obs)
-
-
-class SimBaQuantileNetwork(_SimBaNetwork, qrdqn.QuantileNetwork):
-    """Quantile network of :class:`SparseSimBaQRDQNPolicy`."""
-
-    def _build_simba(self) -> None:
-        encoder = self._encoder(self.features_dim, self.activation_fn)
-        n_outputs = int(self.action_space.n) * self.n_quantiles
-        self.quantile_net = nn.Sequential(encoder, orthogonal_linear(self.net_arch[-1], n_outputs))
-
-    def forward(self, obs: PyTorchObs) -> th.Tensor:
-        self._observe(obs)
-        return super().forward(obs)
 
 
 class _SparseSimBaPolicy:
@@ -293,7 +73,7 @@ class _SparseSimBaPolicy:
     """
 
     # The sub-networks by their place in `net_arch`. Policies with one network have the entry "qf" alone.
-    network_classes: ClassVar[dict[str, type[_SimBaNetwork]]]
+    network_classes: ClassVar[dict[str, type[SimBaNetwork]]]
     # Whose training passes show every replayed batch once: the statistics of observations follow those.
     obs_norm_feeder: ClassVar[str] = "qf"
     adamw_kwargs: ClassVar[dict[str, Any]] = {"fused": True}
@@ -480,36 +260,12 @@ def register_aliases() -> None:
         algorithm.policy_aliases.setdefault(POLICY_ALIAS, policy)
 
 
-def _is_vector(space: spaces.Space, normalize_images: bool) -> bool:
-    if not isinstance(space, spaces.Box):
-        return False
-    is_float_image = not normalize_images and len(space.shape) == 3
-    return not is_image_space(space) and not is_float_image
-
-
 def _default_features_extractor(observation_space: spaces.Space, normalize_images: bool) -> type[BaseFeaturesExtractor]:
     if isinstance(observation_space, spaces.Dict):
         return CombinedExtractor
     if is_image_space(observation_space, normalized_image=not normalize_images):
         return NatureCNN
     return FlattenExtractor
-
-
-def _from_actor(actions: th.Tensor) -> bool:
-    return actions.requires_grad and th.is_grad_enabled()
-
-
-@contextmanager
-def _frozen(module: Any) -> Iterator[None]:
-    """No graph to the module's parameters is recorded inside."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
 
 
 def _per_network(sparsity: Any, networks: list[str]) -> dict[str, float]:

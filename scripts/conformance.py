@@ -1,0 +1,101 @@
+"""
+Run the test suites of SB3 and sb3-contrib on our policies.
+
+Fetches the source distributions of the installed versions into ``.conformance/`` (once) and runs their test files
+unmodified, with ``tests/conformance/upstream_plugin.py``. ``--fast`` takes the tests about saving and loading only.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / ".conformance"
+
+# Files that construct off-policy algorithms; the others are about buffers, environments and on-policy code.
+SUITES = {
+    "stable_baselines3": [
+        "test_callbacks.py",
+        "test_cnn.py",
+        "test_custom_policy.py",
+        "test_deterministic.py",
+        "test_dict_env.py",
+        "test_her.py",
+        "test_identity.py",
+        "test_n_step_replay.py",
+        "test_predict.py",
+        "test_run.py",
+        "test_save_load.py",
+        "test_sde.py",
+        "test_spaces.py",
+        "test_tensorboard.py",
+        "test_train_eval_mode.py",
+        "test_vec_normalize.py",
+    ],
+    "sb3_contrib": [
+        "test_cnn.py",
+        "test_deterministic.py",
+        "test_dict_env.py",
+        "test_identity.py",
+        "test_run.py",
+        "test_save_load.py",
+        "test_train_eval_mode.py",
+    ],
+}
+FAST = {
+    "stable_baselines3": [
+        "test_save_load.py::test_save_load",
+        "test_save_load.py::test_save_load_q_net",
+        "test_save_load.py::test_set_env",
+        "test_save_load.py::test_exclude_include_saved_params",
+        "test_custom_policy.py",
+        "test_train_eval_mode.py",
+    ],
+    "sb3_contrib": ["test_save_load.py::test_save_load", "test_save_load.py::test_save_load_policy"],
+}
+
+
+def fetch(package: str) -> Path:
+    """The folder with the tests of a package's installed version."""
+    name = f"{package}-{version(package)}"
+    tests = FOLDER / name / "tests"
+    if not tests.is_dir():
+        FOLDER.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=FOLDER) as download:
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
+            subprocess.run([*pip, "--dest", download, f"{package}=={version(package)}"], check=True)
+            (archive,) = Path(download).glob("*.tar.gz")
+            with tarfile.open(archive) as tar:
+                members = [m for m in tar.getmembers() if m.name.startswith(f"{name}/tests/")]
+                # Only the tests: beside its package, a suite would import that instead of the installed one.
+                tar.extractall(download, members=members, filter="data")
+            (FOLDER / name).mkdir(exist_ok=True)
+            (Path(download) / name / "tests").rename(tests)
+    return tests
+
+
+def main() -> None:
+    """Run the suites; exit with the first failure's status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fast", action="store_true", help="a few minutes' worth instead of everything")
+    parser.add_argument("--workers", default="2", help="processes of pytest-xdist")
+    options, extra = parser.parse_known_args()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "conformance")}
+    status = 0
+    for package, files in (FAST if options.fast else SUITES).items():
+        tests = fetch(package)
+        print(f"== {package} {version(package)}", flush=True)
+        markers = ["-o", "markers=expensive\nslow", "-c", os.devnull, "--rootdir", str(tests)]
+        command = [sys.executable, "-m", "pytest", "-q", "-n", options.workers, "-p", "upstream_plugin", *markers, *extra]
+        paths = [str(tests / file) for file in files]
+        status = subprocess.run([*command, *paths], cwd=tests.parent, env=environment).returncode or status
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

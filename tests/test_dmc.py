@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.env_checker import check_env
+
+from sb3_sparse.dmc import DMCWrapper, make_dmc
+from tests.envs import ReachEnv, SpaceEnv
+
+pytest.importorskip("dm_control")
+
+# (domain, task): observation and action size
+TASKS = {
+    ("cartpole", "swingup"): (5, 1),
+    ("walker", "walk"): (24, 6),
+    ("cheetah", "run"): (17, 6),
+    ("humanoid", "run"): (67, 21),
+    ("dog", "run"): (223, 38),
+}
+
+
+@pytest.mark.parametrize(("domain", "task"), TASKS)
+def test_spaces(domain, task):
+    env = make_dmc(domain, task)
+    n_obs, n_actions = TASKS[domain, task]
+    assert env.observation_space == spaces.Box(-np.inf, np.inf, (n_obs,), np.float32)
+    assert env.action_space == spaces.Box(-1.0, 1.0, (n_actions,), np.float32)
+    check_env(env, warn=False)
+
+
+@pytest.mark.parametrize("action_repeat", [1, 2, 3])
+def test_an_episode_ends_by_truncation_after_1000_steps(action_repeat):
+    env = make_dmc("cartpole", "swingup", action_repeat)
+    env.reset(seed=0)
+    decisions, done = 0, False
+    while not done:
+        obs, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+        assert obs.dtype == np.float32
+        assert 0 <= reward <= action_repeat
+        assert not terminated
+        decisions, done = decisions + 1, truncated
+    assert decisions == -(-1000 // action_repeat)
+
+
+def test_repeating_sums_rewards_of_the_same_action():
+    single, double = make_dmc("walker", "walk", 1), make_dmc("walker", "walk", 2)
+    single.reset(seed=3)
+    double.reset(seed=3)
+    for _ in range(5):
+        action = single.action_space.sample()
+        steps = [single.step(action) for _ in range(2)]
+        obs, reward, *_ = double.step(action)
+        assert np.array_equal(obs, steps[1][0])
+        assert reward == pytest.approx(steps[0][1] + steps[1][1])
+
+
+def test_actions_are_rescaled_to_the_environments_range():
+    class Wide(ReachEnv):
+        def __init__(self):
+            super().__init__()
+            self.action_space = spaces.Box(np.array([0.0, -10.0]), np.array([4.0, 10.0]), dtype=np.float64)
+
+        def step(self, action):
+            self.seen = action
+            return super().step(action)
+
+    env = DMCWrapper(Wide(), action_repeat=1)
+    env.reset(seed=0)
+    env.step(np.array([-1.0, 0.5], dtype=np.float32))
+    assert env.unwrapped.seen == pytest.approx([0.0, 5.0])
+
+
+@pytest.mark.parametrize("action_repeat", [0, -1, 1.5, True])
+def test_bad_action_repeat_is_named(action_repeat):
+    with pytest.raises(ValueError, match=f"action_repeat={action_repeat}"):
+        DMCWrapper(ReachEnv(), action_repeat)
+
+
+def test_discrete_actions_are_refused():
+    with pytest.raises(ValueError, match=r"bounded Box, got Discrete\(3\)"):
+        DMCWrapper(SpaceEnv(spaces.Box(-1, 1, (2,)), spaces.Discrete(3)))
