@@ -6,6 +6,7 @@ import io
 import tempfile
 from typing import Any
 
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
 from sb3_sparse.sparse import sparsity_report
@@ -21,9 +22,7 @@ def describe_model(model: Any) -> str:
     :param model: Any algorithm of SB3, trained or not.
     """
     networks = {name: getattr(model.policy, name, None) for name in NETWORKS}
-    tables = [
-        f"{name}\n{sparsity_report(network)}" for name, network in networks.items() if isinstance(network, nn.Module)
-    ]
+    tables = [f"{name}\n{sparsity_report(network)}" for name, network in networks.items() if isinstance(network, nn.Module)]
     return "\n\n".join(tables or [f"policy\n{sparsity_report(model.policy)}"])
 
 
@@ -48,8 +47,10 @@ def main(args: list[str]) -> None:
     if options.env.startswith("dm_control/"):
         register_dmc()
     config = options.conf_file or hyperparams_file(options.algo)
-    # A replay buffer is of no use here, and may be larger than the machine.
-    hyperparams = {**(options.hyperparams or {}), "buffer_size": 1}
+    hyperparams = dict(options.hyperparams or {})
+    if issubclass(ALGOS[options.algo], OffPolicyAlgorithm):
+        # A replay buffer is of no use here, and may be larger than the machine.
+        hyperparams["buffer_size"] = 1
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         manager = ExperimentManager(
             options,
@@ -64,6 +65,7 @@ def main(args: list[str]) -> None:
             verbose=0,
         )
         model, _ = manager.setup_experiment() or (None, None)
-        assert model is not None and model.env is not None
+        assert model is not None
+        assert model.env is not None
         model.env.close()
     print(describe_model(model))

@@ -315,7 +315,7 @@ def _check_keywords(policy_class: type, kwargs: dict[str, Any]) -> None:
         name
         for base in policy_class.__mro__
         if "__init__" in vars(base) and base is not object
-        for name, parameter in inspect.signature(base.__init__).parameters.items()  # type: ignore[misc]
+        for name, parameter in inspect.signature(base.__init__).parameters.items()
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     } - {"self"}
     for name in kwargs:

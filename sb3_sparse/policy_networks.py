@@ -39,15 +39,16 @@ class ObservationNorm(nn.Module):
 
     def __init__(self, observation_space: spaces.Space, normalize_images: bool = True):
         super().__init__()
-        parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {None: observation_space}
+        parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
         normed = {key: space for key, space in parts.items() if _is_vector(space, normalize_images)}
         self.keys = list(normed)
-        self.norms = nn.ModuleList(RunningNorm(space.shape) for space in normed.values())
+        self.norms = nn.ModuleList(RunningNorm(space.shape or ()) for space in normed.values())
 
     def update(self, obs: PyTorchObs) -> None:
         """Blend the moments of a preprocessed batch into the statistics."""
         for key, norm in zip(self.keys, self.norms, strict=True):
-            norm.update(obs if key is None else obs[key])
+            assert isinstance(norm, RunningNorm)
+            norm.update(obs[key] if isinstance(obs, dict) else obs)
 
     def forward(self, obs: PyTorchObs) -> PyTorchObs:
         """Normalise a preprocessed batch."""

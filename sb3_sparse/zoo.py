@@ -30,9 +30,10 @@ def register() -> None:
     from rl_zoo3 import hyperparams_opt
 
     # rl-zoo3 has no search space for CrossQ; that of SAC has the same keywords.
-    for registry in (hyperparams_opt.HYPERPARAMS_SAMPLER, hyperparams_opt.HYPERPARAMS_CONVERTER):
-        registry.setdefault("crossq", registry["sac"])
-    rl_zoo3.train.ExperimentManager = _experiment_manager()  # type: ignore[misc]
+    samplers, converters = hyperparams_opt.HYPERPARAMS_SAMPLER, hyperparams_opt.HYPERPARAMS_CONVERTER
+    samplers.setdefault("crossq", samplers["sac"])
+    converters.setdefault("crossq", converters["sac"])
+    rl_zoo3.train.ExperimentManager = _experiment_manager()  # type: ignore[assignment, misc]
 
 
 def shrink_buffers_on_load() -> None:
@@ -77,7 +78,7 @@ def _sparse_sampler(stock: Any, policy_kwargs: dict[str, Any]) -> Any:
 
     def sample(trial: Any, *args: Any) -> dict[str, Any]:
         hyperparams = stock(_FixedSizeTrial(trial), *args)
-        sampled = {"sparsity": trial.suggest_float("sparsity", *SPARSITY_RANGE)}
+        sampled: dict[str, Any] = {"sparsity": trial.suggest_float("sparsity", *SPARSITY_RANGE)}
         if "net_arch" not in policy_kwargs:
             sampled["width_scale"] = trial.suggest_categorical("width_scale", WIDTH_SCALES)
         return _merge(hyperparams, policy_kwargs, sampled)
@@ -90,7 +91,7 @@ def _sparse_converter(stock: Any, policy_kwargs: dict[str, Any]) -> Any:
 
     def convert(params: dict[str, Any]) -> dict[str, Any]:
         params = {"net_arch": "small", **params}
-        sampled = {name: params.pop(name) for name in ("sparsity", "width_scale") if name in params}
+        sampled: dict[str, Any] = {name: params.pop(name) for name in ("sparsity", "width_scale") if name in params}
         return _merge(stock(params), policy_kwargs, sampled)
 
     return convert

@@ -43,4 +43,3 @@ def test_only_the_command_knows_rl_zoo3_and_imports_it_late(path):
         assert "rl_zoo3" not in roots(imports(path, top_level_only=True))
     else:
         assert "rl_zoo3" not in roots(imports(path))
-

@@ -176,7 +176,7 @@ def test_net_arch_instead_of_scales():
     assert DQN(POLICY_ALIAS, "CartPole-v1", policy_kwargs={"net_arch": [8, 8]}).policy.q_net.net_arch == [8, 8]
 
 
-@pytest.mark.parametrize("algorithm", DISCRETE + [TQC, CrossQ, DDPG])
+@pytest.mark.parametrize("algorithm", [*DISCRETE, TQC, CrossQ, DDPG])
 def test_optimizer_is_adamw_unless_named(algorithm):
     model = make_model(algorithm)
     optimizer = model.policy.optimizer if algorithm in DISCRETE else model.policy.critic.optimizer
@@ -401,7 +401,10 @@ def test_bad_keywords_are_named(kwargs, message):
 
 
 def test_one_network_takes_one_sparsity_and_a_list():
-    for kwargs, message in [({"sparsity": {"pi": 0.5, "qf": 0.5}}, "sparsity="), ({"net_arch": {"qf": [8]}}, "expected a list")]:
+    for kwargs, message in [
+        ({"sparsity": {"pi": 0.5, "qf": 0.5}}, "sparsity="),
+        ({"net_arch": {"qf": [8]}}, "expected a list"),
+    ]:
         with pytest.raises(ValueError, match=message):
             DQN(POLICY_ALIAS, "CartPole-v1", policy_kwargs=kwargs)
 

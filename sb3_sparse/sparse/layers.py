@@ -24,6 +24,8 @@ class _SparseWeight(nn.Module):
     values: nn.Parameter
     bias: nn.Parameter | None
     topology: Topology
+    topology_seed: th.Tensor | None
+    topology_index: th.Tensor | None
 
     def __init__(self, weight: th.Tensor, bias: th.Tensor | None, topology: Topology, rescale: bool = False):
         super().__init__()
@@ -161,7 +163,7 @@ class SparseConv2d(_SparseWeight):
 
     def __init__(self, dense: nn.Conv2d, topology: Topology, rescale: bool = False):
         super().__init__(dense.weight, dense.bias, topology, rescale)
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "in_channels": dense.in_channels,
             "out_channels": dense.out_channels,
             "kernel_size": dense.kernel_size,

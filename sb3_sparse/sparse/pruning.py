@@ -1,7 +1,6 @@
 """Turning any torch module sparse, back to dense, and into a table."""
 
 import copy
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -55,8 +54,11 @@ def sparsify_(
         if nnz == layer.weight.numel():
             continue
         topology = Topology.random(layer.weight.shape, nnz, derive_seed(base_seed, name))
-        sparse_class = SparseLinear if isinstance(layer, nn.Linear) else SparseConv2d
-        module = _replace(module, name, sparse_class.from_dense(layer, topology, rescale))
+        if isinstance(layer, nn.Linear):
+            sparse: nn.Module = SparseLinear.from_dense(layer, topology, rescale)
+        else:
+            sparse = SparseConv2d.from_dense(layer, topology, rescale)
+        module = _replace(module, name, sparse)
     return module
 
 
@@ -122,7 +124,10 @@ class SparsityReport:
         ]
         widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
         lines = [
-            "  ".join(cell.ljust(width) if column in (0, 5) else cell.rjust(width) for column, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
+            "  ".join(
+                cell.ljust(width) if column in (0, 5) else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
             for line in [header, *rows]
         ]
         lines.insert(1, "-" * max(map(len, lines)))
@@ -167,22 +172,20 @@ def sparsity_report(module: nn.Module) -> SparsityReport:
 
 
 def _prunable_layers(module: nn.Module, exclude: Exclude) -> Iterable[tuple[str, nn.Linear | nn.Conv2d]]:
-    if not callable(exclude):
-        excluded = [exclude] if isinstance(exclude, str) else list(exclude)
-        names = {name for name, _ in module.named_modules()}
-        if unknown := [name for name in excluded if name not in names]:
-            raise ValueError(f"exclude={unknown}: not a submodule. Linear and convolutional layers are {sorted(names)}.")
-
-        def is_excluded(name: str, layer: nn.Module) -> bool:
-            return any(name == prefix or name.startswith(prefix + ".") for prefix in excluded)
-
-    else:
-        is_excluded = exclude
+    is_excluded = exclude if callable(exclude) else _excluded_by_name(module, exclude)
     for name, layer in module.named_modules():
         # Subclasses may compute something else with their weight, so they are left alone.
         if type(layer) in (nn.Linear, nn.Conv2d) and not is_excluded(name, layer):
-            assert math.prod(layer.weight.shape) > 0
+            assert isinstance(layer, (nn.Linear, nn.Conv2d))
             yield name, layer
+
+
+def _excluded_by_name(module: nn.Module, exclude: Iterable[str]) -> Callable[[str, nn.Module], bool]:
+    excluded = [exclude] if isinstance(exclude, str) else list(exclude)
+    names = {name for name, _ in module.named_modules()}
+    if unknown := [name for name in excluded if name not in names]:
+        raise ValueError(f"exclude={unknown}: not a submodule. Submodules are {sorted(names - {''})}.")
+    return lambda name, layer: any(name == prefix or name.startswith(prefix + ".") for prefix in excluded)
 
 
 def _replace(module: nn.Module, name: str, layer: nn.Module) -> nn.Module:

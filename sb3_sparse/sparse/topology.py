@@ -152,9 +152,7 @@ class Topology:
         rows = np.repeat(np.arange(self.rows, dtype=np.int32), np.diff(self._crow.numpy()))
         t_crow = np.zeros(self.columns + 1, dtype=np.int32)
         np.cumsum(np.bincount(col, minlength=self.columns), out=t_crow[1:])
-        return TopologyTensors(
-            self._crow, self._col, th.from_numpy(t_crow), th.from_numpy(rows[order]), th.from_numpy(order)
-        )
+        return TopologyTensors(self._crow, self._col, th.from_numpy(t_crow), th.from_numpy(rows[order]), th.from_numpy(order))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Topology):

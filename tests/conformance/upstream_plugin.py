@@ -38,7 +38,7 @@ WIDTH_SCALE = 0.5
 
 
 def _small(policy: type, **defaults: Any) -> type:
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         if kwargs.get("net_arch") is None:
             kwargs.setdefault("width_scale", WIDTH_SCALE)
         super(small, self).__init__(*args, **{**defaults, **kwargs})
@@ -65,4 +65,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     dropped = [item for item in items if _is_about_others(item) or item.name.startswith(tuple(DESELECTED))]
     config.hook.pytest_deselected(items=dropped)
     items[:] = [item for item in items if item not in dropped]
-

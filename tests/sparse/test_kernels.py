@@ -215,7 +215,7 @@ def test_variable_names_the_backend(monkeypatch):
     with pytest.raises(ValueError, match=r"SB3_SPARSE_BACKEND='fastest'.*'compiled'"):
         sparse_linear(th.zeros(1, 4), th.zeros(4), topology)
     monkeypatch.setenv(BACKEND_VARIABLE, "compiled")
-    with pytest.raises(ValueError, match="cannot run torch.float64 on cpu"):
+    with pytest.raises(ValueError, match=r"cannot run torch\.float64 on cpu"):
         sparse_linear(th.zeros(1, 4, dtype=th.float64), th.zeros(4, dtype=th.float64), topology)
 
 

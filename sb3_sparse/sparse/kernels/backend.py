@@ -27,9 +27,7 @@ class Backend(ABC):
         return x.detach()
 
     @abstractmethod
-    def forward(
-        self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int
-    ) -> th.Tensor:
+    def forward(self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int) -> th.Tensor:
         """``x Wᵀ + bias``, of shape ``(batch, out)``."""
 
     @abstractmethod

@@ -1,9 +1,9 @@
 """Compiled backend: our own kernels for the CPU, which skip what is not there. The fast one."""
 
+import itertools
 import os
 import weakref
 from functools import cache
-
 from typing import Any
 
 import numpy as np
@@ -40,9 +40,7 @@ class CompiledBackend(Backend):
         packed[:, :batch].copy_(x.detach().t())
         return packed
 
-    def forward(
-        self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int
-    ) -> th.Tensor:
+    def forward(self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int) -> th.Tensor:
         bias_pointer = 0 if bias is None else bias.data_ptr()
         y = x.new_empty(topology.rows, x.shape[1])
         if batch == 1:
@@ -76,7 +74,7 @@ class CompiledBackend(Backend):
             return dv
         stride = x.shape[1]
         blocks = _blocks(topology, "rows", stride)
-        for begin, end in zip(blocks, blocks[1:], strict=False):
+        for begin, end in itertools.pairwise(blocks):
             segment = tuple(t.data_ptr() for t in (dv, begin, end, index.col))
             for vectors, lane, tiles in _tiles(stride):
                 shifted = (grad.data_ptr() + 4 * lane, x.data_ptr() + 4 * lane)
@@ -93,7 +91,7 @@ def _multiply(
     columns = index.col if side == "rows" else index.t_col
     bounds = _row_bounds(topology, side, thread_count(topology.nnz * stride))
     blocks = _blocks(topology, side, stride)
-    for block, (begin, end) in enumerate(zip(blocks, blocks[1:], strict=False)):
+    for block, (begin, end) in enumerate(itertools.pairwise(blocks)):
         weights = tuple(t.data_ptr() for t in (values, index.t_order, begin, end, columns))
         for vectors, lane, tiles in _tiles(stride):
             batch = (x.data_ptr() + 4 * lane, bias_pointer, y.data_ptr() + 4 * lane)

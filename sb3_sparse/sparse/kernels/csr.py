@@ -16,9 +16,7 @@ class CsrBackend(Backend):
             return False
         return device.type == "cuda" or (device.type == "cpu" and th.backends.mkl.is_available())
 
-    def forward(
-        self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int
-    ) -> th.Tensor:
+    def forward(self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int) -> th.Tensor:
         index = topology.tensors(values.device)
         weight = _csr(index.crow, index.col, values, (topology.rows, topology.columns))
         y = (weight @ x.t()).t()

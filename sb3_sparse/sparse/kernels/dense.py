@@ -45,9 +45,7 @@ class DenseBackend(Backend):
     def supports(self, device: th.device, dtype: th.dtype) -> bool:
         return dtype.is_floating_point
 
-    def forward(
-        self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int
-    ) -> th.Tensor:
+    def forward(self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int) -> th.Tensor:
         return th.nn.functional.linear(x, _scratch.scatter(values, topology), bias)
 
     def grad_input(self, grad: th.Tensor, values: th.Tensor, topology: Topology, batch: int) -> th.Tensor:

@@ -318,7 +318,7 @@ def _sample_product(vectors: int) -> str:
         for u in range(vectors)
     )
     partial = [f"%p{vectors - chains + c}" for c in range(chains)]
-    additions = []
+    additions: list[str] = []
     while len(partial) > 1:
         merged = f"%m{len(additions)}"
         additions.append(f"  {merged} = fadd {_VECTOR} {partial[0]}, {partial[1]}")

@@ -64,7 +64,7 @@ class _OpenMP:
         self.parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
         self.parallel.restype = None
         self.functions = tuple(
-            ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+            ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
             for name in ("omp_get_thread_num", "omp_get_num_threads")
         )
 

@@ -1,0 +1,43 @@
+# Everything below creates .venv on its own. PYTHON is the interpreter it is made with.
+PYTHON ?= python3
+# Torch comes first and by its exact version: left to the resolver, pip takes a build with several GB of CUDA.
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+SEED ?= 1
+DEMO_ENV := dm_control/cartpole-swingup-v0
+
+.PHONY: demo test conformance conformance-fast lint format type clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: $(VENV)/installed  ## train a sparse SimBa agent on a DeepMind Control task, evaluate it
+	$(BIN)/sb3-sparse train --algo sac --env $(DEMO_ENV) --seed $(SEED) --progress \
+		--log-folder logs --tensorboard-log logs/tensorboard --eval-freq 1000 --eval-episodes 3
+	$(BIN)/python examples/evaluate.py --algo sac --env $(DEMO_ENV) --log-folder logs --episodes 10
+
+test: $(VENV)/installed  ## all tests, and a few minutes' worth of SB3's own
+	$(BIN)/python -m pytest -n 2
+	$(BIN)/python scripts/conformance.py --fast
+
+conformance: $(VENV)/installed  ## the whole test suites of SB3 and sb3-contrib, on our policies
+	$(BIN)/python scripts/conformance.py
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+type: $(VENV)/installed
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .conformance dist
