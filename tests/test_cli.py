@@ -25,6 +25,7 @@ def run(*args, cwd, check=True):
 
 
 def test_train_and_enjoy(tmp_path):
+    pytest.importorskip("dm_control")
     out = run(
         *("train", "--algo", "sac", "--env", "dm_control/cartpole-swingup-v0", "-n", "300", "--seed", "1"),
         *("-f", "logs", "-tb", "logs/tb", "--eval-freq", "150", "--eval-episodes", "1", "-P"),
@@ -87,6 +88,7 @@ def test_the_sampler_proposes_sparse_networks_and_keeps_the_rest():
 
 
 def test_describe(tmp_path):
+    pytest.importorskip("dm_control")
     out = run(
         *("describe", "--algo", "sac", "--env", "dm_control/humanoid-run-v0", "-params"),
         "policy_kwargs:dict(width_scale=1, sparsity=0.9, n_critics=1)",

@@ -46,7 +46,9 @@ class _SparseWeight(nn.Module):
     @property
     def weight(self) -> th.Tensor:
         """The dense weight, zero where no weight lives: a copy for people and exporters, without gradient."""
-        return scatter_dense(self.values.detach(), self.topology)
+        dense = self.values.new_zeros(self.topology.numel)
+        dense[self.topology.flat_index(self.values.device)] = self.values.detach()
+        return dense.view(self.topology.shape)
 
     @property
     def density(self) -> float:

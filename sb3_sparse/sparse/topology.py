@@ -119,12 +119,23 @@ class Topology:
                 self._tensors[device] = TopologyTensors(*(t.to(device) for t in self.tensors()))
         return self._tensors[device]
 
-    def flat_index(self, device: th.device | str = "cpu") -> th.Tensor:
-        """``(nnz,)`` int64 positions in the flattened weight on a device, computed once and kept."""
+    def flat_index(self, device: th.device | str = "cpu", keep: bool = False) -> th.Tensor:
+        """
+        ``(nnz,)`` int64 positions in the flattened weight.
+
+        :param keep: Whether to keep them for the next call, eight bytes per weight, until :meth:`forget_flat_index`.
+        """
         device = _canonical_device(device)
-        if device not in self._flat_index:
-            self._flat_index[device] = th.from_numpy(self._flat_positions()).to(device)
-        return self._flat_index[device]
+        index = self._flat_index.get(device)
+        if index is None:
+            index = th.from_numpy(self._flat_positions()).to(device)
+            if keep:
+                self._flat_index[device] = index
+        return index
+
+    def forget_flat_index(self) -> None:
+        """Free what :meth:`flat_index` kept."""
+        self._flat_index.clear()
 
     def mask(self) -> th.Tensor:
         """Boolean tensor of the weight's shape: True where a weight exists."""

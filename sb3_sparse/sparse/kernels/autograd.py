@@ -49,13 +49,13 @@ class _ScatterDense(th.autograd.Function):
     def forward(ctx: Any, values: th.Tensor, topology: Topology) -> th.Tensor:
         ctx.topology = topology
         dense = values.new_zeros(topology.numel)
-        dense.index_copy_(0, topology.flat_index(values.device), values)
+        dense.index_copy_(0, topology.flat_index(values.device, keep=True), values)
         return dense.view(topology.shape)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor, None]:
         (grad,) = grad_outputs
-        return grad.reshape(-1).index_select(0, ctx.topology.flat_index(grad.device)), None
+        return grad.reshape(-1).index_select(0, ctx.topology.flat_index(grad.device, keep=True)), None
 
 
 def sparse_linear(x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None = None) -> th.Tensor:
@@ -79,7 +79,8 @@ def sparse_linear(x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.
         x, values = x.to(dtype), values.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     rows = x.reshape(-1, topology.columns)
-    backend = choose_backend(values.device, values.dtype, topology)
+    training = th.is_grad_enabled() and (x.requires_grad or values.requires_grad)
+    backend = choose_backend(values.device, values.dtype, topology, len(rows), training)
     y = _SparseLinear.apply(rows, values.contiguous(), None if bias is None else bias.contiguous(), topology, backend)
     return y if x.dim() == 2 else y.reshape(*x.shape[:-1], topology.rows)
 

@@ -37,3 +37,6 @@ class Backend(ABC):
     @abstractmethod
     def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         """The entries of ``gradᵀ x`` where weights live, of shape ``(nnz,)``."""
+
+    def forget(self, topology: Topology) -> None:  # noqa: B027
+        """Free what the backend keeps for a topology."""

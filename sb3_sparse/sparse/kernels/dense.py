@@ -30,8 +30,12 @@ class _Scratch(threading.local):
         buffer = per_topology[key]
         # Always rewritten: whether the values changed cannot be known, as SB3's `polyak_update` writes through
         # `.data`, which does not advance a tensor's version.
-        buffer.index_copy_(0, topology.flat_index(values.device), values.detach())
+        buffer.index_copy_(0, topology.flat_index(values.device, keep=True), values.detach())
         return buffer.view(topology.rows, topology.columns)
+
+    def forget(self, topology: Topology) -> None:
+        self.buffers.pop(topology, None)
+        topology.forget_flat_index()
 
 
 _scratch = _Scratch()
@@ -52,4 +56,7 @@ class DenseBackend(Backend):
         return grad @ _scratch.scatter(values, topology)
 
     def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
-        return (grad.t() @ x).view(-1).index_select(0, topology.flat_index(grad.device))
+        return (grad.t() @ x).view(-1).index_select(0, topology.flat_index(grad.device, keep=True))
+
+    def forget(self, topology: Topology) -> None:
+        _scratch.forget(topology)

@@ -27,6 +27,12 @@ _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
 
 @cache
+def host_cpu() -> str:
+    """LLVM's name of this processor's family, such as ``znver4``."""
+    return llvm.get_host_cpu_name()
+
+
+@cache
 def tile_vectors() -> tuple[int, ...]:
     """Vectors per tile, largest first: half of the vector registers, and smaller ones for the rest of a batch."""
     return (16, 4, 1) if llvm.get_host_cpu_features().get("avx512f", False) else (4, 1)
@@ -75,7 +81,7 @@ def _compile(assembly: str) -> Any:
     module = llvm.parse_assembly(assembly)
     module.verify()
     machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
+        cpu=host_cpu(), features=llvm.get_host_cpu_features().flatten(), opt=3
     )
     builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
     builder.getModulePassManager().run(module, builder)
