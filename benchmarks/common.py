@@ -1,0 +1,61 @@
+"""What the benchmarks share: alternating measurements, tables, the machine in a line."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch as th
+
+from sb3_sparse.sparse.kernels.llvm_ir import host_cpu
+
+
+def machine() -> str:
+    """Processor, threads and versions, for the heading of a table."""
+    device = f", {th.cuda.get_device_name()}" if th.cuda.is_available() else ""
+    return (
+        f"{platform.machine()} {host_cpu()}, {os.cpu_count()} cores, {th.get_num_threads()} threads{device}, "
+        f"torch {th.__version__.partition('+')[0]}, Python {platform.python_version()}"
+    )
+
+
+def synchronize() -> None:
+    """Wait for the GPU, if there is one."""
+    if th.cuda.is_available():
+        th.cuda.synchronize()
+
+
+def alternate(contenders: dict[str, Callable[[], None]], rounds: int, warmups: int = 2) -> dict[str, float]:
+    """
+    Median seconds of each contender; they take turns, so that a slow moment of the machine hits all alike.
+
+    :param contenders: Functions by name.
+    :param rounds: How often each is timed.
+    :param warmups: How often each runs before.
+    """
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(warmups + rounds):
+        for name, run in contenders.items():
+            synchronize()
+            start = time.perf_counter()
+            run()
+            synchronize()
+            if turn >= warmups:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
+    """A Markdown table."""
+    print(f"\n### {title}\n")
+    print("| " + " | ".join(header) + " |")
+    print("|" + "|".join("---" if i == 0 else "---:" for i in range(len(header))) + "|")
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+    print(flush=True)
+
+
+def milliseconds(seconds: float) -> str:
+    """For a table."""
+    return f"{1e3 * seconds:.1f}" if seconds < 1 else f"{1e3 * seconds:.0f}"
