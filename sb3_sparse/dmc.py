@@ -1,5 +1,6 @@
 """DeepMind Control tasks as SB3 wants them."""
 
+import warnings
 from typing import Any
 
 import gymnasium as gym
@@ -75,8 +76,11 @@ def register_dmc() -> None:
     :raises ImportError: If the extra ``dmc`` is not installed.
     """
     try:
-        import dm_control  # noqa: F401
-        import shimmy
+        with warnings.catch_warnings():
+            # Without a display, dm_control's renderer says that it found none.
+            warnings.simplefilter("ignore")
+            import dm_control.suite  # noqa: F401
+            import shimmy
     except ImportError as error:
         raise ImportError('DeepMind Control needs the extra "dmc": pip install "sb3-sparse[dmc]"') from error
     gym.register_envs(shimmy)

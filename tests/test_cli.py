@@ -44,6 +44,9 @@ def test_train_and_enjoy(tmp_path):
         cwd=tmp_path,
     )
     assert "Mean reward:" in out.stdout
+    script = Path(__file__).parent.parent / "examples/evaluate.py"
+    result = subprocess.run([sys.executable, script, "--episodes", "1"], cwd=tmp_path, capture_output=True, text=True)
+    assert "Mean evaluation return over 1 episodes of dm_control/cartpole-swingup-v0: " in result.stdout, result.stderr
 
 
 def test_tune_keeps_the_yamls_policy_kwargs(tmp_path):

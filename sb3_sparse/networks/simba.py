@@ -53,7 +53,8 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.fc1 = he_linear(width, EXPANSION * width)
-        self.activation = activation_fn()
+        # In place where it can be: a hook that wants the input of the activation has to copy it.
+        self.activation = nn.ReLU(inplace=True) if activation_fn is nn.ReLU else activation_fn()
         self.fc2 = he_linear(EXPANSION * width, width)
 
     def forward(self, x: th.Tensor) -> th.Tensor:

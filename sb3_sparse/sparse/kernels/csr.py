@@ -1,5 +1,8 @@
 """CSR backend: torch's own sparse products. On CPU they come from MKL."""
 
+import warnings
+from functools import cache
+
 import torch as th
 
 from sb3_sparse.sparse.kernels.backend import Backend
@@ -38,5 +41,14 @@ class CsrBackend(Backend):
         return product.values()
 
 
+@cache
+def _silence_beta_warning() -> None:
+    # Torch says once per process that its sparse tensors are in beta. Users did not ask for them; we tested them.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        th.sparse_csr_tensor([0, 0], [], [], (1, 1), dtype=th.float32)
+
+
 def _csr(crow: th.Tensor, col: th.Tensor, values: th.Tensor, size: tuple[int, int]) -> th.Tensor:
+    _silence_beta_warning()
     return th.sparse_csr_tensor(crow, col, values.detach(), size, check_invariants=False)
