@@ -50,7 +50,7 @@ class CompiledBackend(Backend):
             run(kernel("multiply_one"), arguments, _row_bounds(topology, "rows", thread_count(topology.nnz)))
         else:
             _multiply("multiply", x, values, topology, "rows", bias_pointer, y)
-        return y[:, :batch].t()
+        return _unpack(y, batch)
 
     def grad_input(self, grad: th.Tensor, values: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         if batch == 1:
@@ -62,7 +62,7 @@ class CompiledBackend(Backend):
         else:
             dx = grad.new_empty(topology.columns, grad.shape[1])
             _multiply("multiply_transposed", grad, values, topology, "columns", 0, dx)
-        return dx[:, :batch].t()
+        return _unpack(dx, batch)
 
     def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         index = topology.tensors()
@@ -80,6 +80,13 @@ class CompiledBackend(Backend):
                 shifted = (grad.data_ptr() + 4 * lane, x.data_ptr() + 4 * lane)
                 run(kernel("sample_product", vectors), (*segment, *shifted, stride, tiles, int(lane > 0)), bounds)
         return dv
+
+
+def _unpack(y: th.Tensor, batch: int) -> th.Tensor:
+    """``(features, padded batch)`` as ``(batch, features)``: the same memory, but no view, which autograd would not let
+    anybody change in place."""
+    features, stride = y.shape
+    return y.new_empty(0).set_(y.untyped_storage(), 0, (batch, features), (1, stride))
 
 
 def _multiply(
