@@ -94,6 +94,18 @@ def act(model):
     return lambda: [model.predict(observation, deterministic=True) for _ in range(20)] and None
 
 
+def actor_pass(model):
+    """A function that evaluates the actor's network for one sample 20 times, without what SB3 does around it."""
+    observation = th.zeros(1, N_OBSERVATIONS, device=model.device)
+
+    def run():
+        with th.no_grad():
+            for _ in range(20):
+                model.actor.get_action_dist_params(observation)
+
+    return run
+
+
 def critic_pass(model):
     """A function that evaluates the critic for one sample: acting with the large network."""
     observation, action = (th.zeros(1, size, device=model.device) for size in (N_OBSERVATIONS, N_ACTIONS))
@@ -133,11 +145,13 @@ def compare(width, sparsities, rounds, device):
     """The tables of one width: the step, and acting."""
     dense = make_model(width, 0.0, device)
     steps = {"dense": step(dense), "dense bfloat16": step(dense, autocast=True)}
-    actors, critics = {"dense": act(dense)}, {"dense": critic_pass(dense)}
+    acting = {"predict": act, "actor's network": actor_pass, "critic's network": critic_pass}
+    single = {title: {"dense": make(dense)} for title, make in acting.items()}
     for sparsity in sparsities:
         model = make_model(width, sparsity, device)
         steps[f"sparse S={sparsity}"] = step(model)
-        actors[f"sparse S={sparsity}"], critics[f"sparse S={sparsity}"] = act(model), critic_pass(model)
+        for title, make in acting.items():
+            single[title][f"sparse S={sparsity}"] = make(model)
     # A mask costs the same at any sparsity: one contender stands for all.
     steps["prune"] = step(make_pruned(width, sparsities[0], device))
     if (run := sbx_contender(width)) is not None:
@@ -157,10 +171,12 @@ def compare(width, sparsities, rounds, device):
     header = ["contender", "ms per step", "times dense", "times prune", "limit"]
     print_table(f"SAC gradient step, W{width} D1", header, rows)
 
-    for title, contenders in (("predict, actor alone", actors), ("one sample through the critic", critics)):
+    dense.policy.set_training_mode(False)
+    rows = []
+    for title, contenders in single.items():
         seconds = alternate(contenders, 4 * rounds + 1)
-        rows = [[name, f"{seconds['dense'] / value:.2f}"] for name, value in seconds.items()]
-        print_table(f"Batch 1, {title}, W{width}", ["contender", "times dense"], rows)
+        rows.append([title, *(f"{seconds['dense'] / value:.2f}" for value in seconds.values())])
+    print_table(f"One sample at a time, times dense, W{width}", ["", *next(iter(single.values()))], rows)
 
 
 def growth(rounds, device):

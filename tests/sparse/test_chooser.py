@@ -18,9 +18,9 @@ CPU = th.device("cpu")
 def fresh(monkeypatch, tmp_path):
     """No choices in memory, and an empty cache folder."""
     monkeypatch.setenv(chooser.CACHE_VARIABLE, str(tmp_path / "cache"))
-    chooser._choices.cache_clear()
+    chooser.forget_choices()
     yield tmp_path / "cache"
-    chooser._choices.cache_clear()
+    chooser.forget_choices()
 
 
 def pretend(monkeypatch, **seconds):
@@ -65,7 +65,7 @@ def test_choices_are_kept_in_memory_and_on_disk(fresh, monkeypatch, caplog):
 
     monkeypatch.setattr(chooser, "_measure", fail)
     assert choose_backend(CPU, th.float32, topology, 256) is first
-    chooser._choices.cache_clear()
+    chooser.forget_choices()
     assert choose_backend(CPU, th.float32, topology, 130) is first
     with pytest.raises(AssertionError, match="measured again"):
         choose_backend(CPU, th.float32, topology, 1)

@@ -102,6 +102,10 @@ def test_gradients_only_where_needed(backend):
     assert x.grad is not None
     sparse_linear(x.detach(), values, topology).sum().backward()
     assert values.grad is not None
+    bias = th.zeros(8, requires_grad=True)
+    sparse_linear(x.detach(), values.detach(), topology, bias).sum().backward()
+    assert th.equal(bias.grad, th.full((8,), 3.0))
+    assert not sparse_linear(x.detach(), values.detach(), topology).requires_grad
 
 
 def test_double_backward_raises(backend):

@@ -11,8 +11,10 @@ import logging
 import os
 import tempfile
 import time
+import weakref
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch as th
 
@@ -58,16 +60,25 @@ def choose_backend(device: th.device, dtype: th.dtype, topology: Topology, batch
     forced = os.environ.get(BACKEND_VARIABLE) or "auto"
     if forced != "auto":
         return _forced_backend(forced, device, dtype)
+    bucket = 1 << (batch - 1).bit_length()
+    key = (device, dtype, bucket, training, th.get_num_threads())
+    known = _chosen.get(topology)
+    if known is not None and key in known:
+        return known[key]
     candidates = available_backends(device, dtype)
     if len(candidates) == 1 or topology.numel < _MIN_NUMEL or batch == 0:
         return BACKENDS[_first_guess(candidates, topology)]
-    bucket = 1 << (batch - 1).bit_length()
     kind = _kind(device, dtype, topology, bucket, training)
     choices = _choices()
     if choices.get(kind) not in candidates:
         choices[kind] = _measure(candidates, device, dtype, topology, bucket, training)
         _save_choices(choices)
-    return BACKENDS[choices[kind]]
+    _chosen.setdefault(topology, {})[key] = backend = BACKENDS[choices[kind]]
+    return backend
+
+
+# What `choose_backend` answered, for the next call: it is on the path of every single action.
+_chosen: "weakref.WeakKeyDictionary[Topology, dict[tuple[Any, ...], Backend]]" = weakref.WeakKeyDictionary()
 
 
 def _forced_backend(name: str, device: th.device, dtype: th.dtype) -> Backend:
@@ -139,6 +150,12 @@ def _cache_file() -> Path | None:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = str(Path(base) / "sb3-sparse")
     return Path(folder) / f"backends-{host_cpu()}-torch{th.__version__.partition('+')[0]}.json"
+
+
+def forget_choices() -> None:
+    """Forget what is in memory; the file is read again."""
+    _chosen.clear()
+    _choices.cache_clear()
 
 
 @cache
