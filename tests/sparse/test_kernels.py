@@ -62,7 +62,8 @@ def test_non_contiguous_inputs(backend):
     values = th.randn(800)[::2].requires_grad_()
     weight = dense_weight(values, topology)
     base = th.randn(50, 64)
-    for x in (base.t(), base.t()[::2], th.randn(64, 100)[:, ::2], th.randn(1, 50).expand(64, 50)):
+    strided = th.randn(64, 100)[:, ::2]
+    for x in (base.t(), base.t()[::2], strided, strided[:1], base.t()[:1], th.randn(1, 50).expand(64, 50)):
         x = x.detach().requires_grad_()
         y = sparse_linear(x, values, topology)
         assert_close(y.detach(), x.detach().double() @ weight.t(), th.tensor(10.0))

@@ -19,8 +19,8 @@ class CompiledBackend(Backend):
     """
     float32 on the CPU, any batch size and shape. Results do not depend on the number of threads.
 
-    Activations are kept feature by feature, ``(features, batch)`` in memory. Outputs are views of that, so that
-    element-wise functions pass it on to the next layer and nothing is transposed in between.
+    Activations are kept feature by feature, ``(features, batch)`` in memory. Outputs have the usual shape with that
+    memory layout, which element-wise functions keep: nothing is transposed between two layers.
     """
 
     name = "compiled"
@@ -32,7 +32,7 @@ class CompiledBackend(Backend):
         """``(batch, features)`` to ``(features, padded batch)``, without a copy where it already lies so."""
         batch, features = x.shape
         if batch == 1:
-            return x.detach().reshape(features, 1)
+            return x.detach().reshape(features, 1).contiguous()
         padded = -(-batch // LANES) * LANES
         if padded == batch:
             return x.detach().t().contiguous()
