@@ -61,7 +61,7 @@ def enjoy(args: list[str]) -> None:
     zoo.shrink_buffers_on_load()
     known = _known_options(args)
     if known.folder is None:
-        args = [*args, "-f", "logs"]
+        args = ["-f", "logs", *args]
     _run_zoo("enjoy", args)
 
 
@@ -85,11 +85,12 @@ def _known_options(args: list[str]) -> argparse.Namespace:
     return parser.parse_known_args(args)[0]
 
 
+# Options are added in front: where the user names one, also by an abbreviation that only rl-zoo3 knows, the later one wins.
 def _with_packaged_hyperparams(args: list[str], known: argparse.Namespace) -> list[str]:
     from sb3_sparse.zoo import hyperparams_file
 
     path = hyperparams_file(known.algo)
-    return args if known.conf_file or path is None else [*args, "-conf", str(path)]
+    return args if known.conf_file or path is None else ["-conf", str(path), *args]
 
 
 def _import_zoo():  # type: ignore[no-untyped-def]

@@ -116,7 +116,11 @@ class _SparseSimBaPolicy:
         if features_extractor_class is None:
             features_extractor_class = _default_features_extractor(observation_space, normalize_images)
         if optimizer_class is th.optim.AdamW:
-            optimizer_kwargs = {**self.adamw_kwargs, **(optimizer_kwargs or {})}
+            given = optimizer_kwargs or {}
+            optimizer_kwargs = {**self.adamw_kwargs, **given}
+            if given.get("foreach") or given.get("differentiable"):
+                # Torch allows one implementation at a time: the one that was asked for.
+                optimizer_kwargs["fused"] = False
         super().__init__(
             observation_space,
             action_space,
@@ -197,9 +201,10 @@ class SparseSimBaTQCPolicy(_SquashedLogStdPolicy, tqc.TQCPolicy):
 class SparseSimBaCrossQPolicy(_SquashedLogStdPolicy, crossq.CrossQPolicy):
     __doc__ = f"""Sparse SimBa policy for CrossQ.
 
-    SimBa's layer normalisation replaces CrossQ's batch renormalisation: no BatchRenorm layer is left, and the
-    keywords about it (``batch_norm``, ``batch_norm_momentum``, ``batch_norm_eps``, ``renorm_warmup_steps``) have
-    no effect. What remains of CrossQ is training without target networks on joint batches.
+    SimBa's layer normalisation replaces CrossQ's batch renormalisation. With residual blocks (any ``net_arch`` but
+    an empty one) no BatchRenorm layer is left, and the keywords about it (``batch_norm``, ``batch_norm_momentum``,
+    ``batch_norm_eps``, ``renorm_warmup_steps``) have no effect. What remains of CrossQ is training without target
+    networks on joint batches.
     {_SparseSimBaPolicy.__doc__}"""
 
     network_classes = {"pi": SimBaCrossQActor, "qf": SimBaCrossQCritic}

@@ -126,8 +126,8 @@ def test_a_progress_bar_on_a_terminal_only(monkeypatch):
         cli.train(["--algo", "sac", "--env", "Pendulum-v1"])
     assert "--progress" in seen[0]
     assert "--progress" not in seen[1]
-    assert seen[1][-2] == "-conf"
-    assert Path(seen[1][-1]).name == "sac.yml"
+    assert seen[1][0] == "-conf"
+    assert Path(seen[1][1]).name == "sac.yml"
     cli.train(["--algo", "sac", "-conf", "mine.yml"])
     assert seen[2] == ["--algo", "sac", "-conf", "mine.yml"]
 

@@ -192,6 +192,7 @@ def test_optimizer_is_adamw_unless_named(algorithm):
 def test_optimizer_kwargs_without_a_class_reach_adamw():
     model = make_model(SAC, optimizer_kwargs={"weight_decay": 0.5})
     assert model.policy.actor.optimizer.defaults["weight_decay"] == 0.5
+    assert make_model(SAC, optimizer_kwargs={"foreach": True}).policy.actor.optimizer.defaults["fused"] is False
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ class _SparseWeight(nn.Module):
                 values /= math.sqrt(topology.density)
         self.topology = topology
         self.values = nn.Parameter(values, requires_grad=weight.requires_grad)
-        self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach().clone()))
+        self.register_parameter("bias", _copy(bias))
         seed = None if topology.seed is None else th.tensor(float(topology.seed), device=weight.device)
         index = None if topology.seed is not None else topology.flat_index(weight.device)
         self.register_buffer("topology_seed", seed)
@@ -59,6 +59,8 @@ class _SparseWeight(nn.Module):
         # `half()` and `bfloat16()` would round the seed: it only follows the device.
         seed = self.topology_seed
         super()._apply(fn, recurse)
+        if seed is not None and seed.is_meta:
+            seed = th.tensor(float(self.topology.seed or 0))
         if seed is not None:
             self.topology_seed = seed.to(self.values.device)
         return self
@@ -116,7 +118,7 @@ class SparseLinear(_SparseWeight):
         dtype: th.dtype | None = None,
     ):
         if topology is None:
-            topology = _draw_topology((out_features, in_features), density, seed)
+            topology = _draw_topology((out_features, in_features), density, seed, device)
         elif density is not None or seed is not None:
             raise ValueError("SparseLinear takes either topology=, or density= and seed=: leave one of them out.")
         dense = nn.Linear(in_features, out_features, bias=bias, device=device, dtype=dtype)
@@ -203,18 +205,27 @@ class SparseConv2d(_SparseWeight):
         return f"kernel={shape}, nnz={self.topology.nnz}, density={self.density:.4g}, bias={self.bias is not None}"
 
 
+def _copy(bias: th.Tensor | None) -> nn.Parameter | None:
+    return None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
+
+
 def _with_weights(dense: nn.Module, sparse: _SparseWeight) -> Any:
     dense.weight = nn.Parameter(sparse.weight, requires_grad=sparse.values.requires_grad)
     if sparse.bias is not None:
-        dense.bias = nn.Parameter(sparse.bias.detach().clone())
+        dense.register_parameter("bias", _copy(sparse.bias))
     return dense.train(sparse.training)
 
 
-def _draw_topology(shape: tuple[int, ...], density: float | None, seed: int | None) -> Topology:
+def _draw_topology(
+    shape: tuple[int, ...], density: float | None, seed: int | None, device: th.device | str | None
+) -> Topology:
     if density is None or not 0.0 <= density <= 1.0:
         raise ValueError(f"density={density!r}: expected the fraction of weights that exist, a number in [0, 1].")
     if seed is None:
-        seed = zlib.crc32(th.get_rng_state().numpy().tobytes()) % MAX_SEED
+        # Of the generator that the weights are drawn from, so that the next layer finds another state.
+        place = th.device("cpu" if device is None else device)
+        state = th.cuda.get_rng_state(place) if place.type == "cuda" else th.get_rng_state()
+        seed = zlib.crc32(state.numpy().tobytes()) % MAX_SEED
     return Topology.random(shape, round(density * math.prod(shape)), seed)
 
 

@@ -191,6 +191,10 @@ def _excluded_by_name(module: nn.Module, exclude: Iterable[str]) -> Callable[[st
 def _replace(module: nn.Module, name: str, layer: nn.Module) -> nn.Module:
     if not name:
         return layer
-    parent, _, child = name.rpartition(".")
-    setattr(module.get_submodule(parent), child, layer)
+    old = module.get_submodule(name)
+    # A layer that is used in several places stays one layer.
+    for place, found in list(module.named_modules(remove_duplicate=False)):
+        if found is old:
+            parent, _, child = place.rpartition(".")
+            setattr(module.get_submodule(parent), child, layer)
     return module

@@ -237,3 +237,30 @@ def test_importing_the_package_compiles_nothing():
 
 def test_backends_are_the_documented_ones():
     assert set(BACKENDS) == {"dense", "csr", "compiled"}
+
+
+@pytest.mark.parametrize("bad", [th.float64, th.float16, th.int64])
+def test_inputs_of_another_dtype_are_refused(backend, bad):
+    layer = SparseLinear(6, 4, density=0.5, seed=0)
+    with pytest.raises(ValueError, match=f"input is {bad}.*the weights are torch.float32"):
+        layer(th.zeros(20, 6).to(bad))
+    with pytest.raises(ValueError, match=r"values \(3,\)"):
+        sparse_linear(th.zeros(2, 6), th.zeros(3), layer.topology)
+    with pytest.raises(ValueError, match=r"bias \(5,\)"):
+        sparse_linear(th.zeros(2, 6), layer.values, layer.topology, th.zeros(5))
+
+
+def test_inference_mode_leaves_no_trace(backend):
+    layer = SparseLinear(60, 40, density=0.5, seed=11)
+    x = th.randn(20, 60)
+    with th.inference_mode():
+        expected = layer(x).clone()
+    y = layer(x)
+    y.sum().backward()
+    assert th.equal(y.detach(), expected)
+
+
+def test_autocast_leaves_float64_alone():
+    layer = SparseLinear(6, 4, density=0.5, seed=0).double()
+    with th.autocast("cpu", dtype=th.bfloat16):
+        assert layer(th.zeros(2, 6, dtype=th.float64)).dtype == th.float64

@@ -173,6 +173,13 @@ def test_other_dtypes_keep_the_seed(dtype):
         assert layer(th.randn(3, 20, dtype=dtype)).dtype == dtype
 
 
+def test_from_meta_to_memory():
+    layer = SparseLinear(20, 10, density=0.5, seed=7, device="meta").to_empty(device="cpu")
+    assert layer.topology_seed == 7
+    layer.load_state_dict(SparseLinear(20, 10, density=0.5, seed=9).state_dict())
+    assert layer.topology.seed == 9
+
+
 def test_dense_twin_and_back():
     layer = SparseLinear(20, 10, density=0.3)
     dense = layer.to_dense()

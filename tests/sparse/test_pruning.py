@@ -51,6 +51,22 @@ def test_dense_copy_opens_without_this_package(tmp_path):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "Sequential"
 
 
+def test_a_shared_layer_stays_one_layer():
+    layer = nn.Linear(64, 64)
+    sparse = sparsify_(nn.Sequential(layer, nn.ReLU(), layer), 0.5)
+    assert isinstance(sparse[0], SparseLinear)
+    assert sparse[2] is sparse[0]
+    dense = to_dense(sparse)
+    assert type(dense[0]) is nn.Linear
+    assert dense[2] is dense[0]
+
+
+def test_frozen_parameters_stay_frozen():
+    net = network().requires_grad_(False)
+    assert not any(p.requires_grad for p in sparsify_(net, 0.8).parameters())
+    assert not any(p.requires_grad for p in to_dense(net).parameters())
+
+
 def test_a_layer_by_itself_is_returned():
     layer = sparsify_(nn.Linear(20, 20), 0.5)
     assert isinstance(layer, SparseLinear)

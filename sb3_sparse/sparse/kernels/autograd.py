@@ -70,14 +70,23 @@ def sparse_linear(x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.
     :param topology: Where they live.
     :param bias: ``(out,)`` or None.
     :return: Output of shape ``(..., out)``.
-    :raises ValueError: If the last dimension of ``x`` is not the number of inputs.
+    :raises ValueError: If a shape, dtype or device does not fit.
     """
     if x.shape[-1] != topology.columns:
         raise ValueError(f"input of shape {tuple(x.shape)}: expected {topology.columns} features in the last dimension.")
-    if th.is_autocast_enabled(x.device.type):
+    if values.shape != (topology.nnz,) or (bias is not None and bias.shape != (topology.rows,)):
+        shapes = f"values {tuple(values.shape)}, bias {None if bias is None else tuple(bias.shape)}"
+        raise ValueError(f"{shapes}: expected {(topology.nnz,)} and {(topology.rows,)} for {topology}.")
+    if th.is_autocast_enabled(x.device.type) and values.dtype != th.float64:
         dtype = th.get_autocast_dtype(x.device.type)
         x, values = x.to(dtype), values.to(dtype)
         bias = None if bias is None else bias.to(dtype)
+    for name, tensor in (("input", x), ("bias", bias)):
+        if tensor is not None and (tensor.dtype, tensor.device) != (values.dtype, values.device):
+            raise ValueError(
+                f"{name} is {tensor.dtype} on {tensor.device}, the weights are {values.dtype} on {values.device}: "
+                "convert one of them with .to()."
+            )
     rows = x.reshape(-1, topology.columns)
     values, bias = values.contiguous(), None if bias is None else bias.contiguous()
     training = th.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, values, bias))

@@ -147,8 +147,11 @@ def _cache_file() -> Path | None:
     if folder == "":
         return None
     if folder is None:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = str(Path(base) / "sb3-sparse")
+        try:
+            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        except RuntimeError:  # no home directory
+            return None
+        folder = str(base / "sb3-sparse")
     return Path(folder) / f"backends-{host_cpu()}-torch{th.__version__.partition('+')[0]}.json"
 
 

@@ -26,7 +26,9 @@ class _Scratch(threading.local):
         per_topology = self.buffers.setdefault(topology, {})
         key = (values.device, values.dtype)
         if key not in per_topology:
-            per_topology[key] = values.new_zeros(topology.numel)
+            # A buffer made in inference mode could not be written to outside of it.
+            with th.inference_mode(False):
+                per_topology[key] = th.zeros(topology.numel, dtype=values.dtype, device=values.device)
         buffer = per_topology[key]
         # Always rewritten: whether the values changed cannot be known, as SB3's `polyak_update` writes through
         # `.data`, which does not advance a tensor's version.

@@ -8,6 +8,7 @@ call uses ``torch.get_num_threads()`` threads at most, and ends with all of them
 
 import ctypes
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -72,7 +73,8 @@ class _OpenMP:
 @cache
 def _openmp() -> _OpenMP | None:
     folder = Path(th.__file__).parent
-    for library in sorted([*folder.glob("lib/lib*omp*"), *folder.parent.glob("torch.libs/lib*omp*")]):
+    files = [*folder.glob("lib/lib*"), *folder.parent.glob("torch.libs/lib*")]
+    for library in sorted(file for file in files if re.match(r"lib[gi]?omp\d*[.-]", file.name)):
         try:
             return _OpenMP(str(library))
         except (OSError, AttributeError):
