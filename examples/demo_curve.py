@@ -26,7 +26,7 @@ COLOURS = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd"]
 rows, colours = [], {}
 figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
 for argument in args.runs:
-    label, _, folder = argument.partition("=")
+    label, _, folder = argument.rpartition("=")
     evaluations = np.load(Path(folder) / "evaluations.npz")
     returns = evaluations["results"].mean(axis=1)
     is_first = label not in colours
