@@ -147,7 +147,7 @@ def test_networks_without_a_score_are_named():
         simplicity_bias_score(mlp(8), 0)
     with pytest.raises(ValueError, match="width=0"):
         mlp(0)
-    with pytest.raises(ValueError, match="sparsity=1.0"):
+    with pytest.raises(ValueError, match=r"sparsity=1\.0"):
         simba_critic(sparsity=1.0)
     with pytest.raises(ValueError, match="unknown"):
         simba_actor(sparsity=0.9, sparsity_distribution="none")
