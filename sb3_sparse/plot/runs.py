@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,7 +147,7 @@ def _read_settings(folder: Path) -> dict[str, Any] | None:
     try:
         import yaml
     except ImportError:
-        return None
+        sys.exit('sb3-sparse: reading rl-zoo3\'s settings needs PyYAML: pip install "sb3-sparse[zoo]"')
 
     class Loader(yaml.SafeLoader):
         """Reads rl-zoo3's files, which hold Python objects, without running any code."""

@@ -11,8 +11,8 @@ from torch import nn
 from sb3_sparse.plot.draw import new_figure
 from sb3_sparse.sparse import SparseConv2d, SparseLinear, Topology
 
-# Cells of a picture along one axis: as many as a panel has dots. Matrices up to this size are drawn exactly.
-MAX_CELLS = 200
+# Cells of a picture along one axis, about half as many as a panel has dots. Matrices up to this size are drawn exactly.
+MAX_CELLS = 128
 MAX_BARS = 30
 # Layers beside each other, two panels each.
 LAYERS_PER_ROW = 2
