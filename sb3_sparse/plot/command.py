@@ -25,10 +25,17 @@ def main(args: list[str]) -> None:
     parser.add_argument("-o", "--output", default="plot", help="writes OUTPUT.png and OUTPUT.html (default: plot)")
     parser.add_argument("--x", choices=["timesteps", "hours"], default="timesteps", help="horizontal axis")
     parser.add_argument("--smooth", type=int, default=1, metavar="N", help="rolling mean over N points (default: 1, none)")
+    parser.add_argument(
+        "--series",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="plasticity series to draw, patterns such as 'critic_*' allowed (default: all). The return is always drawn",
+    )
     options = parser.parse_args(args)
     try:
         groups = group_runs([read_run(run) for run in options.runs])
-        curves = collect(groups, options.x, options.smooth)
+        curves = collect(groups, options.x, options.smooth, options.series)
     except ValueError as error:
         sys.exit(f"sb3-sparse plot: {error}")
     png = to_png(draw_curves(curves, options.x))

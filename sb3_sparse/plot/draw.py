@@ -14,7 +14,9 @@ from sb3_sparse.plot.groups import Curve
 from sb3_sparse.plot.runs import RETURNS, Run
 
 COLOURS = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22"]
+# Panels beside each other, more of them where there are many.
 COLUMNS = 3
+MANY = 9
 STYLE = """\
 body { font-family: sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222 }
 img { max-width: 100% }
@@ -57,7 +59,7 @@ def draw_curves(curves: dict[str, dict[str, Curve]], x: str) -> Any:
     """
     groups = list(dict.fromkeys(group for by_group in curves.values() for group in by_group))
     colours = {group: COLOURS[i % len(COLOURS)] for i, group in enumerate(groups)}
-    columns = min(COLUMNS, len(curves))
+    columns = min(COLUMNS + (len(curves) > MANY), len(curves))
     rows = math.ceil(len(curves) / columns)
     # Room for the legend, a line per group.
     figure = new_figure(figsize=(max(6.0, 4.2 * columns), 3.0 * rows + 0.25 * len(groups) + 0.2), layout="constrained")

@@ -1,5 +1,7 @@
 """Runs that differ only in their seed, put together: mean and bootstrap band."""
 
+import fnmatch
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +86,9 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def collect(groups: dict[str, list[Run]], x: str = "timesteps", smooth: int = 1) -> dict[str, dict[str, Curve]]:
+def collect(
+    groups: dict[str, list[Run]], x: str = "timesteps", smooth: int = 1, patterns: Sequence[str] | None = None
+) -> dict[str, dict[str, Curve]]:
     """
     Every series of every group: first the return, then the plasticity series by name.
 
@@ -93,23 +97,33 @@ def collect(groups: dict[str, list[Run]], x: str = "timesteps", smooth: int = 1)
     :param groups: From :func:`group_runs`.
     :param x: ``"timesteps"`` or ``"hours"``.
     :param smooth: Each value becomes the mean of itself and the ``smooth - 1`` before it.
+    :param patterns: Plasticity series to keep, such as ``critic_*``; None keeps all. The return is kept always.
     :return: Curves by group, by title of the series.
-    :raises ValueError: If ``smooth`` is below 1, or hours are asked of a run that has no clock.
+    :raises ValueError: If ``smooth`` is below 1, hours are asked of a run that has no clock, or a pattern fits nothing.
     """
     if smooth < 1:
         raise ValueError(f"smooth={smooth}: expected a number of points, at least 1. 1 draws what was measured.")
     runs = [run for members in groups.values() for run in members]
+    wanted = _matching([name for run in runs for name in run.plasticity], patterns)
     kinds = [kind for kind in RETURNS if all(kind in run.returns for run in runs if run.returns)]
     found: dict[str, dict[str, list[Series]]] = {}
     for group, members in groups.items():
         for run in members:
             kind = next((kind for kind in [*kinds, *RETURNS] if kind in run.returns), None)
             named = {} if kind is None else {RETURNS[kind]: run.returns[kind]}
-            for title, series in {**named, **run.plasticity}.items():
+            kept = {name: series for name, series in run.plasticity.items() if name in wanted}
+            for title, series in {**named, **kept}.items():
                 place = found.setdefault(title, {}).setdefault(group, [])
                 place.append(Series(_axis(run, series, x), rolling_mean(series.y, smooth)))
     titles = sorted(found, key=lambda title: (title not in RETURNS.values(), title))
     return {title: {group: aggregate(series) for group, series in found[title].items()} for title in titles}
+
+
+def _matching(names: list[str], patterns: Sequence[str] | None) -> set[str]:
+    for pattern in patterns or ():
+        if not fnmatch.filter(names, pattern):
+            raise ValueError(f"series {pattern!r} fits nothing: the runs have {sorted(set(names)) or 'no plasticity series'}.")
+    return set(names) if patterns is None else {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
 
 
 def _axis(run: Run, series: Series, x: str) -> np.ndarray:

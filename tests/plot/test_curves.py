@@ -190,6 +190,13 @@ def test_returns_are_compared_in_kind(tmp_path):
     assert next(iter(collect(group_runs(runs[:1])))) == RETURNS["evaluations"]
 
 
+def test_chosen_series(tmp_path):
+    groups = group_runs([read_run(zoo_run(tmp_path / "run", 1))])
+    assert list(collect(groups, patterns=["critic_*"])) == [RETURNS["evaluations"], "critic_srank"]
+    with pytest.raises(ValueError, match=r"'critic_rank' fits nothing: the runs have \['actor_dormant', 'critic_srank'\]"):
+        collect(groups, patterns=["actor_*", "critic_rank"])
+
+
 def test_hours_and_smoothing(tmp_path):
     folder = tmp_path / "run"
     zoo_run(folder, 0, steps=(20, 40, 60))
