@@ -41,7 +41,11 @@ def group_runs(runs: list[Run]) -> dict[str, list[Run]]:
     with another.
 
     :param runs: In the order in which their groups are drawn.
+    :raises ValueError: If a folder is given twice: its run would count as two seeds.
     """
+    folders = [run.folder.resolve() for run in runs]
+    if twice := [str(run.folder) for i, run in enumerate(runs) if folders[i] in folders[:i]]:
+        raise ValueError(f"{twice[0]!r} is given twice, and would count as two seeds: name each run once.")
     keys: dict[Any, list[Run]] = {}
     for run in runs:
         key = (run.label, None) if run.label else (None, repr(run.settings) if run.settings else run.folder)
@@ -52,11 +56,11 @@ def group_runs(runs: list[Run]) -> dict[str, list[Run]]:
     # What this package is about first; algorithm and environment are named anyway.
     different.sort(key=lambda name: name.rpartition(".")[2] not in TELLING)
     groups: dict[str, list[Run]] = {}
-    folders = _short_names([members[0].folder for members in keys.values()])
-    for folder, ((label, _), members) in zip(folders, keys.items(), strict=True):
-        name = label or _describe(members[0].settings, [name for name in different if name not in NAMED]) or folder
+    places = _short_names([members[0].folder for members in keys.values()])
+    for place, ((label, _), members) in zip(places, keys.items(), strict=True):
+        name = label or _describe(members[0].settings, [name for name in different if name not in NAMED]) or place
         # Two groups of the same name stay two.
-        groups[name if name not in groups else f"{name} ({folder})"] = members
+        groups[name if name not in groups else f"{name} ({place})"] = members
     return groups
 
 

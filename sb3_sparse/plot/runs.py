@@ -19,6 +19,7 @@ RETURNS = {
     "logger": "training return (rollout/ep_rew_mean)",
 }
 PLASTICITY = "plasticity/"
+PLASTICITY_FILE = "plasticity.csv"
 LOOKED_FOR = "evaluations.npz, *.monitor.csv, progress.csv, plasticity.csv, events.out.tfevents*"
 
 
@@ -53,14 +54,14 @@ def read_run(argument: str) -> Run:
     :param argument: ``FOLDER`` or ``LABEL=FOLDER``.
     :raises ValueError: If the folder is missing, or holds nothing to draw.
     """
-    label, _, path = argument.rpartition("=") if not Path(argument).is_dir() else ("", "", argument)
+    label, path = _split_label(argument)
     folder = Path(path)
     if not folder.is_dir():
         raise ValueError(
             f"{path!r} is not a folder. A run is given as FOLDER or LABEL=FOLDER, for example logs/sac/Pendulum-v1_1."
         )
     progress = _read_table(folder / "progress.csv", "time/total_timesteps")
-    plasticity = _read_table(folder / "plasticity.csv", "timesteps")
+    plasticity = _read_table(folder / PLASTICITY_FILE, "timesteps")
     monitor = _read_monitor(folder)
     returns = {}
     if (folder / "evaluations.npz").is_file():
@@ -75,14 +76,22 @@ def read_run(argument: str) -> Run:
         returns = {**_logged_returns(events), **returns}
         plasticity = plasticity or _only_plasticity(events)
         clock = clock or hours
+    returns = {kind: series for kind, series in returns.items() if len(series.x)}
     if not returns and not plasticity:
         raise ValueError(f"nothing to draw in {str(folder)!r}: looked for {LOOKED_FOR}.{_runs_inside(folder)}")
     return Run(folder, label or None, returns, plasticity, clock, _read_settings(folder))
 
 
+def _split_label(argument: str) -> tuple[str, str]:
+    """Both labels and folders may contain "="."""
+    places = [i for i, letter in enumerate(argument) if letter == "="]
+    splits = [("", argument), *((argument[:i], argument[i + 1 :]) for i in places)]
+    return next((split for split in splits if split[1] and Path(split[1]).is_dir()), splits[-1])
+
+
 def _read_evaluations(path: Path) -> Series:
     with np.load(path) as file:
-        return _series(file["timesteps"], file["results"].reshape(len(file["results"]), -1).mean(axis=1))
+        return _series(file["timesteps"], file["results"].mean(axis=1))
 
 
 def _read_monitor(folder: Path) -> dict[str, Series]:
@@ -90,9 +99,13 @@ def _read_monitor(folder: Path) -> dict[str, Series]:
     episodes, starts = [], []
     for path in sorted(folder.glob("*monitor.csv")):
         with path.open(newline="") as file:
-            # The first line is a comment that says when the environment was made.
-            starts.append(float(json.loads(file.readline().lstrip("#"))["t_start"]))
-            episodes += [(starts[-1] + float(row["t"]), float(row["l"]), float(row["r"])) for row in csv.DictReader(file)]
+            # The first line is a comment that says when the environment was made. It is missing, and the last line
+            # short, while a run is starting or writing.
+            if not (comment := file.readline()):
+                continue
+            starts.append(float(json.loads(comment.lstrip("#"))["t_start"]))
+            rows = [[_number(row[name]) for name in ("t", "l", "r")] for row in csv.DictReader(file)]
+        episodes += [(starts[-1] + t, length, reward) for t, length, reward in rows if np.isfinite([t, length, reward]).all()]
     if not episodes:
         return {}
     ends, lengths, rewards = np.array(sorted(episodes)).T
@@ -110,6 +123,8 @@ def _read_table(path: Path, step_column: str) -> dict[str, Series]:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     if rows and step_column not in rows[0]:
+        if path.name != PLASTICITY_FILE:
+            return {}
         raise ValueError(f"{str(path)!r} has no column {step_column!r}: its columns are {list(rows[0])}.")
     columns = [name for name in (rows[0] if rows else []) if name and name != step_column]
     steps = [_number(row[step_column]) for row in rows]
@@ -201,7 +216,11 @@ def _scaled(series: Series | None, factor: float) -> Series | None:
 
 
 def _only_plasticity(found: dict[str, Series]) -> dict[str, Series]:
-    return {name.removeprefix(PLASTICITY): series for name, series in found.items() if name.startswith(PLASTICITY)}
+    return {
+        name.removeprefix(PLASTICITY): series
+        for name, series in found.items()
+        if name.startswith(PLASTICITY) and len(series.x)
+    }
 
 
 def _runs_inside(folder: Path) -> str:

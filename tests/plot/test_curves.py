@@ -112,6 +112,27 @@ def test_numbers_that_are_missing_or_repeated(tmp_path):
     np.testing.assert_array_equal(run.plasticity["b"], ([20, 30], [5, 6]))
 
 
+def test_a_run_that_is_just_being_written(tmp_path):
+    folder = tmp_path / "run"
+    monitor_run(folder)
+    (folder / "2.monitor.csv").write_text("")
+    with (folder / "0.monitor.csv").open("a") as file:
+        file.write("7.0,1")
+    np.savez(folder / "evaluations.npz", timesteps=np.array([]), results=np.zeros((0, 2)))
+    run = read_run(str(folder))
+    assert list(run.returns) == ["monitor"]
+    assert run.returns["monitor"].x[-1] == 60
+
+
+def test_equal_signs_in_labels_and_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monitor_run(tmp_path / "S=0.9")
+    found = [read_run(argument) for argument in ("S=0.9", "sparse=S=0.9", "sparsity=0.9=./S=0.9")]
+    assert [run.label for run in found] == [None, "sparse", "sparsity=0.9"]
+    with pytest.raises(ValueError, match="is given twice"):
+        group_runs(found)
+
+
 def test_errors_say_what_is_looked_for(tmp_path):
     with pytest.raises(ValueError, match="'nowhere' is not a folder"):
         read_run("sparse=nowhere")
@@ -120,6 +141,9 @@ def test_errors_say_what_is_looked_for(tmp_path):
         read_run(str(tmp_path / "logs"))
     (tmp_path / "plasticity.csv").write_text("step,a\n1,2\n")
     with pytest.raises(ValueError, match="no column 'timesteps'"):
+        read_run(str(tmp_path))
+    (tmp_path / "plasticity.csv").rename(tmp_path / "progress.csv")
+    with pytest.raises(ValueError, match="nothing to draw"):
         read_run(str(tmp_path))
     with pytest.raises(SystemExit, match=r"sb3-sparse plot: 'nowhere' is not a folder"):
         cli.main(["plot", "nowhere"])
@@ -132,6 +156,7 @@ def test_runs_that_differ_in_their_seed_are_one_group(tmp_path):
     groups = group_runs([read_run(folder) for folder in folders])
     sizes = {name: len(members) for name, members in groups.items()}
     assert sizes == {"sac Pendulum-v1 sparsity=0.8": 2, "sac Pendulum-v1 sparsity=0.0": 2, "other": 1, "another": 1}
+    assert len(group_runs([read_run(folder) for folder in folders[:1]])) == 1
     groups = group_runs([read_run(f"mine={folder}") for folder in folders])
     assert {name: len(members) for name, members in groups.items()} == {"mine": 6}
 
