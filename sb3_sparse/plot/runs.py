@@ -62,7 +62,8 @@ def read_run(argument: str) -> Run:
         )
     progress = _read_table(folder / "progress.csv", "time/total_timesteps")
     plasticity = _read_table(folder / PLASTICITY_FILE, "timesteps")
-    monitor = _read_monitor(folder)
+    settings = _read_settings(folder)
+    monitor = _read_monitor(folder, _frames_per_step(settings or {}))
     returns = {}
     if (folder / "evaluations.npz").is_file():
         returns["evaluations"] = _read_evaluations(folder / "evaluations.npz")
@@ -79,7 +80,7 @@ def read_run(argument: str) -> Run:
     returns = {kind: series for kind, series in returns.items() if len(series.x)}
     if not returns and not plasticity:
         raise ValueError(f"nothing to draw in {str(folder)!r}: looked for {LOOKED_FOR}.{_runs_inside(folder)}")
-    return Run(folder, label or None, returns, plasticity, clock, _read_settings(folder))
+    return Run(folder, label or None, returns, plasticity, clock, settings)
 
 
 def _split_label(argument: str) -> tuple[str, str]:
@@ -94,8 +95,8 @@ def _read_evaluations(path: Path) -> Series:
         return _series(file["timesteps"], file["results"].mean(axis=1))
 
 
-def _read_monitor(folder: Path) -> dict[str, Series]:
-    """Returns and clock of all environments of a run: every one counts its own timesteps."""
+def _read_monitor(folder: Path, frames_per_step: int) -> dict[str, Series]:
+    """Returns and clock of all environments of a run: every one counts its own steps."""
     episodes, starts = [], []
     for path in sorted(folder.glob("*monitor.csv")):
         with path.open(newline="") as file:
@@ -109,11 +110,22 @@ def _read_monitor(folder: Path) -> dict[str, Series]:
     if not episodes:
         return {}
     ends, lengths, rewards = np.array(sorted(episodes)).T
-    steps = np.cumsum(lengths)
+    steps = np.cumsum(lengths) / frames_per_step
     return {
         "returns": _series(steps, rolling_mean(rewards, WINDOW)),
         "hours": _series(steps, (ends - min(starts)) / 3600),
     }
+
+
+def _frames_per_step(settings: dict[str, Any]) -> int:
+    """rl-zoo3's monitor sits below the wrappers: with repeated actions it counts more steps than the algorithm."""
+    wrappers = settings.get("env_wrapper") or []
+    frames = 1
+    for wrapper in wrappers if isinstance(wrappers, list) else [wrappers]:
+        for name, keywords in wrapper.items() if isinstance(wrapper, dict) else [(wrapper, None)]:
+            default = {"AtariWrapper": 4, "DMCWrapper": 2}.get(str(name).rpartition(".")[2], 1)
+            frames *= int((keywords or {}).get("action_repeat", (keywords or {}).get("frame_skip", default)))
+    return frames
 
 
 def _read_table(path: Path, step_column: str) -> dict[str, Series]:

@@ -66,6 +66,25 @@ def test_episodes_of_all_environments_count(tmp_path):
     np.testing.assert_allclose(run.clock.y, [1, 1 + 1 / 3600, 2, 2 + 1 / 3600, 3, 3 + 1 / 3600])
 
 
+@pytest.mark.parametrize(
+    ("wrapper", "frames"),
+    [
+        ([{"sb3_sparse.dmc.DMCWrapper": {"action_repeat": 2}}], 2),
+        ("stable_baselines3.common.atari_wrappers.AtariWrapper", 4),
+        (["sb3_sparse.dmc.DMCWrapper"], 2),
+        (["some.Wrapper", {"some.FrameSkip": {"frame_skip": 5}}, {"some.Other": None}], 5),
+    ],
+)
+def test_a_monitor_below_repeated_actions(tmp_path, wrapper, frames):
+    folder = tmp_path / "run"
+    monitor_run(folder)
+    (folder / "Env").mkdir()
+    (folder / "Env/config.yml").write_text(yaml.dump(OrderedDict(env_wrapper=wrapper)))
+    run = read_run(str(folder))
+    np.testing.assert_allclose(run.returns["monitor"].x, np.arange(10, 70, 10) / frames)
+    np.testing.assert_array_equal(run.clock.x, run.returns["monitor"].x)
+
+
 def test_saved_python_objects_are_read_without_running_code(tmp_path):
     folder, mark = tmp_path / "run", tmp_path / "ran"
     monitor_run(folder)
