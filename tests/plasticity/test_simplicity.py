@@ -158,13 +158,22 @@ def test_sparsity_makes_the_actor_simpler():
     assert sparse.mean > dense.mean + 2 * max(dense.standard_error, sparse.standard_error)
 
 
+# Mean and spread over 100 initialisations of an independent implementation with the same conventions.
+PUBLISHED = {
+    ("MLP 256x2", 0.0): (6.00, 0.83),
+    ("SimBa actor", 0.0): (6.21, 0.52),
+    ("SimBa actor", 0.8): (6.37, 0.51),
+    ("SimBa actor", 0.9): (6.48, 0.40),
+    ("SimBa actor", 0.95): (6.65, 0.35),
+}
+
+
 def test_the_documented_scores_are_the_published_ones():
-    """Means over 100 initialisations of an independent implementation with the same conventions."""
-    published = {("MLP 256x2", 0.0): 6.00}
-    published |= {("SimBa actor", sparsity): mean for sparsity, mean in ((0.0, 6.21), (0.8, 6.37), (0.9, 6.48), (0.95, 6.65))}
+    """Within two standard errors of the difference of two measured means."""
     path = Path(__file__).parents[2] / "docs/images/simplicity_bias.csv"
     with path.open() as file:
         rows = {(row["network"], float(row["sparsity"])): row for row in csv.DictReader(file)}
-    for key, mean in published.items():
-        assert int(rows[key]["inits"]) == 100
-        assert abs(float(rows[key]["mean"]) - mean) < 2 * float(rows[key]["standard_error"])
+    for key, (mean, spread) in PUBLISHED.items():
+        assert int(rows[key]["inits"]) >= 100
+        error = math.hypot(float(rows[key]["standard_error"]), spread / math.sqrt(100))
+        assert abs(float(rows[key]["mean"]) - mean) < 2 * error
