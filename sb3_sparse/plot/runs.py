@@ -113,7 +113,7 @@ def _read_monitor(folder: Path, frames_per_step: int) -> dict[str, Series]:
     steps = np.cumsum(lengths) / frames_per_step
     return {
         "returns": _series(steps, rolling_mean(rewards, WINDOW)),
-        "hours": _series(steps, (ends - min(starts)) / 3600),
+        "hours": _series([0.0, *steps], [0.0, *(ends - min(starts)) / 3600]),
     }
 
 
