@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +43,7 @@ class Run:
     """By name, without the prefix ``plasticity/``."""
     clock: Series | None
     """Hours since the start at numbers of timesteps."""
-    settings: dict[str, Any] | None = field(default=None)
+    settings: dict[str, Any] | None
     """Algorithm, environment and hyperparameters as rl-zoo3 saved them, without the seed."""
 
 
