@@ -1,4 +1,4 @@
-"""The command ``sb3-sparse``: rl-zoo3's commands with our policies and hyperparameters, and ``describe``."""
+"""The command ``sb3-sparse``: rl-zoo3's commands with our policies and hyperparameters, ``describe`` and ``plot``."""
 
 import argparse
 import sys
@@ -11,9 +11,10 @@ commands:
   train      train an agent:      sb3-sparse train --algo sac --env dm_control/cartpole-swingup-v0
   enjoy      watch a saved one:   sb3-sparse enjoy --algo sac --env dm_control/cartpole-swingup-v0 -f logs
   tune       search hyperparameters (rl-zoo3's -optimize)
-  describe   print the layers that an agent would have, without training
+  describe   print the layers that an agent would have, without training; --plot draws where their weights are
+  plot       draw return and plasticity of runs: sb3-sparse plot logs/sac/Pendulum-v1_1 logs/sac/Pendulum-v1_2
 
-Options are those of rl-zoo3 (sb3-sparse COMMAND --help). Hyperparameters come from the packaged file of the
+Options of the first three are those of rl-zoo3 (sb3-sparse COMMAND --help). Hyperparameters come from the packaged file of the
 algorithm unless -conf names another.
 """
 
@@ -26,6 +27,7 @@ def main(argv: list[str] | None = None) -> None:
         "enjoy": enjoy,
         "tune": tune,
         "describe": describe,
+        "plot": plot,
     }
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
@@ -71,6 +73,13 @@ def describe(args: list[str]) -> None:
 
     _import_zoo()
     describe_main(args)
+
+
+def plot(args: list[str]) -> None:
+    """Draw return and plasticity of runs into a picture and a page."""
+    from sb3_sparse.plot.command import main as plot_main
+
+    plot_main(args)
 
 
 def _known_options(args: list[str]) -> argparse.Namespace:

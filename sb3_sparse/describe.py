@@ -4,11 +4,14 @@ import argparse
 import contextlib
 import io
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
+from sb3_sparse.plot.draw import new_figure, to_png, write
+from sb3_sparse.plot.weights import draw_weights
 from sb3_sparse.sparse import sparsity_report
 
 # The networks that are trained, by the names algorithms give them; targets are copies.
@@ -21,9 +24,17 @@ def describe_model(model: Any) -> str:
 
     :param model: Any algorithm of SB3, trained or not.
     """
+    return "\n\n".join(f"{name}\n{sparsity_report(network)}" for name, network in trained_networks(model).items())
+
+
+def trained_networks(model: Any) -> dict[str, nn.Module]:
+    """
+    The networks of an SB3 model that are trained, by name; the whole policy where it has no such parts.
+
+    :param model: Any algorithm of SB3, trained or not.
+    """
     networks = {name: getattr(model.policy, name, None) for name in NETWORKS}
-    tables = [f"{name}\n{sparsity_report(network)}" for name, network in networks.items() if isinstance(network, nn.Module)]
-    return "\n\n".join(tables or [f"policy\n{sparsity_report(model.policy)}"])
+    return {name: network for name, network in networks.items() if isinstance(network, nn.Module)} or {"policy": model.policy}
 
 
 def main(args: list[str]) -> None:
@@ -42,7 +53,17 @@ def main(args: list[str]) -> None:
     parser.add_argument("-conf", "--conf-file", help="YAML file of rl-zoo3; default: the packaged one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--plot",
+        nargs="?",
+        const="describe.png",
+        metavar="FILE",
+        help="draw where the living weights are (default: describe.png)",
+    )
     options = parser.parse_args(args)
+    if options.plot is not None:
+        # Before the agent is built: what is missing is better said at once.
+        new_figure()
 
     if options.env.startswith("dm_control/"):
         register_dmc()
@@ -69,3 +90,6 @@ def main(args: list[str]) -> None:
         assert model.env is not None
         model.env.close()
     print(describe_model(model))
+    if options.plot is not None:
+        write(Path(options.plot), to_png(draw_weights(trained_networks(model))))
+        print(f"\n{options.plot}")
