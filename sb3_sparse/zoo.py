@@ -103,7 +103,7 @@ def _merge(hyperparams: dict[str, Any], policy_kwargs: dict[str, Any], sampled: 
 
 
 def _experiment_manager() -> type:
-    from rl_zoo3 import hyperparams_opt
+    from rl_zoo3 import exp_manager, hyperparams_opt
     from rl_zoo3.exp_manager import ExperimentManager
 
     class SparseExperimentManager(ExperimentManager):
@@ -113,7 +113,11 @@ def _experiment_manager() -> type:
             trial_id, self.trial_id = self.trial_id, None
             hyperparams, saved = super().read_hyperparameters()
             if _is_ours(hyperparams.get("policy")):
-                policy_kwargs = dict(hyperparams.get("policy_kwargs") or {})
+                policy_kwargs = hyperparams.get("policy_kwargs") or {}
+                if isinstance(policy_kwargs, str):
+                    # "dict(activation_fn=nn.ELU)", as rl-zoo3's own files have it: with the names that it evaluates them with.
+                    policy_kwargs = eval(policy_kwargs, dict(vars(exp_manager)))
+                policy_kwargs = dict(policy_kwargs)
                 _install(hyperparams_opt.HYPERPARAMS_SAMPLER, self.algo, _sparse_sampler, policy_kwargs)
                 _install(hyperparams_opt.HYPERPARAMS_CONVERTER, self.algo, _sparse_converter, policy_kwargs)
             self.trial_id = trial_id

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from stable_baselines3 import SAC
+from torch import nn
 
 from sb3_sparse import cli, policies, zoo
 
@@ -72,6 +74,20 @@ def test_tune_keeps_the_yamls_policy_kwargs(tmp_path):
     assert {name: kwargs[name] for name in entry["policy_kwargs"]} == entry["policy_kwargs"], out.stdout
     assert 0.5 <= kwargs["sparsity"] <= 0.95
     assert "width_scale" not in kwargs
+
+
+def test_policy_kwargs_of_a_yaml_may_be_a_string(tmp_path):
+    conf = tmp_path / "my.yml"
+    entry = {
+        "n_timesteps": 20,
+        "policy": "sb3_sparse.SparseSimBaPolicy",
+        "policy_kwargs": "dict(n_critics=1, width_scale=0.1, activation_fn=nn.ELU)",
+    }
+    conf.write_text(yaml.safe_dump({"default": entry}))
+    arguments = ("--algo", "sac", "--env", "Pendulum-v1", "-conf", str(conf), "--eval-freq", "-1", "-f", "logs")
+    run("train", *arguments, cwd=tmp_path)
+    model = SAC.load(tmp_path / "logs/sac/Pendulum-v1_1/Pendulum-v1.zip")
+    assert isinstance(model.critic.qf0[0].blocks[0].activation, nn.ELU)
 
 
 def test_the_sampler_proposes_sparse_networks_and_keeps_the_rest():
