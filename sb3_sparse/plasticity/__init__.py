@@ -1,5 +1,9 @@
-"""What happens inside a network while it trains: metrics, a probe for SB3 models, a callback."""
+"""What happens inside a network while it trains: metrics, a probe for models of SB3, a callback."""
 
+from sb3_sparse.plasticity.activations import Activations, record_activations
+from sb3_sparse.plasticity.callbacks import PlasticityCallback
+from sb3_sparse.plasticity.interference import gradient_gram, gradient_interference
+from sb3_sparse.plasticity.measure import METRICS, measure
 from sb3_sparse.plasticity.metrics import (
     DormantRatio,
     Interference,
@@ -9,6 +13,7 @@ from sb3_sparse.plasticity.metrics import (
     feature_norm,
     fraction_active_units,
     gradient_norm,
+    interference_from_gram,
     parameter_norm,
     pca_rank,
     spectrum,
@@ -16,18 +21,28 @@ from sb3_sparse.plasticity.metrics import (
     stable_rank,
     threshold_rank,
 )
+from sb3_sparse.plasticity.probe import Probe
 
 __all__ = [
+    "METRICS",
+    "Activations",
     "DormantRatio",
     "Interference",
+    "PlasticityCallback",
+    "Probe",
     "Spectrum",
     "dormant_ratio",
     "effective_rank",
     "feature_norm",
     "fraction_active_units",
+    "gradient_gram",
+    "gradient_interference",
     "gradient_norm",
+    "interference_from_gram",
+    "measure",
     "parameter_norm",
     "pca_rank",
+    "record_activations",
     "spectrum",
     "srank",
     "stable_rank",
