@@ -255,7 +255,7 @@ def interference_from_gram(gram: th.Tensor) -> Interference:
     inverse = gram.diagonal().rsqrt()
     inverse = inverse.masked_fill(inverse.isinf(), 0.0)
     # Rounding takes the cosine of parallel gradients past 1.
-    matrix = (gram * inverse * inverse[:, None]).clamp(-1.0, 1.0)
+    matrix = (gram * th.outer(inverse, inverse)).clamp(-1.0, 1.0)
     pairs = matrix[~th.eye(len(matrix), dtype=th.bool, device=matrix.device)]
     negative = float((pairs < 0).double().mean()) if pairs.isfinite().all() else math.nan
     return Interference(matrix, float(pairs.mean()), float(pairs.abs().mean()), negative)
