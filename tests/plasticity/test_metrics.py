@@ -187,7 +187,9 @@ def test_interference_summaries_equal_their_oracle(rng):
     gradients = rng.standard_normal((12, 30))
     gradients[4] = 0.0
     norms = np.linalg.norm(gradients, axis=1)
-    cosine = np.divide(gradients @ gradients.T, np.outer(norms, norms), where=np.outer(norms, norms) > 0, out=np.zeros((12, 12)))
+    cosine = np.divide(
+        gradients @ gradients.T, np.outer(norms, norms), where=np.outer(norms, norms) > 0, out=np.zeros((12, 12))
+    )
     off = cosine[~np.eye(12, dtype=bool)]
     result = interference_from_gram(th.tensor(gradients @ gradients.T))
     np.testing.assert_allclose(result.matrix, cosine, atol=1e-12)
