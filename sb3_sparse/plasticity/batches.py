@@ -214,8 +214,13 @@ def _rollout_batch(buffer: RolloutBuffer, n_samples: int, seed: int) -> RolloutB
 
 
 def _to_torch(values: Any) -> Any:
+    return _mapped(_copied, values)
+
+
+def _copied(array: np.ndarray) -> th.Tensor:
     # A copy: environments may write their next observation into the same array.
-    return _mapped(lambda array: th.tensor(np.asarray(array)), values)
+    tensor = th.tensor(np.asarray(array))
+    return tensor.float() if tensor.dtype == th.float64 else tensor
 
 
 def _first(batch: Any, n_samples: int) -> Any:

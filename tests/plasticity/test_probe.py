@@ -169,10 +169,15 @@ def test_a_generator_inside_the_buffer_is_put_back_also_after_an_error():
     state = str(generator.bit_generator.state)
     model.policy.set_training_mode(True)
     before = state_of(model)
-    with pytest.raises(ZeroDivisionError), undisturbed(model):
-        generator.random(), np.random.random(), th.rand(1), random.random()
-        assert not model.actor.training
-        raise ZeroDivisionError
+
+    def fail():
+        with undisturbed(model):
+            generator.random(), np.random.random(), th.rand(1), random.random()
+            assert not model.actor.training
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert str(generator.bit_generator.state) == state
     assert_equal_states(before, state_of(model))
 
@@ -200,7 +205,7 @@ def test_names_of_networks():
     assert list(find_networks(make(DQN))) == list(find_networks(make(QRDQN))) == ["critic"]
     model = make(PPO)
     parts = {name: network.module for name, network in find_networks(model).items()}
-    assert [name for name, _ in parts["actor"].named_parameters()][0] == "log_std"
+    assert next(name for name, _ in parts["actor"].named_parameters()) == "log_std"
     shared = {id(p) for p in parts["actor"].parameters()} & {id(p) for p in parts["critic"].parameters()}
     assert not shared
     assert sum(p.numel() for part in parts.values() for p in part.parameters()) == sum(
