@@ -19,9 +19,14 @@ from torch.nn import functional as F
 _OFF_POLICY = (SAC, TD3, TQC, CrossQ, DQN, QRDQN)
 
 
+def has_own_losses(model: BaseAlgorithm) -> bool:
+    """Whether the algorithm brings its own ``per_sample_losses``."""
+    return callable(getattr(model, "per_sample_losses", None))
+
+
 def has_losses(model: BaseAlgorithm) -> bool:
     """Whether :func:`per_sample_losses` knows the algorithm."""
-    if callable(getattr(model, "per_sample_losses", None)) or isinstance(model, _OFF_POLICY):
+    if has_own_losses(model) or isinstance(model, _OFF_POLICY):
         return True
     return isinstance(model, OnPolicyAlgorithm) and isinstance(model.policy, ActorCriticPolicy)
 
@@ -36,9 +41,8 @@ def per_sample_losses(model: BaseAlgorithm, network: str, batch: Any) -> th.Tens
     :return: ``(samples,)``, with a graph to the parameters of the network.
     :raises ValueError: If the algorithm is not known.
     """
-    own = getattr(model, "per_sample_losses", None)
-    if callable(own):
-        return own(network, batch)
+    if has_own_losses(model):
+        return model.per_sample_losses(network, batch)  # type: ignore[attr-defined]
     if not has_losses(model):
         raise ValueError(
             f"the losses of {type(model).__name__} are not known: give it a method per_sample_losses(network, batch) "

@@ -18,7 +18,7 @@ from torch import nn
 from sb3_sparse.plasticity.activations import Activations, record_activations
 from sb3_sparse.plasticity.batches import ObservedBatch, sample_batch, undisturbed
 from sb3_sparse.plasticity.interference import gradient_interference
-from sb3_sparse.plasticity.losses import has_losses, per_sample_losses
+from sb3_sparse.plasticity.losses import has_losses, has_own_losses, per_sample_losses
 from sb3_sparse.plasticity.metrics import Interference, Spectrum, spectrum
 
 NETWORKS = ("actor", "critic")
@@ -122,7 +122,8 @@ class NetworkProbe:
     @property
     def has_losses(self) -> bool:
         """Whether there are gradients to look at."""
-        return has_losses(self.probe.model) and not isinstance(self.probe.batch, ObservedBatch)
+        model, batch = self.probe.model, self.probe.batch
+        return has_own_losses(model) or (has_losses(model) and not isinstance(batch, ObservedBatch))
 
     @cached_property
     def activations(self) -> Activations:

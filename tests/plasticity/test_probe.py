@@ -261,7 +261,9 @@ def test_an_algorithm_may_bring_its_own_losses():
             actions = self.actor(batch.observations) if network == "actor" else batch.actions
             return self.critic(batch.observations, actions)[0].flatten()
 
-    values = measure(make(Own), 16, metrics="gradient_norm")
+    model = make(Own)
+    # Also where there is no buffer.
+    values = measure(model, batch=ObservedBatch(th.randn(8, 2), th.rand(8, 2)), metrics="gradient_norm")
     assert values.keys() == {"actor_gradient_norm", "critic_gradient_norm"}
     assert all(value > 0 for value in values.values())
 
