@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch as th
 
-Activations = th.Tensor | Mapping[str, th.Tensor]
+Layers = th.Tensor | Mapping[str, th.Tensor]
 
 # The threshold that belongs to each convention.
 DORMANT_TAU = {"redo": 0.025, "authors": 0.1}
@@ -37,7 +37,7 @@ class DormantRatio(NamedTuple):
 
 
 def dormant_ratio(
-    activations: Activations,
+    activations: Layers,
     tau: float | None = None,
     convention: str = "redo",
     structurally_dead: Mapping[str, th.Tensor] | th.Tensor | None = None,
@@ -89,7 +89,7 @@ def dormant_ratio(
     return DormantRatio(_ratio(dormant, units) if finite else math.nan, layers, dormant, units, dead)
 
 
-def fraction_active_units(activations: Activations) -> float:
+def fraction_active_units(activations: Layers) -> float:
     """
     Share of positive entries among the outputs of the activation functions (paper, Eq. 3; FAU of Ma et al. 2024).
 
@@ -261,7 +261,7 @@ def interference_from_gram(gram: th.Tensor) -> Interference:
     return Interference(matrix, float(pairs.mean()), float(pairs.abs().mean()), negative)
 
 
-def _layers(activations: Activations) -> Mapping[str, th.Tensor]:
+def _layers(activations: Layers) -> Mapping[str, th.Tensor]:
     layers = {"": activations} if isinstance(activations, th.Tensor) else activations
     if not layers:
         raise ValueError("activations without any layer: expected a tensor, or at least one layer by name.")

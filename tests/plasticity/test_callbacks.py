@@ -1,6 +1,7 @@
 """The callback, as a user meets it: logs, files, pictures, and training that does not notice."""
 
 import csv
+import subprocess
 import sys
 import warnings
 from typing import ClassVar
@@ -8,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch as th
+import yaml
 from sb3_contrib import QRDQN, TQC, CrossQ, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -262,3 +264,19 @@ def test_names_and_numbers_that_cannot_be(tmp_path):
         untrained(DQN, env=SpaceEnv(*DISCRETE)).learn(5, callback=PlasticityCallback(networks="actor"))
     with pytest.raises(ValueError, match="is recurrent"):
         RecurrentPPO("MlpLstmPolicy", "CartPole-v1", n_steps=8).learn(8, callback=PlasticityCallback())
+
+
+def test_in_a_yaml_for_rl_zoo3(tmp_path):
+    pytest.importorskip("rl_zoo3")
+    callback = {"sb3_sparse.plasticity.PlasticityCallback": {"log_freq": 20, "n_samples": 16, "metrics": ["srank", "fau"]}}
+    entry = {"n_timesteps": 60, "policy": "sb3_sparse.SparseSimBaPolicy", "policy_kwargs": {"width_scale": 0.1}}
+    (tmp_path / "my.yml").write_text(yaml.safe_dump({"Pendulum-v1": {**entry, "learning_starts": 30, "callback": [callback]}}))
+    command = ["train", "--algo", "sac", "--env", "Pendulum-v1", "-conf", "my.yml", "-f", "logs"]
+    command += ["--eval-freq", "50", "--eval-episodes", "1", "--seed", "0"]
+    result = subprocess.run(
+        [sys.executable, "-m", "sb3_sparse.cli", *command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    header, *rows = rows_of(tmp_path / "logs/sac/Pendulum-v1_1/plasticity.csv")
+    assert header[:3] == ["timesteps", "actor_srank", "actor_srank_normalized"]
+    assert [row[0] for row in rows] == ["20", "40", "60"]

@@ -7,7 +7,7 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_sparse.networks import SimBaEncoder
+from sb3_sparse.networks import SimBaEncoder, orthogonal_linear
 from sb3_sparse.plasticity import (
     dormant_ratio,
     effective_rank,
@@ -228,25 +228,26 @@ def test_bad_input_is_named(call, message):
 
 
 def fresh_critic(width, sparsity=0.0, seed=0):
-    """SimBa's critic trunk for humanoid-run (91 inputs), its activations for a batch of unit normals."""
+    """SimBa's critic for humanoid-run (91 inputs), and what a batch of unit normals does in it."""
     th.manual_seed(seed)
-    net = nn.Sequential(SimBaEncoder(91, width, 2), nn.Linear(width, 1))
+    net = nn.Sequential(SimBaEncoder(91, width, 2), orthogonal_linear(width, 1))
     sparsify_(net, sparsity)
     x = th.randn(256, 91)
-    return record_activations(net, lambda: net(x))
+    return net, record_activations(net, lambda: net(x))
 
 
 @pytest.mark.parametrize(
-    ("width", "sparsity", "rank", "rank_at_5_percent", "dormant_01", "dormant_02"),
+    ("width", "sparsity", "norm", "rank", "rank_at_5_percent", "dormant_01", "dormant_02"),
     [
-        (512, 0.0, 244, 210, 0.011, 0.031),
-        (512, 0.8, 240, 196, 0.000, 0.002),
-        (512, 0.9, 238, 188, 0.000, 0.000),
-        (1024, 0.0, 248, 221, 0.011, 0.032),
+        (512, 0.0, 108.9, 244, 210, 0.011, 0.031),
+        (512, 0.8, 59.7, 240, 196, 0.000, 0.002),
+        (512, 0.9, 50.4, 238, 188, 0.000, 0.000),
+        (1024, 0.0, 153.8, 248, 221, 0.011, 0.032),
     ],
 )
-def test_published_values_of_a_fresh_critic(width, sparsity, rank, rank_at_5_percent, dormant_01, dormant_02):
-    seen = fresh_critic(width, sparsity)
+def test_published_values_of_a_fresh_critic(width, sparsity, norm, rank, rank_at_5_percent, dormant_01, dormant_02):
+    net, seen = fresh_critic(width, sparsity)
+    assert parameter_norm(net.parameters()) == pytest.approx(norm, rel=1e-3 if sparsity == 0 else 1e-2)
     (features,) = seen.features
     values = spectrum(features)
     assert srank(values) == pytest.approx(rank, abs=1)
@@ -260,6 +261,7 @@ def test_published_values_of_a_fresh_critic(width, sparsity, rank, rank_at_5_per
     assert feature_norm(features) == pytest.approx(math.sqrt(width), rel=1e-4)
 
 
-def test_published_srank_of_the_largest_fresh_critic():
-    (features,) = fresh_critic(2560).features
-    assert srank(features) == 250
+def test_published_values_of_the_largest_fresh_critic():
+    net, seen = fresh_critic(2560)
+    assert srank(seen.features[0]) == 250
+    assert parameter_norm(net.parameters()) == pytest.approx(242.8, rel=1e-3)
