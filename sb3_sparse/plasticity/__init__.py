@@ -21,13 +21,14 @@ from sb3_sparse.plasticity.metrics import (
     stable_rank,
     threshold_rank,
 )
-from sb3_sparse.plasticity.probe import Probe
+from sb3_sparse.plasticity.probe import Network, Probe
 
 __all__ = [
     "METRICS",
     "Activations",
     "DormantRatio",
     "Interference",
+    "Network",
     "PlasticityCallback",
     "Probe",
     "Spectrum",

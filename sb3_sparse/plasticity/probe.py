@@ -36,9 +36,13 @@ def find_networks(model: BaseAlgorithm) -> dict[str, Network]:
     The networks of a model by name.
 
     :param model: Any model whose policy has ``actor`` and ``critic``, ``q_net`` or ``quantile_net``, or is an
-        ``ActorCriticPolicy`` (PPO, A2C, TRPO).
+        ``ActorCriticPolicy`` (PPO, A2C, TRPO). One whose networks do not take observations (and actions) may have a
+        method ``plasticity_networks()`` that returns what this function does.
     :raises ValueError: If the policy is recurrent, or has none of these.
     """
+    own = getattr(model, "plasticity_networks", None)
+    if callable(own):
+        return own()
     policy: Any = model.policy
     if hasattr(policy, "lstm_actor"):
         raise ValueError(f"{type(policy).__name__} is recurrent: the plasticity probe needs networks without a state.")

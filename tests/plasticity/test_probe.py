@@ -13,7 +13,7 @@ from stable_baselines3.common.envs import BitFlippingEnv
 from torch import nn
 
 from sb3_sparse import SparseSimBaPolicy
-from sb3_sparse.plasticity import METRICS, Probe, feature_norm, measure, parameter_norm, srank
+from sb3_sparse.plasticity import METRICS, Network, Probe, feature_norm, measure, parameter_norm, srank
 from sb3_sparse.plasticity.batches import ObservedBatch, sample_batch, undisturbed
 from sb3_sparse.plasticity.losses import per_sample_losses
 from sb3_sparse.plasticity.measure import columns
@@ -266,6 +266,19 @@ def test_an_algorithm_may_bring_its_own_losses():
     values = measure(model, batch=ObservedBatch(th.randn(8, 2), th.rand(8, 2)), metrics="gradient_norm")
     assert values.keys() == {"actor_gradient_norm", "critic_gradient_norm"}
     assert all(value > 0 for value in values.values())
+
+
+def test_an_algorithm_may_name_its_own_networks():
+    class Encoded(SAC):
+        def plasticity_networks(self):
+            return {
+                "critic": Network(
+                    self.critic.qf0, lambda batch: self.critic.qf0(th.cat([batch.observations, batch.actions], 1))
+                )
+            }
+
+    values = measure(make(Encoded), batch=ObservedBatch(th.randn(8, 2), th.rand(8, 2)), metrics=["parameter_norm", "srank"])
+    assert list(values) == ["critic_parameter_norm", "critic_srank", "critic_srank_normalized"]
 
 
 def test_what_cannot_work_is_named():
