@@ -1,5 +1,27 @@
-"""Measures of what happens inside a network while it trains."""
+"""What happens inside a network while it trains: metrics, a probe for models of SB3, a callback."""
 
+from sb3_sparse.plasticity.activations import Activations, record_activations
+from sb3_sparse.plasticity.callbacks import PlasticityCallback
+from sb3_sparse.plasticity.interference import gradient_gram, gradient_interference
+from sb3_sparse.plasticity.measure import METRICS, measure
+from sb3_sparse.plasticity.metrics import (
+    DormantRatio,
+    Interference,
+    Spectrum,
+    dormant_ratio,
+    effective_rank,
+    feature_norm,
+    fraction_active_units,
+    gradient_norm,
+    interference_from_gram,
+    parameter_norm,
+    pca_rank,
+    spectrum,
+    srank,
+    stable_rank,
+    threshold_rank,
+)
+from sb3_sparse.plasticity.probe import Network, Probe
 from sb3_sparse.plasticity.simplicity import (
     SimplicityBias,
     mlp,
@@ -10,10 +32,34 @@ from sb3_sparse.plasticity.simplicity import (
 )
 
 __all__ = [
+    "METRICS",
+    "Activations",
+    "DormantRatio",
+    "Interference",
+    "Network",
+    "PlasticityCallback",
+    "Probe",
     "SimplicityBias",
+    "Spectrum",
+    "dormant_ratio",
+    "effective_rank",
+    "feature_norm",
+    "fraction_active_units",
+    "gradient_gram",
+    "gradient_interference",
+    "gradient_norm",
+    "interference_from_gram",
+    "measure",
     "mlp",
+    "parameter_norm",
+    "pca_rank",
+    "record_activations",
     "simba_actor",
     "simba_critic",
     "simplicity_bias_score",
     "spectral_complexity",
+    "spectrum",
+    "srank",
+    "stable_rank",
+    "threshold_rank",
 ]
