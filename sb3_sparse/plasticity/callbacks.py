@@ -13,6 +13,14 @@ from sb3_sparse.sparse.topology import derive_seed
 
 # Nikishin et al. (2022) for SAC on states.
 DEFAULT_RESET_INTERVAL = 200_000
+_STRATEGY_OF = {
+    "n_layers": "last_layers",
+    "shrink": "shrink_perturb",
+    "perturb": "shrink_perturb",
+    "tau": "redo",
+    "batch_size": "redo",
+    "reset_step": "redo",
+}
 
 
 class ResetCallback(BaseCallback):
@@ -81,10 +89,11 @@ class ResetCallback(BaseCallback):
             name = named[0] if named else "every_env_steps"
             self.interval = _positive(given[name] if named else DEFAULT_RESET_INTERVAL, name)
         self.clock = "grad_steps" if every_grad_steps is not None else "env_steps"
-        check_options(strategy, target, redraw_topology, include_temperature)
-        unknown = set(kwargs) - {"n_layers", "shrink", "perturb", "tau", "batch_size", "reset_step"}
-        if unknown:
-            raise ValueError(f"ResetCallback has no keyword {sorted(unknown)[0]!r}: see reset_model_ for those it passes on.")
+        for name in kwargs:
+            if name not in _STRATEGY_OF:
+                raise ValueError(f"ResetCallback has no keyword {name!r}. Those of the strategies are {list(_STRATEGY_OF)}.")
+            if _STRATEGY_OF[name] != strategy:
+                raise ValueError(f"{name}={kwargs[name]!r} goes with strategy={_STRATEGY_OF[name]!r}, not with {strategy!r}.")
         self.strategy = strategy
         self.networks = networks
         self.seed = seed
@@ -94,6 +103,9 @@ class ResetCallback(BaseCallback):
             "include_temperature": include_temperature,
             **kwargs,
         }
+        check_options(
+            strategy, **{name: value for name, value in self.options.items() if name not in ("n_layers", "reset_step")}
+        )
 
     def positions(self, begin: int, end: int) -> list[int]:
         """The counts above ``begin`` and up to ``end`` at which a reset is due."""
@@ -102,7 +114,8 @@ class ResetCallback(BaseCallback):
         return list(range((begin // self.interval + 1) * self.interval, end + 1, self.interval))
 
     def _on_training_start(self) -> None:
-        check_model(self.model, self.strategy, self.networks)
+        of_model = {name: self.options[name] for name in ("include_temperature", "n_layers") if name in self.options}
+        check_model(self.model, self.strategy, self.networks, **of_model)
         if self.clock == "grad_steps" and not isinstance(self.model, OffPolicyAlgorithm):
             raise ValueError(
                 f"every_grad_steps={self.interval}: {type(self.model).__name__} counts epochs, not gradient steps. "

@@ -73,8 +73,7 @@ def redo_(
     :return: How many units of which layer were recycled.
     :raises ValueError: If ``tau`` is out of range, no hidden layer is found, or ``forward`` does not reach one.
     """
-    if isinstance(tau, bool) or not isinstance(tau, (int, float)) or not 0.0 <= tau < 1.0:
-        raise ValueError(f"tau={tau!r}: expected a number in [0, 1).")
+    check_tau(tau)
     layers = hidden_layers(module, [leaves(module)] if chains is None else chains)
     if not layers:
         raise ValueError(
@@ -164,6 +163,14 @@ def unit_scores(module: nn.Module, layers: list[HiddenLayer], forward: Callable[
         mean = th.stack(means).mean(0)
         scores.append(mean / (mean.mean() + 1e-9))
     return scores
+
+
+def check_tau(tau: float) -> None:
+    """
+    :raises ValueError: If it is not a number in [0, 1).
+    """
+    if isinstance(tau, bool) or not isinstance(tau, (int, float)) or not 0.0 <= tau < 1.0:
+        raise ValueError(f"tau={tau!r}: expected a number in [0, 1). 0 is for units that never fire.")
 
 
 class _Recycler:

@@ -12,10 +12,12 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
-from sb3_sparse.plasticity.redo import DEFAULT_TAU, ReDoReport, redo_
+from sb3_sparse.plasticity.redo import DEFAULT_TAU, ReDoReport, check_tau, redo_
 from sb3_sparse.plasticity.resets import (
     assign_,
     blend_,
+    check_factor,
+    check_positive,
     copy_buffers_,
     copy_topology_,
     draw_fresh,
@@ -100,12 +102,18 @@ def reset_model_(
     :raises ValueError: If an argument is out of range or does not go with the strategy or the model.
     :raises TypeError: If the model is of another kind.
     """
-    check_options(strategy, target, redraw_topology, include_temperature)
+    check_options(
+        strategy,
+        target=target,
+        redraw_topology=redraw_topology,
+        include_temperature=include_temperature,
+        shrink=shrink,
+        perturb=perturb,
+        tau=tau,
+        batch_size=batch_size,
+    )
+    check_model(model, strategy, networks, include_temperature=include_temperature, n_layers=n_layers)
     parts = _parts(model, strategy, networks)
-    if include_temperature and getattr(model, "ent_coef_optimizer", None) is None:
-        raise ValueError(
-            f"include_temperature=True: this {type(model).__name__} has no learned temperature (ent_coef='auto')."
-        )
     if seed is None:
         seed = int(th.randint(2**31, ()))
     fresh = fresh_policy(model, seed)
@@ -138,9 +146,19 @@ def reset_model_(
     return reports
 
 
-def check_options(strategy: str, target: str | None, redraw_topology: bool, include_temperature: bool) -> None:
+def check_options(
+    strategy: str,
+    *,
+    target: str | None = None,
+    redraw_topology: bool = False,
+    include_temperature: bool = False,
+    shrink: float = 0.5,
+    perturb: float = 0.5,
+    tau: float = DEFAULT_TAU,
+    batch_size: int = 256,
+) -> None:
     """
-    :raises ValueError: If an option is unknown or does not go with the strategy.
+    :raises ValueError: If an option is out of range or does not go with the strategy.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy={strategy!r}: expected one of {STRATEGIES}.")
@@ -158,6 +176,29 @@ def check_options(strategy: str, target: str | None, redraw_topology: bool, incl
         )
     if include_temperature and strategy != "full":
         raise ValueError(f"include_temperature=True goes with strategy='full', not with {strategy!r}.")
+    check_factor("shrink", shrink)
+    check_factor("perturb", perturb)
+    check_tau(tau)
+    check_positive("batch_size", batch_size)
+
+
+def check_model(
+    model: BaseAlgorithm,
+    strategy: str,
+    networks: Sequence[str] | None,
+    *,
+    include_temperature: bool = False,
+    n_layers: int = 1,
+) -> None:
+    """
+    :raises TypeError: If resets make no sense for the model.
+    :raises ValueError: If the model does not have one of the networks, as many layers, or a learned temperature.
+    """
+    for part in _parts(model, strategy, networks):
+        if strategy == "last_layers":
+            last_layers(_chains(part), n_layers)
+    if include_temperature and getattr(model, "ent_coef_optimizer", None) is None:
+        raise ValueError(f"include_temperature=True: {type(model).__name__} has no learned temperature (ent_coef='auto').")
 
 
 def default_target(strategy: str) -> str:
@@ -175,14 +216,6 @@ def fresh_policy(model: BaseAlgorithm, seed: int) -> BasePolicy:
         lambda: model.policy_class(model.observation_space, model.action_space, model.lr_schedule, **kwargs),
         seed,
     )
-
-
-def check_model(model: BaseAlgorithm, strategy: str, networks: Sequence[str] | None) -> None:
-    """
-    :raises TypeError: If resets make no sense for the model.
-    :raises ValueError: If the model does not have one of the networks.
-    """
-    _parts(model, strategy, networks)
 
 
 def _parts(model: BaseAlgorithm, strategy: str, networks: Sequence[str] | None) -> list[_Part]:

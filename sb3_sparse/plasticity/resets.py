@@ -100,6 +100,8 @@ def shrink_perturb_(
     :param perturb: In [0, 1]. The defaults are those of Juliani & Ash (2024).
     :raises ValueError: If a factor is out of range, or the two modules do not have the same structure.
     """
+    check_factor("shrink", shrink)
+    check_factor("perturb", perturb)
     blend_(module, fresh_values(module, fresh), shrink, perturb)
     forget_state(optimizer, module.parameters())
 
@@ -141,9 +143,6 @@ def assign_(module: nn.Module, values: dict[str, th.Tensor]) -> None:
 @th.no_grad()
 def blend_(module: nn.Module, values: dict[str, th.Tensor], shrink: float, perturb: float) -> None:
     """``shrink * parameter + perturb * value`` for the parameters named in ``values``."""
-    for name, factor in (("shrink", shrink), ("perturb", perturb)):
-        if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0.0 <= factor <= 1.0:
-            raise ValueError(f"{name}={factor!r}: expected a number in [0, 1].")
     done = set()
     for name, parameter in module.named_parameters(remove_duplicate=False):
         # A parameter that is used in two places has two names.
@@ -219,8 +218,7 @@ def last_layers(chains: Iterable[list[nn.Module]], n_layers: int) -> set[nn.Modu
     :param n_layers: How many of them that have a weight.
     :raises ValueError: If ``n_layers`` is not positive or a chain has fewer.
     """
-    if isinstance(n_layers, bool) or not isinstance(n_layers, int) or n_layers < 1:
-        raise ValueError(f"n_layers={n_layers!r}: expected a positive integer.")
+    check_positive("n_layers", n_layers)
     last: set[nn.Module] = set()
     for chain in chains:
         places = list(_weight_places(chain))
@@ -228,6 +226,22 @@ def last_layers(chains: Iterable[list[nn.Module]], n_layers: int) -> set[nn.Modu
             raise ValueError(f"n_layers={n_layers}: the network has {len(places)} layers with a weight. Use a full reset.")
         last.update(chain[places[-n_layers] :])
     return last
+
+
+def check_factor(name: str, factor: float) -> None:
+    """
+    :raises ValueError: If it is not a number in [0, 1].
+    """
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0.0 <= factor <= 1.0:
+        raise ValueError(f"{name}={factor!r}: expected a number in [0, 1].")
+
+
+def check_positive(name: str, value: int) -> None:
+    """
+    :raises ValueError: If it is not a positive integer.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r}: expected a positive integer.")
 
 
 def _weight_places(chain: list[nn.Module]) -> Iterator[int]:

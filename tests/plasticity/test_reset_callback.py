@@ -3,6 +3,7 @@
 import json
 import warnings
 import zipfile
+from pathlib import Path
 
 import gymnasium as gym
 import pytest
@@ -157,9 +158,7 @@ def test_progress_is_readable_in_the_checkpoint(tmp_path):
 
 def test_a_schedule_that_never_fires_is_told():
     """Mistake: SR-SAC's 2,560,000 updates, in a run that makes fewer."""
-    with pytest.warns(
-        UserWarning, match="will not reset anything: this run goes from 0 to 40 env steps"
-    ):
+    with pytest.warns(UserWarning, match="will not reset anything: this run goes from 0 to 40 env steps"):
         make_model().learn(40, callback=ResetCallback())
     with pytest.warns(UserWarning, match="goes from 0 to 30 grad steps and the first reset is due at 2560000"):
         make_model().learn(40, callback=ResetCallback(every_grad_steps=2_560_000))
@@ -292,6 +291,10 @@ def test_fused_optimizer_state_is_made_anew_as_torch_makes_it():
         ({"target": "none"}, "target='none'"),
         ({"redraw_topology": True, "target": "keep"}, "redraw_topology=True"),
         ({"layers": 2}, "no keyword 'layers'"),
+        ({"tau": 0.1}, r"tau=0\.1 goes with strategy='redo', not with 'full'"),
+        ({"strategy": "redo", "tau": 1}, "tau=1: expected"),
+        ({"strategy": "redo", "batch_size": 0}, "batch_size=0: expected"),
+        ({"strategy": "shrink_perturb", "shrink": 2}, "shrink=2: expected"),
     ],
 )
 def test_bad_arguments_are_named(kwargs, message):
@@ -304,6 +307,22 @@ def test_what_cannot_be_reset_is_told_before_training():
         ARS("MlpPolicy", "Pendulum-v1").learn(10, callback=ResetCallback(5))
     with pytest.raises(ValueError, match="DQN has no 'actor'"):
         DQN("MlpPolicy", gym.make("CartPole-v1")).learn(10, callback=ResetCallback(5, networks=["actor"]))
+    with pytest.raises(ValueError, match="n_layers=3: the network has 2"):
+        make_model().learn(10, callback=ResetCallback(5, strategy="last_layers", n_layers=3))
+    with pytest.raises(ValueError, match="no learned temperature"):
+        make_model(ent_coef=0.1).learn(10, callback=ResetCallback(5, include_temperature=True))
+
+
+def test_from_the_yaml_of_rl_zoo3():
+    yaml = pytest.importorskip("yaml")
+    utils = pytest.importorskip("rl_zoo3.utils")
+    page = (Path(__file__).parents[2] / "docs/plasticity/resets.md").read_text()
+    hyperparameters = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    (callback,) = utils.get_callback_list(hyperparameters)
+    assert type(callback) is ResetCallback
+    assert (callback.clock, callback.interval, callback.strategy) == ("env_steps", 200_000, "redo")
+    assert callback.networks == ["critic"]
+    assert callback.options["tau"] == 0.025
 
 
 def test_a_float_from_yaml_is_a_whole_number():

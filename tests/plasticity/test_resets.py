@@ -141,6 +141,14 @@ def test_a_fresh_module_of_dense_layers_or_of_the_same_topology_will_do():
         reset_full_(net, simba())
 
 
+def test_only_a_fresh_module_remembers_its_dense_draw():
+    fresh = draw_fresh(simba, 1)
+    layers = [layer for layer in fresh.modules() if isinstance(layer, SparseLinear)]
+    assert all(th.equal(layer.dense_draw * layer.topology.mask(), layer.weight) for layer in layers)
+    assert not any("dense_draw" in name for name in fresh.state_dict())
+    assert all(layer.dense_draw is None for layer in simba().modules() if isinstance(layer, SparseLinear))
+
+
 def test_another_structure_is_refused():
     net = simba()
     for build in (lambda: simba(width=8), lambda: nn.Sequential(nn.Linear(5, 3)), mlp):
