@@ -151,6 +151,31 @@ def bootstrap_band(values: np.ndarray, n_draws: int = 2_000) -> tuple[np.ndarray
     return low, high
 
 
+def table(rows: list[dict]) -> str:
+    """Means over seeds of the first and last ten tasks, with the range over seeds of the last accuracy."""
+    lines = [
+        "| arm | seeds | accuracy, first 10 tasks | last 10 (range over seeds) | dormant | srank / width | norm |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        runs: dict[int, list[dict]] = {}
+        for row in rows:
+            if row["arm"] == arm:
+                runs.setdefault(row["seed"], []).append(row)
+
+        def mean(key: str, tasks: slice, runs: dict[int, list[dict]] = runs) -> np.ndarray:
+            return np.array([np.mean([float(row[key]) for row in run[tasks]]) for run in runs.values()])
+
+        first, last = slice(0, 10), slice(-10, None)
+        accuracy = mean("accuracy", last)
+        others = [mean(key, last).mean() for key in ("dormant_ratio", "srank_share", "parameter_norm")]
+        lines.append(
+            f"| {arm} | {len(runs)} | {mean('accuracy', first).mean():.3f} | {accuracy.mean():.3f} "
+            f"({accuracy.min():.3f} to {accuracy.max():.3f}) | {others[0]:.2f} | {others[1]:.2f} | {others[2]:.0f} |"
+        )
+    return "\n".join(lines)
+
+
 def plot(rows: list[dict], output: Path) -> None:
     """Left the arms without resets, right those with them; one row of panels for each measurement."""
     try:
@@ -186,7 +211,6 @@ def plot(rows: list[dict], output: Path) -> None:
         axes[0, column].set(title=title, ylim=(0, 1.03))
         axes[0, column].legend(fontsize=8, loc="lower left", title="arm (seeds)", title_fontsize=8)
         axes[-1, column].set_xlabel(f"task ({STEPS_PER_TASK} steps each)")
-    axes[-1, 0].set_yscale("log")
     figure.savefig(output, dpi=80)
 
 
@@ -206,6 +230,7 @@ def main() -> None:
             parser.error(f"no results in {args.results}: run without --plot first, or name the folder with --results.")
         write_csv(args.output.with_suffix(".csv"), rows)
         plot(rows, args.output)
+        print(table(rows))
         return
     th.set_num_threads(1)
     for seed in range(args.seeds):

@@ -58,7 +58,8 @@ def redo_(
 
     The score of a unit is the mean absolute value behind its activation function, divided by the mean of that over
     its layer; a unit with a score of at most ``tau`` is dormant. Its incoming weights get fresh values, its bias
-    becomes 0, the parameters of a normalisation layer at its place get fresh values, its outgoing weights become 0.
+    becomes 0, parameters and statistics of a normalisation layer get fresh values at its place, its outgoing weights
+    become 0.
     Of a sparse layer only weights that exist are touched. Moments of the optimiser become 0 at those entries.
 
     :param module: Its hidden layers are found by looking for a linear layer, an activation module, a linear layer,
@@ -90,6 +91,7 @@ def redo_(
     values = fresh_values(module, fresh, touched)
     new = {parameter: values[name] for name, parameter in module.named_parameters(remove_duplicate=False) if name in values}
     recycler = _Recycler(optimizer, reset_step)
+    names = {part: name for name, part in module.named_modules()}
     for layer in layers:
         units = dormant[layer.name]
         weight, entries = _entries(layer.incoming, units, by_row=True)
@@ -99,6 +101,11 @@ def redo_(
         for norm in layer.norms:
             for parameter in norm.parameters(recurse=False):
                 recycler.set(parameter, units, new[parameter])
+            # A silent unit has no variance: normalised with that, the new one would come out far too large.
+            twin = fresh.get_submodule(names[norm])
+            for key, statistic in norm.named_buffers(recurse=False):
+                if statistic.shape == units.shape:
+                    statistic[units] = twin.get_buffer(key).to(statistic)[units]
     # After all incoming weights, since a layer may be the outgoing one of this layer and the incoming one of the next.
     for layer in layers:
         for outgoing in layer.outgoing:

@@ -197,6 +197,23 @@ def test_a_norm_at_the_units_is_reset_at_the_unit(norm_first):
         assert (norm.weight[unit], norm.bias[unit]) == ((1, 0) if unit in dead else (3, 2))
 
 
+def test_statistics_of_a_recycled_unit_start_anew():
+    def build():
+        return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.BatchNorm1d(6, momentum=1.0), nn.Linear(6, 2))
+
+    net = build()
+    wake_all(net)
+    kill(net[0], [4])
+    x = th.randn(8, 4)
+    net(x)
+    mean, var = net[2].running_mean.clone(), net[2].running_var.clone()
+    assert var[4] == 0
+    redo_(net, draw_fresh(build, 1), lambda: net(x), tau=0.0)
+    mean[4], var[4] = 0, 1
+    assert th.equal(net[2].running_mean, mean)
+    assert th.equal(net[2].running_var, var)
+
+
 def test_a_silent_layer_is_recycled_as_a_whole():
     net, optimizer, x = prepared(mlp)
     kill(net[0], list(range(12)))

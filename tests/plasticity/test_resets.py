@@ -15,6 +15,7 @@ from sb3_sparse.plasticity.resets import (
     reset_last_layers_,
     shrink_perturb_,
 )
+from tests.test_imports import PACKAGE, RL_LIBRARIES, imports, roots
 
 
 def simba(sparsity=0.8, rescale=False, width=16):
@@ -291,3 +292,10 @@ def test_half_precision_and_frozen_parameters():
     reset_full_(net, draw_fresh(simba, 1))
     assert {p.dtype for p in net.parameters()} == {th.bfloat16}
     assert [p.requires_grad for p in net[1].parameters()] == [False, False]
+
+
+@pytest.mark.parametrize("name", ["resets.py", "redo.py"])
+def test_the_functions_on_modules_know_no_rl_library(name):
+    names = imports(PACKAGE / "plasticity" / name)
+    assert not roots(names) & RL_LIBRARIES
+    assert not any(name.endswith(("policies", "callbacks", "reset_model")) for name in names)
