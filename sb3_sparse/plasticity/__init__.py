@@ -1,7 +1,7 @@
-"""What happens inside a network while it trains: metrics, a probe for models of SB3, a callback."""
+"""What happens inside a network while it trains: metrics, a probe for models of SB3, callbacks; and resets."""
 
 from sb3_sparse.plasticity.activations import Activations, record_activations
-from sb3_sparse.plasticity.callbacks import PlasticityCallback
+from sb3_sparse.plasticity.callbacks import PlasticityCallback, ResetCallback
 from sb3_sparse.plasticity.interference import gradient_gram, gradient_interference
 from sb3_sparse.plasticity.measure import METRICS, measure
 from sb3_sparse.plasticity.metrics import (
@@ -22,6 +22,7 @@ from sb3_sparse.plasticity.metrics import (
     threshold_rank,
 )
 from sb3_sparse.plasticity.probe import Network, Probe
+from sb3_sparse.plasticity.reset_model import reset_model_
 from sb3_sparse.plasticity.simplicity import (
     SimplicityBias,
     mlp,
@@ -39,6 +40,7 @@ __all__ = [
     "Network",
     "PlasticityCallback",
     "Probe",
+    "ResetCallback",
     "SimplicityBias",
     "Spectrum",
     "dormant_ratio",
@@ -54,6 +56,7 @@ __all__ = [
     "parameter_norm",
     "pca_rank",
     "record_activations",
+    "reset_model_",
     "simba_actor",
     "simba_critic",
     "simplicity_bias_score",

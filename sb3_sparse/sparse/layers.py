@@ -2,7 +2,9 @@
 
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch as th
@@ -11,6 +13,18 @@ from torch.nn import functional as F
 
 from sb3_sparse.sparse.kernels import scatter_dense, sparse_linear
 from sb3_sparse.sparse.topology import MAX_SEED, Topology
+
+_keep_dense_draw: ContextVar[bool] = ContextVar("_keep_dense_draw", default=False)
+
+
+@contextmanager
+def keep_dense_draws() -> Iterator[None]:
+    """Sparse layers made inside keep the dense tensor that their values were gathered from, as ``dense_draw``."""
+    token = _keep_dense_draw.set(True)
+    try:
+        yield
+    finally:
+        _keep_dense_draw.reset(token)
 
 
 class _SparseWeight(nn.Module):
@@ -26,6 +40,8 @@ class _SparseWeight(nn.Module):
     topology: Topology
     topology_seed: th.Tensor | None
     topology_index: th.Tensor | None
+    # Times the factor of `rescale`; only of layers made under `keep_dense_draws`.
+    dense_draw: th.Tensor | None = None
 
     def __init__(self, weight: th.Tensor, bias: th.Tensor | None, topology: Topology, rescale: bool = False):
         super().__init__()
@@ -35,6 +51,9 @@ class _SparseWeight(nn.Module):
             values = weight.reshape(-1).index_select(0, topology.flat_index(weight.device))
             if rescale and topology.nnz:
                 values /= math.sqrt(topology.density)
+            if _keep_dense_draw.get():
+                factor = math.sqrt(topology.density) if rescale and topology.nnz else 1.0
+                self.dense_draw = weight.detach() / factor
         self.topology = topology
         self.values = nn.Parameter(values, requires_grad=weight.requires_grad)
         self.register_parameter("bias", _copy(bias))
@@ -54,6 +73,20 @@ class _SparseWeight(nn.Module):
     def density(self) -> float:
         """Fraction of the weights that exist."""
         return self.topology.density
+
+    def set_topology(self, topology: Topology) -> None:
+        """
+        Put the values, in their order, at other positions. They mean something else then: draw them anew.
+
+        :param topology: Of the same shape and the same number of weights.
+        :raises ValueError: If it is not.
+        """
+        if (topology.shape, topology.nnz) != (self.topology.shape, self.topology.nnz):
+            raise ValueError(f"{topology} cannot replace {self.topology}: shape and number of weights must stay the same.")
+        device, drawn = self.values.device, topology.seed is not None
+        self.topology = topology
+        self.topology_seed = th.tensor(float(topology.seed or 0), device=device) if drawn else None
+        self.topology_index = None if drawn else topology.flat_index(device)
 
     def _apply(self, fn: Callable[[th.Tensor], th.Tensor], recurse: bool = True) -> "_SparseWeight":
         # `half()` and `bfloat16()` would round the seed: it only follows the device.

@@ -1,0 +1,346 @@
+"""Resets of a Stable-Baselines3 model, in place: what each strategy does to its networks, targets and temperature."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch as th
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from torch import nn
+
+from sb3_sparse.plasticity.redo import DEFAULT_TAU, ReDoReport, check_tau, redo_
+from sb3_sparse.plasticity.resets import (
+    assign_,
+    blend_,
+    check_factor,
+    check_positive,
+    copy_buffers_,
+    copy_topology_,
+    draw_fresh,
+    forget_state,
+    fresh_values,
+    last_layers,
+    leaves,
+    parameters_of,
+    redraw_topology_,
+)
+from sb3_sparse.sparse.topology import derive_seed
+
+STRATEGIES = ("full", "last_layers", "redo", "shrink_perturb")
+NETWORKS = ("actor", "critic")
+TARGETS = ("copy", "fresh", "keep")
+# On-policy policies are one module with one optimizer: whose parameters are whose. What is left over is shared.
+_ON_POLICY_PREFIXES = {
+    "actor": ("mlp_extractor.policy_net.", "action_net.", "log_std", "pi_features_extractor."),
+    "critic": ("mlp_extractor.value_net.", "value_net.", "vf_features_extractor."),
+}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One network of a model."""
+
+    name: str
+    """``"actor"`` or ``"critic"``; the network of DQN and QR-DQN is a critic. Both for on-policy policies."""
+    attribute: str
+    """Of the policy; empty for the policy itself."""
+    online: nn.Module
+    target: nn.Module | None
+    optimizer: th.optim.Optimizer
+    names: frozenset[str]
+    """Of the parameters that belong to it: those that its optimizer trains."""
+
+
+def reset_model_(
+    model: BaseAlgorithm,
+    strategy: str = "full",
+    *,
+    networks: Sequence[str] | None = None,
+    target: str | None = None,
+    redraw_topology: bool = False,
+    include_temperature: bool = False,
+    n_layers: int = 1,
+    shrink: float = 0.5,
+    perturb: float = 0.5,
+    tau: float = DEFAULT_TAU,
+    batch_size: int = 256,
+    reset_step: bool = False,
+    seed: int | None = None,
+) -> dict[str, ReDoReport]:
+    """
+    Reset networks of a model, with its own initialisers, in place.
+
+    Parameter objects, optimizers with their groups, the learning rate schedule, the replay buffer and the observation
+    statistics of the policy survive. Optimizer state is forgotten for what was reset, and for nothing else.
+
+    >>> reset_model_(model, "last_layers", networks=["critic"])
+
+    :param model: SAC, TQC, CrossQ, TD3, DDPG, DQN, QRDQN or another off-policy model whose policy has ``actor`` and
+        ``critic``, or ``q_net``, or ``quantile_net``; PPO and A2C, for all but ReDo.
+    :param strategy: ``"full"``, ``"last_layers"``, ``"redo"`` or ``"shrink_perturb"``.
+    :param networks: ``"actor"``, ``"critic"`` or both. None: all that the model has. DQN and QR-DQN have a critic.
+        What an actor and a critic share belongs to the one whose optimizer trains it.
+    :param target: What happens to target networks, where the online network is reset: ``"copy"`` the online network's
+        new values, draw ``"fresh"`` ones, or ``"keep"`` the old. None: copy for ``"full"`` and ``"last_layers"``, keep
+        for the other two, after which the moving average catches up.
+    :param redraw_topology: Draw new positions for the weights of sparse layers as well, in the target too. Only where
+        all values are drawn anew: ``"full"`` and ``"last_layers"``.
+    :param include_temperature: Set the learned entropy coefficient of SAC, TQC and CrossQ to its initial value and
+        forget its optimizer's state. Only for ``"full"``.
+    :param n_layers: For ``"last_layers"``: how many layers, from the output of each network.
+    :param shrink: For ``"shrink_perturb"``: factor of the old values.
+    :param perturb: For ``"shrink_perturb"``: factor of the fresh values.
+    :param tau: For ``"redo"``: units with a score of at most this are recycled.
+    :param batch_size: For ``"redo"``: size of the replay batch that the scores are computed on.
+    :param reset_step: For ``"redo"``: also set Adam's step counts to 0, see :func:`~sb3_sparse.plasticity.redo.redo_`.
+    :param seed: Of the fresh weights. By default drawn from torch's global generator.
+    :return: For ``"redo"`` what was recycled in each network, else empty.
+    :raises ValueError: If an argument is out of range or does not go with the strategy or the model.
+    :raises TypeError: If the model is of another kind.
+    """
+    check_options(
+        strategy,
+        target=target,
+        redraw_topology=redraw_topology,
+        include_temperature=include_temperature,
+        shrink=shrink,
+        perturb=perturb,
+        tau=tau,
+        batch_size=batch_size,
+    )
+    check_model(model, strategy, networks, include_temperature=include_temperature, n_layers=n_layers)
+    parts = _parts(model, strategy, networks)
+    if seed is None:
+        seed = int(th.randint(2**31, ()))
+    fresh = fresh_policy(model, seed)
+    reports = {}
+    touched: set[nn.Parameter] = set()
+    for part in parts:
+        twin = _counterpart(fresh, part)
+        if strategy == "redo":
+            changed, reports[part.name] = _redo(model, part, twin, tau, batch_size, reset_step)
+        else:
+            within = last_layers(_chains(part), n_layers) if strategy == "last_layers" else None
+            if redraw_topology:
+                redraw_topology_(part.online, derive_seed(seed, part.attribute), within)
+            values = _select(fresh_values(part.online, twin, within), part.names)
+            if strategy == "shrink_perturb":
+                blend_(part.online, values, shrink, perturb)
+            else:
+                assign_(part.online, values)
+                copy_buffers_(part.online, twin, values)
+            changed = set(parameters_of(part.online, values))
+            forget_state(part.optimizer, changed)
+        touched |= changed
+    _reset_targets(model, parts, touched, target or default_target(strategy), seed)
+    if include_temperature:
+        _reset_temperature(model)
+    if getattr(model, "use_sde", False):
+        # The exploration noise in use was drawn with the old standard deviations.
+        explorer: Any = getattr(model, "actor", model.policy)
+        explorer.reset_noise(model.n_envs)
+    return reports
+
+
+def check_options(
+    strategy: str,
+    *,
+    target: str | None = None,
+    redraw_topology: bool = False,
+    include_temperature: bool = False,
+    shrink: float = 0.5,
+    perturb: float = 0.5,
+    tau: float = DEFAULT_TAU,
+    batch_size: int = 256,
+) -> None:
+    """
+    :raises ValueError: If an option is out of range or does not go with the strategy.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy={strategy!r}: expected one of {STRATEGIES}.")
+    if target is not None and target not in TARGETS:
+        raise ValueError(f"target={target!r}: expected one of {TARGETS}, or None for the strategy's default.")
+    draws_all = strategy in ("full", "last_layers")
+    if target == "fresh" and not draws_all:
+        raise ValueError(f"target='fresh' goes with 'full' and 'last_layers', not with {strategy!r}: use 'copy' or 'keep'.")
+    if redraw_topology and not draws_all:
+        raise ValueError(f"redraw_topology=True goes with 'full' and 'last_layers': {strategy!r} keeps trained values.")
+    if redraw_topology and target == "keep":
+        raise ValueError(
+            "redraw_topology=True with target='keep': the target's old values stand at the old positions, and averaging "
+            "mixes values by position. Use target='copy' or 'fresh'."
+        )
+    if include_temperature and strategy != "full":
+        raise ValueError(f"include_temperature=True goes with strategy='full', not with {strategy!r}.")
+    check_factor("shrink", shrink)
+    check_factor("perturb", perturb)
+    check_tau(tau)
+    check_positive("batch_size", batch_size)
+
+
+def check_model(
+    model: BaseAlgorithm,
+    strategy: str,
+    networks: Sequence[str] | None,
+    *,
+    include_temperature: bool = False,
+    n_layers: int = 1,
+) -> None:
+    """
+    :raises TypeError: If resets make no sense for the model.
+    :raises ValueError: If the model does not have one of the networks, as many layers, or a learned temperature.
+    """
+    for part in _parts(model, strategy, networks):
+        if strategy == "last_layers":
+            last_layers(_chains(part), n_layers)
+    if include_temperature and getattr(model, "ent_coef_optimizer", None) is None:
+        raise ValueError(f"include_temperature=True: {type(model).__name__} has no learned temperature (ent_coef='auto').")
+
+
+def default_target(strategy: str) -> str:
+    """What happens to target networks if nothing is said."""
+    return "copy" if strategy in ("full", "last_layers") else "keep"
+
+
+def fresh_policy(model: BaseAlgorithm, seed: int) -> BasePolicy:
+    """A policy with new weights, on the CPU, built with the arguments that the model built its own with."""
+    # SB3 writes into these dictionaries.
+    kwargs = copy.deepcopy(model.policy_kwargs)
+    if not isinstance(model, OffPolicyAlgorithm):
+        kwargs["use_sde"] = model.use_sde
+    return draw_fresh(
+        lambda: model.policy_class(model.observation_space, model.action_space, model.lr_schedule, **kwargs),
+        seed,
+    )
+
+
+def _parts(model: BaseAlgorithm, strategy: str, networks: Sequence[str] | None) -> list[_Part]:
+    if isinstance(networks, str) or (networks is not None and (not networks or set(networks) - set(NETWORKS))):
+        raise ValueError(f"networks={networks!r}: expected a list with 'actor', 'critic' or both.")
+    if isinstance(model, (PPO, A2C)):
+        if strategy == "redo":
+            raise TypeError(f"{type(model).__name__} has no replay buffer to score units on: 'redo' is for off-policy models.")
+        return [_on_policy_part(model, NETWORKS if networks is None else networks)]
+    policy = model.policy
+    parts = []
+    if isinstance(model, OffPolicyAlgorithm):
+        for attribute in ("actor", "critic", "q_net", "quantile_net"):
+            online = getattr(policy, attribute, None)
+            if isinstance(online, nn.Module):
+                optimizer = getattr(online, "optimizer", None) or policy.optimizer
+                trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+                named = online.named_parameters(remove_duplicate=False)
+                names = frozenset(name for name, parameter in named if parameter in trained)
+                kind = "actor" if attribute == "actor" else "critic"
+                parts.append(_Part(kind, attribute, online, getattr(policy, f"{attribute}_target", None), optimizer, names))
+    if not parts:
+        raise TypeError(
+            f"{type(model).__name__} cannot be reset: expected PPO, A2C, or an off-policy model whose policy has 'actor' "
+            "and 'critic', 'q_net' or 'quantile_net' (SAC, TQC, CrossQ, TD3, DDPG, DQN, QRDQN)."
+        )
+    if networks is None:
+        return parts
+    present = {part.name for part in parts}
+    if missing := [name for name in networks if name not in present]:
+        raise ValueError(f"networks={list(networks)}: {type(model).__name__} has no {missing[0]!r}, only {sorted(present)}.")
+    return [part for part in parts if part.name in networks]
+
+
+def _on_policy_part(model: PPO | A2C, networks: Sequence[str]) -> _Part:
+    policy = model.policy
+    names = {name for name, _ in policy.named_parameters(remove_duplicate=False)}
+    if set(networks) != set(NETWORKS):
+        # With a shared extractor SB3 registers it under all three names.
+        shared = {p for name, p in policy.named_parameters(remove_duplicate=False) if name.startswith("features_extractor.")}
+        prefixes = _ON_POLICY_PREFIXES[networks[0]]
+        named = policy.named_parameters(remove_duplicate=False)
+        separate = not policy.share_features_extractor
+        names = {name for name, p in named if name.startswith(prefixes) and (separate or p not in shared)}
+    return _Part("+".join(networks), "", policy, None, policy.optimizer, frozenset(names))
+
+
+def _counterpart(fresh: BasePolicy, part: _Part) -> nn.Module:
+    return getattr(fresh, part.attribute) if part.attribute else fresh
+
+
+def _select(values: dict[str, th.Tensor], names: frozenset[str]) -> dict[str, th.Tensor]:
+    return {name: value for name, value in values.items() if name in names}
+
+
+def _chains(part: _Part) -> list[list[nn.Module]]:
+    """Layers from input to output, without the features extractor. Parallel heads are chains with a common beginning."""
+    network: Any = part.online
+    if not part.attribute:
+        extractor = network.mlp_extractor
+        actor = leaves(extractor.policy_net) + leaves(network.action_net)
+        critic = leaves(extractor.value_net) + leaves(network.value_net)
+        return [chain for name, chain in (("actor", actor), ("critic", critic)) if name in part.name]
+    if isinstance(trunk := getattr(network, "latent_pi", None), nn.Module):
+        heads = [head for head in (network.mu, network.log_std) if isinstance(head, nn.Module)]
+        return [leaves(trunk) + leaves(head) for head in heads]
+    if hasattr(network, "q_networks"):
+        return [leaves(q_network) for q_network in network.q_networks]
+    for attribute in ("mu", part.attribute):
+        if isinstance(whole := getattr(network, attribute, None), nn.Module):
+            return [leaves(whole)]
+    extractor = getattr(network, "features_extractor", None)
+    encoder = set(extractor.modules()) if isinstance(extractor, nn.Module) else set()
+    return [[leaf for leaf in leaves(network) if leaf not in encoder]]
+
+
+def _redo(
+    model: BaseAlgorithm, part: _Part, twin: nn.Module, tau: float, batch_size: int, reset_step: bool
+) -> tuple[set[nn.Parameter], ReDoReport]:
+    assert isinstance(model, OffPolicyAlgorithm)
+    buffer = model.replay_buffer
+    if buffer is None or buffer.size() == 0:
+        raise ValueError("strategy='redo' scores units on a batch from the replay buffer, which is empty: collect first.")
+    batch = buffer.sample(batch_size, env=model.get_vec_normalize_env())
+
+    network: Any = part.online
+
+    def forward() -> object:
+        if part.attribute == "actor":
+            # Sampled actions would draw from the generator for nothing.
+            return network._predict(batch.observations, deterministic=True)
+        if part.attribute == "critic":
+            return network(batch.observations, batch.actions)
+        return network(batch.observations)
+
+    before = {parameter: parameter._version for parameter in part.online.parameters()}
+    chains = _chains(part)
+    report = redo_(part.online, twin, forward, part.optimizer, tau=tau, reset_step=reset_step, chains=chains)
+    return {parameter for parameter, version in before.items() if parameter._version != version}, report
+
+
+def _reset_targets(model: BaseAlgorithm, parts: list[_Part], touched: set[nn.Parameter], target: str, seed: int) -> None:
+    """Treat, in every target network, the parameters whose online counterparts were touched."""
+    if target == "keep":
+        return
+    fresh: BasePolicy | None = None
+    for part in parts:
+        if part.target is None:
+            continue
+        copy_topology_(part.target, part.online)
+        online = {name: p.detach() for name, p in part.online.named_parameters(remove_duplicate=False) if p in touched}
+        if target == "copy":
+            source, values = part.online, online
+        else:
+            fresh = fresh or fresh_policy(model, derive_seed(seed, "target"))
+            source = _counterpart(fresh, part)
+            values = {name: value for name, value in fresh_values(part.target, source).items() if name in online}
+        assign_(part.target, values)
+        copy_buffers_(part.target, source, values)
+
+
+def _reset_temperature(model: BaseAlgorithm) -> None:
+    ent_coef = str(model.ent_coef)  # type: ignore[attr-defined]
+    initial = float(ent_coef.split("_")[1]) if "_" in ent_coef else 1.0
+    log_ent_coef = model.log_ent_coef  # type: ignore[attr-defined]
+    with th.no_grad():
+        log_ent_coef.fill_(initial).log_()
+    forget_state(model.ent_coef_optimizer, [log_ent_coef])  # type: ignore[attr-defined]
