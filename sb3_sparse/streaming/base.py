@@ -206,6 +206,7 @@ class StreamAlgorithm(BaseAlgorithm):
         th.set_num_threads(1)
         try:
             self._learners = self._make_learners()
+            self._reward_scaler = self.policy.reward_scaler
             if self._last_obs is not last_obs or self._features is None:
                 # The environment was reset: what led to here has nothing to do with what comes.
                 for learner in self._learners:
@@ -253,7 +254,7 @@ class StreamAlgorithm(BaseAlgorithm):
         self._n_updates += 1
         self._episode_steps += 1
         if self.normalize_reward:
-            reward = self.policy.reward_scaler.scale(reward, done)
+            reward = self._reward_scaler.scale(reward, done)
         # After the last step of an episode, `new_obs` belongs to the next one already.
         next_features = self._observe(info["terminal_observation"] if done else new_obs[0])
         over = done and not (self.bootstrap_truncated and info.get("TimeLimit.truncated", False))
@@ -302,7 +303,7 @@ class StreamAlgorithm(BaseAlgorithm):
         return logs
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_learners"]
+        return [*super()._excluded_save_params(), "_learners", "_reward_scaler"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", *(f"policy.{name}" for name in self.optimizer_names)], []
