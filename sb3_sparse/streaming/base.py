@@ -48,7 +48,7 @@ class StreamAlgorithm(BaseAlgorithm):
     :param policy_kwargs: Keywords of the policy, see :class:`StreamPolicy`.
     :param verbose: 0: no output, 1: info, 2: debug.
     :param seed: Seed of everything random.
-    :param device: For networks of this size a processor is faster than a GPU.
+    :param device: Where the networks are. ``"auto"`` means the CPU, which is faster for one sample at a time.
     :raises ValueError: If a value is out of range or there is more than one environment.
     """
 
@@ -85,7 +85,7 @@ class StreamAlgorithm(BaseAlgorithm):
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
-            device=device,
+            device="cpu" if device == "auto" else device,
             seed=seed,
             support_multi_env=False,
             supported_action_spaces=supported_action_spaces,

@@ -116,7 +116,7 @@ def test_a_state_dict_holds_all_there_is(optimizer_class):
 
 
 @pytest.mark.parametrize(
-    "kwargs", [dict(lr=0), dict(gamma=1.1), dict(trace_lambda=-0.1), dict(kappa=0.0), dict(kappa="2")], ids=str
+    "kwargs", [dict(lr=-1), dict(gamma=1.1), dict(trace_lambda=-0.1), dict(kappa=0.0), dict(kappa="2")], ids=str
 )
 def test_bad_values_are_named(kwargs):
     ((name, value),) = kwargs.items()
