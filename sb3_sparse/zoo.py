@@ -34,7 +34,7 @@ def register_algorithms() -> None:
     ALGOS.update(stream_ac=StreamAC, stream_q=StreamQ, stream_sarsa=StreamSARSA)
     for name, kappas in STREAM_KAPPAS.items():
         hyperparams_opt.HYPERPARAMS_SAMPLER[name] = partial(_sample_stream, kappas)
-        hyperparams_opt.HYPERPARAMS_CONVERTER[name] = lambda params: dict(params)
+        hyperparams_opt.HYPERPARAMS_CONVERTER[name] = _convert_stream
 
 
 # What bounds the steps of each streaming algorithm, for the search.
@@ -47,6 +47,10 @@ def _sample_stream(kappas: tuple[str, ...], trial: Any, *args: Any) -> dict[str,
         "trace_lambda": trial.suggest_categorical("trace_lambda", (0.5, 0.7, 0.8, 0.9, 0.95)),
     }
     return hyperparams | {name: trial.suggest_float(name, 1.1, 10.0, log=True) for name in kappas}
+
+
+def _convert_stream(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    return dict(sampled_params)
 
 
 def register() -> None:
