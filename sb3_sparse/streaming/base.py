@@ -17,7 +17,6 @@ from torch import nn
 
 from sb3_sparse.streaming.compiled import CompiledLearner
 from sb3_sparse.streaming.learners import AutogradLearner, Learner
-from sb3_sparse.streaming.networks import StreamNetwork
 from sb3_sparse.streaming.obgd import AdaptiveObGD, ObGD, check_fraction
 from sb3_sparse.streaming.policies import StreamPolicy
 
@@ -104,6 +103,7 @@ class StreamAlgorithm(BaseAlgorithm):
         self._time_limit: int | None = None
         self._episode_steps = 0
         self._features: np.ndarray | None = None
+        self._learners: list[Learner] = []
         # Of the last update, for logging.
         self._td_error = 0.0
 
@@ -146,10 +146,11 @@ class StreamAlgorithm(BaseAlgorithm):
         """One for each optimiser, in the same order."""
 
     def _make_learner(self, network: nn.Module, optimizer: ObGD) -> Learner:
-        if CompiledLearner.supports(network, optimizer):
-            assert isinstance(network, StreamNetwork)
-            return CompiledLearner(network, optimizer)
-        return AutogradLearner(network, optimizer)
+        kind = CompiledLearner if CompiledLearner.supports(network, optimizer) else AutogradLearner
+        for known in self._learners:
+            if type(known) is kind and known.network is network and known.optimizer is optimizer:
+                return known
+        return kind(network, optimizer)
 
     @abstractmethod
     def _act(self, features: np.ndarray) -> tuple[Any, np.ndarray]:

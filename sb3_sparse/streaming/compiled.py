@@ -41,7 +41,7 @@ class CompiledLearner(Learner):
     :param optimizer: Its optimiser.
     """
 
-    def __init__(self, network: StreamNetwork, optimizer: ObGD):
+    def __init__(self, network: nn.Module, optimizer: ObGD):
         super().__init__(network, optimizer)
         # What instructions read or write besides arrays of their own.
         self._decay = np.zeros(1, dtype=np.float32)
