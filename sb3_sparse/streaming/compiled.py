@@ -193,7 +193,7 @@ class CompiledLearner(Learner):
         self._flat_traces.fill(0.0)
 
 
-def _is_linear(layer: nn.Module) -> bool:
+def _is_linear(layer: Any) -> bool:
     # Columns are 16-bit numbers, half of what would be read otherwise.
     return type(layer) in (nn.Linear, SparseLinear) and layer.bias is not None and layer.in_features <= 2**16
 

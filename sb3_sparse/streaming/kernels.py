@@ -262,9 +262,7 @@ def _each_weight(
         return following
 
     partial = code.loop(begin, middle, several, *[_number(0.0)] * (n_sums * _UNROLL), step=_UNROLL)
-    sums = code.loop(
-        middle, end, lambda k, *sums: body(k, code.load_index(col, k, _INT16), *sums), *[_number(0.0)] * n_sums
-    )
+    sums = code.loop(middle, end, lambda k, *sums: body(k, code.load_index(col, k, _INT16), *sums), *[_number(0.0)] * n_sums)
     for u in range(_UNROLL):
         sums = [code.add(total, more) for total, more in zip(sums, partial[n_sums * u :], strict=False)]
     return sums

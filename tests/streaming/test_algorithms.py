@@ -42,8 +42,7 @@ class Each(BaseCallback):
 
 
 @ALL
-@pytest.mark.parametrize("adaptive", [False, True])
-@pytest.mark.parametrize("sparsity", [0.0, 0.8])
+@pytest.mark.parametrize(("adaptive", "sparsity"), [(False, 0.0), (True, 0.8)], ids=["dense", "adaptive, sparse"])
 def test_a_saved_agent_goes_on_as_if_nothing_had_happened(algorithm, env, adaptive, sparsity, tmp_path):
     model = algorithm("MlpPolicy", env, seed=1, adaptive=adaptive, policy_kwargs=dict(sparsity=sparsity, net_arch=[16, 16]))
     model.learn(150)
