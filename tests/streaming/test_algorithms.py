@@ -190,6 +190,20 @@ def test_the_end_of_an_episode_by_its_time_limit(bootstrap_truncated):
     assert [discount for discount, _, _ in seen] == 2 * [*4 * [0.99], 0.99 if bootstrap_truncated else 0.0]
 
 
+def test_parameters_set_between_two_calls_of_learn_are_used():
+    """Learners are kept from one call to the next; optimisers get new traces by loading."""
+    model = StreamAC("MlpPolicy", "Pendulum-v1", seed=0).learn(30)
+    saved = copy.deepcopy(model.get_parameters())
+    runs = []
+    for _ in range(2):
+        model.learn(30, reset_num_timesteps=False)
+        model.set_parameters(copy.deepcopy(saved))
+        model.set_random_seed(1)
+        model.set_env(model.get_env())
+        runs.append(state_of(model.learn(30, reset_num_timesteps=False)))
+    assert_same_state(*runs)
+
+
 def test_statistics_count_terminal_and_first_observations():
     model = StreamAC("MlpPolicy", ReachEnv(n_steps=5), seed=0).learn(12)
     assert model.policy.obs_norm.obs_count == 12 + 1 + 2

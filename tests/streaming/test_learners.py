@@ -140,11 +140,16 @@ def test_weights_changed_after_acting_are_the_ones_that_learn(learner_class, cha
 
 
 @pytest.mark.parametrize("how", ["load", "drop"])
-def test_traces_replaced_by_a_callback_are_used(how):
+@pytest.mark.parametrize("after_acting", [False, True])
+@pytest.mark.parametrize("cleared", [False, True])
+def test_traces_replaced_by_a_callback_are_used(how, after_acting, cleared):
     learner, other = both(network())
     for _, x, direction, delta in stream(5, 6):
         learner.learn(x, direction, delta, False)
         other.learn(x, direction, delta, False)
+    if after_acting:
+        for one in (learner, other):
+            one.outputs(x, keep=True)
     for one in (learner, other):
         if how == "load":
             state = copy.deepcopy(one.optimizer.state_dict())
@@ -153,6 +158,11 @@ def test_traces_replaced_by_a_callback_are_used(how):
             one.optimizer.load_state_dict(state)
         else:
             one.optimizer.state[next(one.network.parameters())].clear()
+        if cleared:
+            one.reset_traces()
+            assert not any(state["trace"].any() for state in one.optimizer.state.values())
+        if after_acting:
+            one.learn(x, direction, delta, False)
     for _, x, direction, delta in stream(5, 6, seed=1):
         learner.learn(x, direction, delta, False)
         other.learn(x, direction, delta, False)
