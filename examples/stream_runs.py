@@ -1,6 +1,7 @@
 """What the streaming studies share: runs that can be resumed, one CSV of episodes each, and curves of equal windows."""
 
 import csv
+import itertools
 import multiprocessing
 import os
 import time
@@ -84,7 +85,7 @@ def window_means(episodes: list[tuple[int, float]], n_steps: int, n_windows: int
     steps, values = np.array(episodes).reshape(-1, 2).T
     edges = np.linspace(0, n_steps, n_windows + 1)
     means = np.full(n_windows, np.nan)
-    for i, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for i, (low, high) in enumerate(itertools.pairwise(edges)):
         inside = values[(steps > low) & (steps <= high)]
         later = values[steps > high]
         if len(inside):
