@@ -45,12 +45,14 @@ def run_all(runs: dict[Path, Callable[[], list[tuple[int, float]]]], labels: dic
     """
     todo = [(path, run, labels[path]) for path, run in runs.items() if not path.exists()]
     print(f"{len(runs) - len(todo)} runs are finished, {len(todo)} to do", flush=True)
+    if not todo:
+        return
     with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
         for message in pool.imap(_run_one, todo):
             print(message, flush=True)
 
 
-def _run_one(task) -> str:
+def _run_one(task: tuple[Path, Callable[[], list[tuple[int, float]]], list]) -> str:
     path, run, label = task
     th.set_num_threads(1)
     start = time.perf_counter()
