@@ -132,7 +132,7 @@ NETWORKS = {
     "dense": {**SMALL, "initialization": "lecun_uniform"},
     "sparse_init": {**SMALL, "initialization": "sparse_init", "init_sparsity": 0.8},
     "static": {**SMALL, "sparsity": 0.8},
-    "wide static": {**SMALL, "width_scale": 3, "sparsity": 0.9},
+    "wide static": {"width_scale": 2, "sparsity": 0.9},
 }
 
 
