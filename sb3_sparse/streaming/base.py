@@ -1,0 +1,303 @@
+"""What streaming algorithms have in common: the loop that learns from every sample as it comes, once."""
+
+import sys
+import time
+from abc import abstractmethod
+from typing import Any, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import safe_mean
+from torch import nn
+
+from sb3_sparse.streaming.learners import AutogradLearner, Learner
+from sb3_sparse.streaming.obgd import AdaptiveObGD, ObGD, check_fraction
+from sb3_sparse.streaming.policies import StreamPolicy
+
+SelfStream = TypeVar("SelfStream", bound="StreamAlgorithm")
+
+# For the time feature where an environment names no limit, as dm_control's do not.
+DEFAULT_TIME_LIMIT = 1000
+
+
+class StreamAlgorithm(BaseAlgorithm):
+    """
+    Base of the streaming algorithms: no replay, no batch, one environment, one update per step.
+
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, or a policy class.
+    :param env: The environment, a single one.
+    :param learning_rate: Step size, or a schedule of it. It cancels out of nearly every step, see :class:`ObGD`.
+    :param gamma: Discount factor.
+    :param trace_lambda: Decay of the eligibility traces, in addition to ``gamma``.
+    :param bootstrap_truncated: Whether an episode that ends by its time limit is worth what the critic expects
+        after it. By default it counts as over, as in the published agents. Traces are cleared either way.
+    :param normalize_observations: Whether to normalise observations by running statistics.
+    :param normalize_reward: Whether to divide rewards by the running deviation of the return.
+    :param time_feature: Whether to add the time in the episode to vector observations. The time limit is that of
+        the environment, or 1000; a number instead of True sets another one.
+    :param adaptive: Use :class:`AdaptiveObGD`.
+    :param stats_window_size: Number of episodes that logged means are about.
+    :param tensorboard_log: Folder for TensorBoard.
+    :param policy_kwargs: Keywords of the policy, see :class:`StreamPolicy`.
+    :param verbose: 0: no output, 1: info, 2: debug.
+    :param seed: Seed of everything random.
+    :param device: For networks of this size a processor is faster than a GPU.
+    :raises ValueError: If a value is out of range or there is more than one environment.
+    """
+
+    policy: StreamPolicy
+    # Optimisers as attributes of the policy, whose state is saved with it.
+    optimizer_names: tuple[str, ...]
+
+    def __init__(
+        self,
+        policy: str | type[BasePolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 1.0,
+        *,
+        gamma: float = 0.99,
+        trace_lambda: float = 0.8,
+        bootstrap_truncated: bool = False,
+        normalize_observations: bool = True,
+        normalize_reward: bool = True,
+        time_feature: bool | int = True,
+        adaptive: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "cpu",
+        supported_action_spaces: tuple[type[spaces.Space], ...] | None = None,
+    ):
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            support_multi_env=False,
+            supported_action_spaces=supported_action_spaces,
+        )
+        check_fraction("gamma", gamma)
+        check_fraction("trace_lambda", trace_lambda)
+        if not isinstance(time_feature, (bool, int)) or time_feature < 0:
+            raise ValueError(f"time_feature={time_feature!r}: expected True, False, or a number of steps.")
+        self.gamma = gamma
+        self.trace_lambda = trace_lambda
+        self.bootstrap_truncated = bootstrap_truncated
+        self.normalize_observations = normalize_observations
+        self.normalize_reward = normalize_reward
+        self.time_feature = time_feature
+        self.adaptive = adaptive
+        self._time_limit: int | None = None
+        self._episode_steps = 0
+        self._features: np.ndarray | None = None
+        # Of the last update, for logging.
+        self._td_error = 0.0
+
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        # Known already when a saved agent is loaded, perhaps into another environment.
+        if self.time_feature and self._time_limit is None:
+            self._time_limit = self._find_time_limit()
+        self.policy = self.policy_class(  # type: ignore[assignment]
+            self.observation_space,
+            self.action_space,
+            self.lr_schedule,
+            normalize_observations=self.normalize_observations,
+            time_limit=self._time_limit,
+            gamma=self.gamma,
+            **self.policy_kwargs,
+        )
+        self.policy = self.policy.to(self.device)
+        self._setup_optimizers()
+
+    def _find_time_limit(self) -> int:
+        if self.time_feature is not True:
+            return int(self.time_feature)
+        assert self.env is not None
+        spec = self.env.get_attr("spec")[0] if self.env.has_attr("spec") else None
+        return getattr(spec, "max_episode_steps", None) or DEFAULT_TIME_LIMIT
+
+    @abstractmethod
+    def _setup_optimizers(self) -> None:
+        """Give the policy its optimisers."""
+
+    def _make_optimizer(self, network: nn.Module, kappa: float) -> ObGD:
+        optimizer_class = AdaptiveObGD if self.adaptive else ObGD
+        settings = dict(lr=self.lr_schedule(1.0), gamma=self.gamma, trace_lambda=self.trace_lambda, kappa=kappa)
+        return optimizer_class(network.parameters(), **settings)
+
+    @abstractmethod
+    def _make_learners(self) -> list[Learner]:
+        """One for each optimiser, in the same order."""
+
+    def _make_learner(self, network: nn.Module, optimizer: ObGD) -> Learner:
+        return AutogradLearner(network, optimizer)
+
+    @abstractmethod
+    def _act(self, features: np.ndarray) -> tuple[Any, np.ndarray]:
+        """
+        Choose an action.
+
+        :param features: What the networks see, without batch dimension.
+        :return: The action, as :meth:`_update` wants it, and as the environment does.
+        """
+
+    @abstractmethod
+    def _update(
+        self, features: np.ndarray, action: Any, reward: float, next_features: np.ndarray, discount: float, done: bool
+    ) -> None:
+        """
+        Learn from one step.
+
+        :param features: What the action was chosen from.
+        :param action: What :meth:`_act` returned first.
+        :param reward: Scaled reward.
+        :param next_features: What came after it.
+        :param discount: What the value of ``next_features`` counts: ``gamma``, or 0 after the end.
+        :param done: Whether the episode ended.
+        """
+
+    def learn(
+        self: SelfStream,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfStream:
+        """
+        Learn from a stream of ``total_timesteps`` samples.
+
+        In each step the agent acts, callbacks are called, and then it learns, so they see it as it acted. Torch
+        uses one thread meanwhile: at this size two are slower than one.
+
+        :param total_timesteps: Number of steps.
+        :param callback: Callbacks.
+        :param log_interval: Episodes between two logs.
+        :param tb_log_name: Name of the run for TensorBoard, by default that of the class.
+        :param reset_num_timesteps: Whether to start counting, and with a new episode.
+        :param progress_bar: Whether to show one.
+        :return: The agent.
+        """
+        last_obs = self._last_obs
+        total_timesteps, callback = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name or type(self).__name__, progress_bar
+        )
+        threads = th.get_num_threads()
+        th.set_num_threads(1)
+        try:
+            self._learners = self._make_learners()
+            if self._last_obs is not last_obs or self._features is None:
+                # The environment was reset: what led to here has nothing to do with what comes.
+                for learner in self._learners:
+                    learner.reset_traces()
+                self._begin_episode(self._last_obs)
+            callback.on_training_start(locals(), globals())
+            self._stream(total_timesteps, callback, log_interval)
+            callback.on_training_end()
+        finally:
+            th.set_num_threads(threads)
+        return self
+
+    def _stream(self, total_timesteps: int, callback: BaseCallback, log_interval: int) -> None:
+        assert self.env is not None
+        env, goes_on = self.env, True
+        callback.on_rollout_start()
+        while goes_on and self.num_timesteps < total_timesteps:
+            assert self._features is not None
+            action, env_action = self._act(self._features)
+            new_obs, rewards, dones, infos = env.step(env_action)
+            self.num_timesteps += 1
+            callback.update_locals(locals())
+            goes_on = callback.on_step()
+            self._update_info_buffer(infos, dones)
+            self._learn_from(action, float(rewards[0]), new_obs, bool(dones[0]), infos[0])  # type: ignore[arg-type]
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+            if dones[0]:
+                self._episode_num += 1
+                callback.on_rollout_end()
+                if log_interval is not None and self._episode_num % log_interval == 0:
+                    self.dump_logs()
+                callback.on_rollout_start()
+        callback.on_rollout_end()
+
+    def _begin_episode(self, obs: Any) -> None:
+        self._episode_steps = 0
+        self._features = self._observe(obs[0])
+
+    def _observe(self, observation: np.ndarray) -> np.ndarray:
+        self.policy.observe(observation)
+        return self.policy.features(observation[None], self._episode_steps)[0]
+
+    def _learn_from(self, action: Any, reward: float, new_obs: np.ndarray, done: bool, info: dict[str, Any]) -> None:
+        assert self._features is not None
+        self._n_updates += 1
+        self._episode_steps += 1
+        if self.normalize_reward:
+            reward = self.policy.reward_scaler.scale(reward, done)
+        # After the last step of an episode, `new_obs` belongs to the next one already.
+        next_features = self._observe(info["terminal_observation"] if done else new_obs[0])
+        over = done and not (self.bootstrap_truncated and info.get("TimeLimit.truncated", False))
+        self._set_learning_rate()
+        self._update(self._features, action, reward, next_features, 0.0 if over else self.gamma, done)
+        if done:
+            self._begin_episode(new_obs)
+        else:
+            self._features = next_features
+        self._last_obs = new_obs
+
+    def _set_learning_rate(self) -> None:
+        if callable(self.learning_rate):
+            for name in self.optimizer_names:
+                group = getattr(self.policy, name).param_groups[0]
+                group["lr"] = self.lr_schedule(self._current_progress_remaining)
+
+    def dump_logs(self) -> None:
+        """Write means over the last episodes, and numbers of the last update, to the logger."""
+        assert self.ep_info_buffer is not None
+        assert self.ep_success_buffer is not None
+        elapsed = max((time.time_ns() - self.start_time) / 1e9, sys.float_info.epsilon)
+        self.logger.record("time/episodes", self._episode_num, exclude="tensorboard")
+        if self.ep_info_buffer:
+            self.logger.record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
+            self.logger.record("rollout/ep_len_mean", safe_mean([info["l"] for info in self.ep_info_buffer]))
+        if self.ep_success_buffer:
+            self.logger.record("rollout/success_rate", safe_mean(self.ep_success_buffer))
+        self.logger.record("time/fps", int((self.num_timesteps - self._num_timesteps_at_start) / elapsed))
+        self.logger.record("time/time_elapsed", int(elapsed), exclude="tensorboard")
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        if self._n_updates:
+            self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+            self.logger.record("train/td_error", self._td_error)
+            for name, value in self._training_logs().items():
+                self.logger.record(f"train/{name}", value)
+        self.logger.dump(step=self.num_timesteps)
+
+    def _training_logs(self) -> dict[str, float]:
+        """Numbers of the last update by name."""
+        logs = {}
+        for name, learner in zip(self.optimizer_names, self._learners, strict=True):
+            suffix = {"actor_optimizer": "_policy", "critic_optimizer": "_value"}.get(name, "")
+            logs[f"step_size{suffix}"] = learner.step_size
+            logs[f"trace_l1{suffix}"] = learner.trace_l1
+        return logs
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_learners"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        return ["policy", *(f"policy.{name}" for name in self.optimizer_names)], []

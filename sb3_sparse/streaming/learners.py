@@ -1,0 +1,100 @@
+"""What an algorithm does with a network: ask for its outputs, and learn from one of them."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch as th
+from torch import nn
+
+from sb3_sparse.streaming.obgd import ObGD
+
+
+class Learner(ABC):
+    """
+    A network with its optimiser, for one observation at a time.
+
+    ``step_size`` and ``trace_l1`` are those of the last step, for logging.
+
+    :param network: The network.
+    :param optimizer: Optimiser of all its parameters.
+    """
+
+    step_size = 0.0
+    trace_l1 = 0.0
+
+    def __init__(self, network: nn.Module, optimizer: ObGD):
+        self.network, self.optimizer = network, optimizer
+        self._parameters = list(network.parameters())
+        self._kept: tuple[Any, ...] = (None, None, None)
+
+    def outputs(self, features: np.ndarray, keep: bool = False) -> Any:
+        """
+        What the heads say.
+
+        :param features: float32, without batch dimension.
+        :param keep: Whether to keep what :meth:`learn` needs, for the same features and unchanged weights.
+        :return: ``(n_outputs,)``, as an array.
+        """
+        if not keep:
+            return self._forward(features)
+        # Callbacks may change weights between acting and learning, with operations that torch counts.
+        versions = [p._version for p in self._parameters]
+        kept, kept_versions, outputs = self._kept
+        if kept is not features or kept_versions != versions:
+            outputs = self._forward_and_keep(features)
+            self._kept = (features, versions, outputs)
+        return outputs
+
+    def learn(self, features: np.ndarray, direction: np.ndarray, delta: float, reset: bool) -> None:
+        """
+        One step of ObGD, with the gradient of ``direction · outputs(features)``.
+
+        :param features: float32, without batch dimension.
+        :param direction: ``(n_outputs,)``: derivative of what is learned by each output.
+        :param delta: TD error.
+        :param reset: Whether to clear the traces afterwards.
+        """
+        self.outputs(features, keep=True)
+        self._step(features, direction, delta, reset)
+        self._kept = (None, None, None)
+
+    @abstractmethod
+    def _forward(self, features: np.ndarray) -> np.ndarray: ...
+
+    @abstractmethod
+    def _forward_and_keep(self, features: np.ndarray) -> np.ndarray: ...
+
+    @abstractmethod
+    def _step(self, features: np.ndarray, direction: np.ndarray, delta: float, reset: bool) -> None: ...
+
+    @abstractmethod
+    def reset_traces(self) -> None:
+        """Clear the traces."""
+
+
+class AutogradLearner(Learner):
+    """Any module and device, through torch."""
+
+    def _tensor(self, features: np.ndarray) -> th.Tensor:
+        return th.from_numpy(features).to(self._parameters[0].device).unsqueeze(0)
+
+    def _forward(self, features: np.ndarray) -> np.ndarray:
+        with th.no_grad():
+            return self.network(self._tensor(features))[0].cpu().numpy()
+
+    def _forward_and_keep(self, features: np.ndarray) -> np.ndarray:
+        with th.enable_grad():
+            self._graph = self.network(self._tensor(features))[0]
+        return self._graph.detach().cpu().numpy()
+
+    def _step(self, features: np.ndarray, direction: np.ndarray, delta: float, reset: bool) -> None:
+        self.optimizer.zero_grad()
+        self._graph.backward(th.from_numpy(direction).to(self._graph))
+        del self._graph
+        self.optimizer.step(delta, reset)
+        self.step_size, self.trace_l1 = self.optimizer.step_size, self.optimizer.trace_l1
+
+    def reset_traces(self) -> None:
+        """Clear the traces."""
+        self.optimizer.reset_traces()

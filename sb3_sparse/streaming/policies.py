@@ -1,0 +1,346 @@
+"""
+Policies of streaming agents: the networks, and the normalisation of what they see.
+
+Everything that ``predict`` needs is inside, so it takes raw observations.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+
+from sb3_sparse.sparse import sparsify_
+from sb3_sparse.sparse.distribution import check_sparsity, get_distribution
+from sb3_sparse.sparse.topology import derive_seed
+from sb3_sparse.streaming.networks import (
+    CONVOLUTIONS,
+    StreamNetwork,
+    cnn_trunk,
+    lecun_uniform_,
+    mlp_trunk,
+    scaled,
+    sparse_init_,
+)
+from sb3_sparse.streaming.normalizers import ObservationNormalizer, RewardScaler, time_feature
+from sb3_sparse.streaming.obgd import ObGD, check_positive
+
+INITIALIZATIONS = ("sparse_init", "lecun_uniform")
+
+
+class StreamPolicy(BasePolicy):
+    """
+    Base of the policies below.
+
+    :param observation_space: A Box of any shape.
+    :param action_space: Action space.
+    :param lr_schedule: Not used: optimisers belong to the algorithm.
+    :param net_arch: Widths of the hidden layers, or one list for each network: ``{"pi": [...], "vf": [...]}``.
+        Default: two layers of 128 for continuous actions, of 32 for discrete ones.
+    :param width_scale: Multiplies the default widths: one number, or one for each network.
+    :param initialization: ``"sparse_init"`` (the default without ``sparsity``): most weights start at zero and are
+        trained. ``"lecun_uniform"``: all weights start from a uniform distribution.
+    :param init_sparsity: Fraction of zeros per output unit at first, with ``"sparse_init"``.
+    :param sparsity: Fraction of the weights that do not exist, in [0, 1): drawn once, at random, over a
+        ``"lecun_uniform"`` start. One number, or one for each network. Excludes ``"sparse_init"``.
+    :param sparsity_distribution: ``"erdos_renyi"`` or ``"uniform"``: how ``sparsity`` is spread over the layers.
+    :param mask_seed: Fixes which weights exist, apart from the initial values. None: follows SB3's ``seed=``.
+    :param rescale: With ``sparsity``, multiply the initial weights of a layer by ``1 / sqrt(density)``.
+    :param normalize_observations: Whether to normalise observations by running statistics.
+    :param time_limit: Steps of an episode for the time feature, None: no such feature.
+    :param gamma: Discount factor, for the scaling of rewards.
+    :raises ValueError: If a value is out of range, or both kinds of sparsity are asked for.
+    """
+
+    # Short names of the networks, as keywords call them.
+    network_names: tuple[str, ...] = ("pi", "vf")
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule | None = None,
+        *,
+        net_arch: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+        width_scale: float | Mapping[str, float] = 1.0,
+        initialization: str | None = None,
+        init_sparsity: float = 0.9,
+        sparsity: float | Mapping[str, float] = 0.0,
+        sparsity_distribution: str = "erdos_renyi",
+        mask_seed: int | None = None,
+        rescale: bool = False,
+        normalize_observations: bool = True,
+        time_limit: int | None = None,
+        gamma: float = 0.99,
+    ):
+        super().__init__(observation_space, action_space, normalize_images=False)
+        if not isinstance(observation_space, spaces.Box):
+            raise ValueError(
+                f"observation space {observation_space}: streaming policies take a Box. "
+                "Wrap the environment in gymnasium.wrappers.FlattenObservation."
+            )
+        self._constructor_kwargs: dict[str, Any] = {
+            "net_arch": net_arch,
+            "width_scale": width_scale,
+            "initialization": initialization,
+            "init_sparsity": init_sparsity,
+            "sparsity": sparsity,
+            "sparsity_distribution": sparsity_distribution,
+            "mask_seed": mask_seed,
+            "rescale": rescale,
+            "normalize_observations": normalize_observations,
+            "time_limit": time_limit,
+            "gamma": gamma,
+        }
+        self._check_initialization(initialization, init_sparsity)
+        self.width_scale = self._per_network("width_scale", width_scale)
+        self.sparsity = self._per_network("sparsity", sparsity)
+        for name in self.network_names:
+            check_positive("width_scale", self.width_scale[name])
+            check_sparsity(self.sparsity[name])
+        get_distribution(sparsity_distribution)
+        if initialization == "sparse_init" and any(self.sparsity.values()):
+            raise ValueError(
+                f"initialization='sparse_init' together with sparsity={sparsity!r}: the first starts with trainable zeros, "
+                "the second removes weights for good. Leave one of them out."
+            )
+        self.net_arch = self._resolve_net_arch(net_arch)
+        self.time_limit = time_limit
+        self.obs_norm = ObservationNormalizer(self.feature_shape) if normalize_observations else None
+        self.reward_scaler = RewardScaler(gamma)
+        self._steps: np.ndarray | None = None
+        self._build()
+
+    def _check_initialization(self, initialization: str | None, init_sparsity: float) -> None:
+        if initialization is not None and initialization not in INITIALIZATIONS:
+            raise ValueError(f"initialization={initialization!r}: expected None or one of {INITIALIZATIONS}.")
+        if not 0.0 <= init_sparsity <= 1.0:
+            raise ValueError(f"init_sparsity={init_sparsity!r}: expected a number in [0, 1], the fraction of zeros.")
+
+    def _per_network(self, keyword: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            return dict.fromkeys(self.network_names, value)
+        if set(value) != set(self.network_names) or len(self.network_names) == 1:
+            expected = "one number" if len(self.network_names) == 1 else f"one number, or one for each of {self.network_names}"
+            raise ValueError(f"{keyword}={dict(value)!r}: expected {expected}.")
+        return dict(value)
+
+    def _resolve_net_arch(self, net_arch: Any) -> dict[str, list[int]]:
+        if net_arch is None:
+            width = 128 if isinstance(self.action_space, spaces.Box) else 32
+            return {name: 2 * [scaled(width, self.width_scale[name])] for name in self.network_names}
+        if any(scale != 1 for scale in self.width_scale.values()):
+            raise ValueError(
+                f"net_arch={net_arch!r} together with width_scale={self.width_scale}: "
+                "the scale multiplies the default widths, net_arch replaces them. Give one or the other."
+            )
+        resolved = self._per_network("net_arch", net_arch)
+        for widths in resolved.values():
+            if not isinstance(widths, (list, tuple)) or not all(isinstance(w, int) and w > 0 for w in widths):
+                raise ValueError(f"net_arch={net_arch!r}: expected a list of positive widths, one per hidden layer.")
+        return {name: list(widths) for name, widths in resolved.items()}
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Shape of an observation as the normaliser sees it."""
+        return (int(np.prod(self.observation_space.shape)),)  # type: ignore[arg-type]
+
+    def _build(self) -> None:
+        raise NotImplementedError
+
+    def make_trunk(self, network: str) -> tuple[nn.Sequential, int]:
+        """
+        The layers below the heads. Override for another network.
+
+        :param network: Which network, ``"pi"``, ``"vf"`` or ``"qf"``.
+        :return: The trunk, and the size of its latent vector.
+        """
+        return mlp_trunk(self.feature_shape[0] + (self.time_limit is not None), self.net_arch[network])
+
+    def make_network(self, network: str, heads: Mapping[str, int]) -> StreamNetwork:
+        """
+        Build and initialise a network.
+
+        :param network: Which network, ``"pi"``, ``"vf"`` or ``"qf"``.
+        :param heads: Size of each head by name.
+        """
+        trunk, latent_dim = self.make_trunk(network)
+        net = StreamNetwork(trunk, latent_dim, heads)
+        settings, sparsity = self._constructor_kwargs, self.sparsity[network]
+        if sparsity == 0.0 and settings["initialization"] != "lecun_uniform":
+            sparse_init_(net, settings["init_sparsity"])
+            return net
+        lecun_uniform_(net)
+        base_seed = th.initial_seed() if settings["mask_seed"] is None else settings["mask_seed"]
+        seed = derive_seed(base_seed, network)
+        sparsify_(net, sparsity, settings["sparsity_distribution"], seed=seed, rescale=settings["rescale"])
+        return net
+
+    def features(self, observations: np.ndarray, steps: np.ndarray | int = 0) -> np.ndarray:
+        """
+        What the networks see: normalised observations, with the time feature.
+
+        :param observations: ``(batch, *observation_space.shape)``
+        :param steps: Steps taken in the episode, one number or ``(batch,)``.
+        :return: float32, ``(batch, n_features)``
+        """
+        features = observations.reshape(len(observations), *self.feature_shape)
+        features = features.astype(np.float32) if self.obs_norm is None else self.obs_norm.normalize(features)
+        if self.time_limit is None:
+            return features
+        with_time = np.empty((len(features), features.shape[1] + 1), dtype=np.float32)
+        with_time[:, :-1] = features
+        with_time[:, -1] = time_feature(steps, self.time_limit)
+        return with_time
+
+    def observe(self, observation: np.ndarray) -> None:
+        """Take one observation of the training environment into the statistics."""
+        if self.obs_norm is not None:
+            self.obs_norm.update(observation.reshape(self.feature_shape))
+
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Actions for raw observations.
+
+        The state counts the steps of each episode, for the time feature. Pass back the one that was returned, and
+        say where episodes start, as ``evaluate_policy`` does; without it, every observation counts as an episode's
+        first.
+
+        :param observation: Raw observations.
+        :param state: What the last call returned, or None.
+        :param episode_start: ``(n_envs,)``: whether an episode starts with this observation.
+        :param deterministic: Whether to take the mean or mode instead of a sample.
+        :return: Actions, and the state for the next call.
+        """
+        steps = np.zeros(1, dtype=np.int64) if state is None else state[0]
+        if episode_start is not None:
+            steps = np.where(np.asarray(episode_start, dtype=bool), 0, steps)
+        self._steps = steps
+        try:
+            actions, _ = super().predict(observation, deterministic=deterministic)
+        finally:
+            self._steps = None
+        return actions, (steps + 1,)
+
+    def _features_tensor(self, observation: PyTorchObs) -> th.Tensor:
+        assert isinstance(observation, th.Tensor)
+        features = self.features(observation.cpu().numpy(), 0 if self._steps is None else self._steps)
+        return th.from_numpy(features).to(self.device)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        del data["normalize_images"]
+        return {**data, **self._constructor_kwargs}
+
+
+class StreamACPolicy(StreamPolicy):
+    __doc__ = f"Policy of :class:`StreamAC`: an actor and a critic that share nothing.\n{StreamPolicy.__doc__}"
+
+    actor_optimizer: ObGD
+    critic_optimizer: ObGD
+
+    def _build(self) -> None:
+        self.actor = self.make_actor()
+        self.critic = self.make_critic()
+
+    def make_actor(self) -> StreamNetwork:
+        """Build the actor: mean and deviation (before softplus) of a Gaussian, or the logits of a categorical."""
+        n_actions = get_action_dim(self.action_space)
+        if isinstance(self.action_space, spaces.Box):
+            return self.make_network("pi", {"mu": n_actions, "pre_std": n_actions})
+        assert isinstance(self.action_space, spaces.Discrete)
+        return self.make_network("pi", {"logits": int(self.action_space.n)})
+
+    def make_critic(self) -> StreamNetwork:
+        """Build the critic: the value of a state."""
+        return self.make_network("vf", {"value": 1})
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        outputs = self.actor(self._features_tensor(observation))
+        if isinstance(self.action_space, spaces.Discrete):
+            return outputs.argmax(dim=-1) if deterministic else th.multinomial(outputs.softmax(dim=-1), 1).squeeze(-1)
+        mean, pre_std = outputs.chunk(2, dim=-1)
+        return mean if deterministic else th.normal(mean, nn.functional.softplus(pre_std))
+
+
+class StreamQPolicy(StreamPolicy):
+    __doc__ = f"Policy of :class:`StreamQ` and :class:`StreamSARSA`: action values.\n{StreamPolicy.__doc__}"
+
+    network_names = ("qf",)
+    q_optimizer: ObGD
+
+    def _build(self) -> None:
+        self.q_net = self.make_q_net()
+
+    def make_q_net(self) -> StreamNetwork:
+        """Build the network: a value for each action."""
+        assert isinstance(self.action_space, spaces.Discrete)
+        return self.make_network("qf", {"q": int(self.action_space.n)})
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self.q_net(self._features_tensor(observation)).argmax(dim=-1)
+
+
+class _ImagePolicy(StreamPolicy):
+    """
+    Policy for images: convolutions instead of the hidden layers. There is no time feature.
+
+    :param network: ``"atari"`` (84 × 84, three convolutions) or ``"minatar"`` (10 × 10, one). None: by the size of
+        the image, ``"minatar"`` up to 16 pixels.
+    """
+
+    def __init__(self, observation_space: spaces.Space, *args: Any, network: str | None = None, **kwargs: Any):
+        shape = observation_space.shape
+        if not isinstance(observation_space, spaces.Box) or shape is None or len(shape) != 3:
+            raise ValueError(f"observation space {observation_space}: CnnPolicy takes images, a Box with three dimensions.")
+        if network is not None and network not in CONVOLUTIONS:
+            raise ValueError(f"network={network!r}: expected None or one of {sorted(CONVOLUTIONS)}.")
+        if kwargs.get("net_arch") is not None:
+            raise ValueError(f"net_arch={kwargs['net_arch']!r}: CnnPolicy has its own layers, use width_scale.")
+        # Channels are the smallest dimension; MinAtar, whose images may have as many channels as pixels, has them last.
+        self.channels_first = shape[0] < min(shape[1:])
+        self.network = network
+        kwargs["time_limit"] = None
+        super().__init__(observation_space, *args, **kwargs)
+
+    def _resolve_net_arch(self, net_arch: Any) -> dict[str, list[int]]:
+        return {}
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Shape of an observation as the normaliser sees it."""
+        return tuple(self.observation_space.shape)  # type: ignore[arg-type]
+
+    def make_trunk(self, network: str) -> tuple[nn.Sequential, int]:
+        """Convolutions and a linear layer."""
+        shape = self.feature_shape
+        image_shape = shape if self.channels_first else (shape[2], *shape[:2])
+        kind = self.network or ("minatar" if max(image_shape[1:]) <= 16 else "atari")
+        return cnn_trunk(image_shape, kind, self.width_scale[network])
+
+    def features(self, observations: np.ndarray, steps: np.ndarray | int = 0) -> np.ndarray:
+        """Normalised images, ``(batch, channels, height, width)``."""
+        features = super().features(observations, steps)
+        return features if self.channels_first else np.ascontiguousarray(features.transpose(0, 3, 1, 2))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "network": self.network}
+
+
+class StreamACCnnPolicy(_ImagePolicy, StreamACPolicy):
+    __doc__ = f"Policy of :class:`StreamAC` for images.\n{_ImagePolicy.__doc__}"
+
+
+class StreamQCnnPolicy(_ImagePolicy, StreamQPolicy):
+    __doc__ = f"Policy of :class:`StreamQ` and :class:`StreamSARSA` for images.\n{_ImagePolicy.__doc__}"
