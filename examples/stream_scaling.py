@@ -65,11 +65,11 @@ def plot(args: argparse.Namespace) -> None:
             for curve in curves:
                 axes.plot(x, curve, color=colour, alpha=0.35, linewidth=0.9)
             axes.plot(x, np.mean(curves, axis=0), color=colour, linewidth=2.2, label=f"{network}, {len(curves)} seeds")
-            finals = [curve[-N_WINDOWS // 5 :].mean() for curve in curves]
+            finals = [np.nanmean(curve[-N_WINDOWS // 5 :]) for curve in curves]
             place = i + 0.18 * (j - 1.5)
             bars.bar(place, np.mean(finals), 0.16, color=colour, alpha=0.6)
             bars.plot([place] * len(finals), finals, "k.", markersize=5)
-            area = [curve.mean() for curve in curves]
+            area = [np.nanmean(curve) for curve in curves]
             table.append([f"W{width}", network, *(f"{v:.0f}" for v in finals), *[""] * (len(args.seeds) - len(finals))])
             table[-1] += [f"{np.mean(finals):.0f}", f"{np.mean(area):.0f}"]
             for (seed, episodes), curve in zip(finished.items(), curves, strict=True):
@@ -77,7 +77,8 @@ def plot(args: argparse.Namespace) -> None:
                 rows.append([*row, *(f"{v:.1f}" for v in curve)])
         axes.set(title=f"{args.env}, width {128 * width}", xlabel="steps", ylabel="return of an episode")
         axes.grid(alpha=0.3)
-        axes.legend(loc="upper left", fontsize=8)
+        if axes.lines:
+            axes.legend(loc="upper left", fontsize=8)
     bars.set(title="last fifth of the run, every seed a dot", xticks=range(len(widths)))
     bars.set_xticklabels([f"width {128 * width}" for width in widths])
     bars.grid(alpha=0.3, axis="y")

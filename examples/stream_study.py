@@ -104,7 +104,8 @@ def plot(folder: Path, seeds: list[int], output: Path) -> None:
                 rows.append([*row, *(f"{v:.1f}" for v in curve)])
         axes.set(title=name, xlabel="steps")
         axes.grid(alpha=0.3)
-        axes.legend(loc="upper left", fontsize=8)
+        if axes.lines:
+            axes.legend(loc="upper left", fontsize=8)
     all_axes[0].set_ylabel("return of an episode")
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=80)
