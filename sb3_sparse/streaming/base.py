@@ -15,7 +15,9 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import safe_mean
 from torch import nn
 
+from sb3_sparse.streaming.compiled import CompiledLearner
 from sb3_sparse.streaming.learners import AutogradLearner, Learner
+from sb3_sparse.streaming.networks import StreamNetwork
 from sb3_sparse.streaming.obgd import AdaptiveObGD, ObGD, check_fraction
 from sb3_sparse.streaming.policies import StreamPolicy
 
@@ -144,6 +146,9 @@ class StreamAlgorithm(BaseAlgorithm):
         """One for each optimiser, in the same order."""
 
     def _make_learner(self, network: nn.Module, optimizer: ObGD) -> Learner:
+        if CompiledLearner.supports(network, optimizer):
+            assert isinstance(network, StreamNetwork)
+            return CompiledLearner(network, optimizer)
         return AutogradLearner(network, optimizer)
 
     @abstractmethod

@@ -38,13 +38,24 @@ class Learner(ABC):
         """
         if not keep:
             return self._forward(features)
-        # Callbacks may change weights between acting and learning, with operations that torch counts.
-        versions = [p._version for p in self._parameters]
-        kept, kept_versions, outputs = self._kept
-        if kept is not features or kept_versions != versions:
+        outputs = self._kept_outputs(features)
+        if outputs is None:
             outputs = self._forward_and_keep(features)
-            self._kept = (features, versions, outputs)
+            self._keep(features, outputs)
         return outputs
+
+    def both_outputs(self, features: np.ndarray, next_features: np.ndarray) -> tuple[Any, Any]:
+        """:meth:`outputs` of both, where only what :meth:`learn` needs of the first is kept."""
+        return self.outputs(features, keep=True), self.outputs(next_features)
+
+    def _kept_outputs(self, features: np.ndarray) -> Any:
+        # Callbacks may change weights between acting and learning, with operations that torch counts.
+        kept, versions, outputs = self._kept
+        unchanged = kept is features and versions == [p._version for p in self._parameters]
+        return outputs if unchanged else None
+
+    def _keep(self, features: np.ndarray, outputs: Any) -> None:
+        self._kept = (features, [p._version for p in self._parameters], outputs)
 
     def learn(self, features: np.ndarray, direction: np.ndarray, delta: float, reset: bool) -> None:
         """

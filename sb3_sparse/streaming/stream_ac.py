@@ -76,9 +76,12 @@ class StreamAC(StreamAlgorithm):
     def _update(
         self, features: np.ndarray, action: Any, reward: float, next_features: np.ndarray, discount: float, done: bool
     ) -> None:
-        next_value = float(self._critic.outputs(next_features)[0]) if discount else 0.0
-        self._value = float(self._critic.outputs(features, keep=True)[0])
-        self._td_error = delta = reward + discount * next_value - self._value
+        if discount:
+            (value,), (next_value,) = self._critic.both_outputs(features, next_features)
+        else:
+            (value,), next_value = self._critic.outputs(features, keep=True), 0.0
+        self._value = float(value)
+        self._td_error = delta = reward + discount * float(next_value) - self._value
         outputs = self._actor.outputs(features, keep=True)
         entropy_weight = self.ent_coef * np.sign(delta)
         gradient = categorical_gradient if isinstance(self.action_space, spaces.Discrete) else gaussian_gradient

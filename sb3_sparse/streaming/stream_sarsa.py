@@ -25,7 +25,7 @@ class StreamSARSA(StreamQ):
 
     def _act(self, features: np.ndarray) -> tuple[Any, np.ndarray]:
         if self._next_action is None:
-            self._next_action, _ = self._epsilon_greedy(features)
+            self._next_action, _ = self._epsilon_greedy(self._q.outputs(features, keep=True))
         return self._next_action, np.array([self._next_action])
 
     def _update(
@@ -33,6 +33,7 @@ class StreamSARSA(StreamQ):
     ) -> None:
         next_value = 0.0
         if discount:
-            self._next_action, _ = self._epsilon_greedy(next_features)
-            next_value = float(self._q.outputs(next_features)[self._next_action])
+            _, next_values = self._q.both_outputs(features, next_features)
+            self._next_action, _ = self._epsilon_greedy(next_values)
+            next_value = float(next_values[self._next_action])
         self._learn_value(features, action, reward + discount * next_value, done)

@@ -66,7 +66,7 @@ def kernel(name: str, vectors: int = 0) -> Kernel:
         "sample_product_one": (_sample_product_one, 5, 0),
     }
     write, n_pointers, n_integers = writers[name]
-    engine = _compile((write(vectors) if vectors else write()) + _task(n_pointers, n_integers))
+    engine = compile_assembly((write(vectors) if vectors else write()) + _task(n_pointers, n_integers))
     types = [_POINTER] * n_pointers + [_INT] * (n_integers + 2)
     call = ctypes.CFUNCTYPE(None, *types)(engine.get_function_address("kernel"))
     return Kernel(call, engine.get_function_address("task"), n_pointers + n_integers)
@@ -75,7 +75,8 @@ def kernel(name: str, vectors: int = 0) -> Kernel:
 _engines: list[Any] = []  # compiled code lives as long as its engine
 
 
-def _compile(assembly: str) -> Any:
+def compile_assembly(assembly: str) -> Any:
+    """An engine with the compiled functions of a module, for this processor; it is kept for ever."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     module = llvm.parse_assembly(assembly)
