@@ -184,6 +184,13 @@ def test_adaptive_and_static_topology(action_space):
     run(StreamAC, action_space, policy_kwargs=NETWORKS["static"], adaptive=True)
 
 
+@pytest.mark.parametrize("network", ["dense", "static"])
+@pytest.mark.parametrize("algorithm", [StreamAC, StreamQ])
+def test_without_compiled_kernels(monkeypatch, algorithm, network):
+    monkeypatch.setenv("SB3_SPARSE_BACKEND", "dense")
+    run(algorithm, None if algorithm is StreamAC else DISCRETE, policy_kwargs=NETWORKS[network])
+
+
 def test_entropy_coefficient():
     run(StreamAC, policy_kwargs=SMALL, ent_coef=0.5)
 
