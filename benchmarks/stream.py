@@ -5,7 +5,8 @@ Steps per second of streaming agents: ours beside a plain PyTorch loop of the sa
     python benchmarks/stream.py --discrete           # StreamAC, StreamQ, StreamSARSA on CartPole-v1, h = 32
 
 Walker2d-v5, StreamAC, both hidden layers of the actor and the critic of width h, everything that a training step takes
-(acting, environment, normalisers, update), one thread. The contenders:
+(acting, environment, normalisers, update), one thread. Seconds are those of the processor, which are the clock's on an
+idle machine and leave out what other processes take on a busy one. The contenders:
 
 - environment: random actions, nothing learned: what no agent can beat.
 - plain: ``benchmarks/stream_plain.py``, dense.
@@ -13,6 +14,7 @@ Walker2d-v5, StreamAC, both hidden layers of the actor and the critic of width h
 """
 
 import argparse
+import time
 from functools import partial
 
 import gymnasium as gym
@@ -69,7 +71,7 @@ def walker(widths, rounds, seconds):
             "plain": partial(stream_plain.StreamAC(gym.make(ENV), 0, width, zeros=0.0).run, n_steps),
         }
         contenders |= {name: ours(StreamAC, ENV, n_steps, width, **kwargs) for name, kwargs in OURS.items()}
-        times = alternate(contenders, rounds)
+        times = alternate(contenders, rounds, clock=time.process_time)
         speeds.append([f"{width}", *(f"{n_steps / value:.0f}" for value in times.values())])
         row = [f"{times['plain'] / times[name]:.2f}" for name in OURS]
         ratios.append([f"{width}", *row, f"{times['dense'] / times['S=0.9']:.2f}"])
@@ -90,7 +92,7 @@ def cartpole(rounds, seconds):
             "plain": partial(plain.run, n_steps),
             "ours": ours(algorithm, "CartPole-v1", n_steps, width, initialization="sparse_init"),
         }
-        times = alternate(contenders, rounds)
+        times = alternate(contenders, rounds, clock=time.process_time)
         speeds = [f"{n_steps / value:.0f}" for value in times.values()]
         rows.append([name, *speeds, f"{times['plain'] / times['ours']:.2f}"])
     print_table("Steps per second, CartPole-v1", ["", "environment", "plain", "ours", "ours / plain"], rows)

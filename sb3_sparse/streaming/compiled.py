@@ -93,7 +93,9 @@ class CompiledLearner(Learner):
         assert isinstance(network, StreamNetwork)
         hidden = [_layer(layer, views) for layer in network.trunk[0::3]]
         heads = [_layer(layer, views) for layer in network.heads]
-        settings = [_settings(norm, activation) for norm, activation in zip(network.trunk[1::3], network.trunk[2::3], strict=True)]
+        settings = [
+            _settings(norm, activation) for norm, activation in zip(network.trunk[1::3], network.trunk[2::3], strict=True)
+        ]
         widths = [layer.n_out for layer in hidden]
         n_in = hidden[0].n_in if hidden else heads[0].n_in
         n_out = sum(head.n_out for head in heads)
