@@ -100,6 +100,7 @@ def _import_zoo():  # type: ignore[no-untyped-def]
         sys.exit('sb3-sparse: this command needs rl-zoo3: pip install "sb3-sparse[zoo]"')
     from sb3_sparse import zoo
 
+    zoo.register_algorithms()
     return zoo
 
 

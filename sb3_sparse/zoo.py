@@ -4,6 +4,7 @@ Registration with rl-zoo3: what its ``train``, ``enjoy`` and hyperparameter sear
 rl-zoo3 is imported inside the functions: importing it patches gymnasium and takes seconds.
 """
 
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,34 @@ def hyperparams_file(algo: str) -> Path | None:
     folder = packaged if packaged.is_dir() else packaged.parent.parent / "hyperparams"
     path = folder / f"{algo}.yml"
     return path if path.is_file() else None
+
+
+def register_algorithms() -> None:
+    """Let ``--algo`` name the algorithms of this package. Safe to call twice."""
+    from rl_zoo3 import ALGOS, hyperparams_opt
+
+    from sb3_sparse.streaming import StreamAC, StreamQ, StreamSARSA
+
+    ALGOS.update(stream_ac=StreamAC, stream_q=StreamQ, stream_sarsa=StreamSARSA)
+    for name, kappas in STREAM_KAPPAS.items():
+        hyperparams_opt.HYPERPARAMS_SAMPLER[name] = partial(_sample_stream, kappas)
+        hyperparams_opt.HYPERPARAMS_CONVERTER[name] = _convert_stream
+
+
+# What bounds the steps of each streaming algorithm, for the search.
+STREAM_KAPPAS = {"stream_ac": ("kappa_policy", "kappa_value"), "stream_q": ("kappa",), "stream_sarsa": ("kappa",)}
+
+
+def _sample_stream(kappas: tuple[str, ...], trial: Any, *args: Any) -> dict[str, Any]:
+    hyperparams = {
+        "gamma": trial.suggest_categorical("gamma", (0.95, 0.98, 0.99, 0.995)),
+        "trace_lambda": trial.suggest_categorical("trace_lambda", (0.5, 0.7, 0.8, 0.9, 0.95)),
+    }
+    return hyperparams | {name: trial.suggest_float(name, 1.1, 10.0, log=True) for name in kappas}
+
+
+def _convert_stream(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    return dict(sampled_params)
 
 
 def register() -> None:

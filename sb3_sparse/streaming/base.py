@@ -17,7 +17,6 @@ from torch import nn
 
 from sb3_sparse.streaming.compiled import CompiledLearner
 from sb3_sparse.streaming.learners import AutogradLearner, Learner
-from sb3_sparse.streaming.networks import StreamNetwork
 from sb3_sparse.streaming.obgd import AdaptiveObGD, ObGD, check_fraction
 from sb3_sparse.streaming.policies import StreamPolicy
 
@@ -48,7 +47,7 @@ class StreamAlgorithm(BaseAlgorithm):
     :param policy_kwargs: Keywords of the policy, see :class:`StreamPolicy`.
     :param verbose: 0: no output, 1: info, 2: debug.
     :param seed: Seed of everything random.
-    :param device: For networks of this size a processor is faster than a GPU.
+    :param device: Where the networks are. ``"auto"`` means the CPU, which is faster for one sample at a time.
     :raises ValueError: If a value is out of range or there is more than one environment.
     """
 
@@ -85,7 +84,7 @@ class StreamAlgorithm(BaseAlgorithm):
             stats_window_size=stats_window_size,
             tensorboard_log=tensorboard_log,
             verbose=verbose,
-            device=device,
+            device="cpu" if device == "auto" else device,
             seed=seed,
             support_multi_env=False,
             supported_action_spaces=supported_action_spaces,
@@ -104,6 +103,7 @@ class StreamAlgorithm(BaseAlgorithm):
         self._time_limit: int | None = None
         self._episode_steps = 0
         self._features: np.ndarray | None = None
+        self._learners: list[Learner] = []
         # Of the last update, for logging.
         self._td_error = 0.0
 
@@ -146,10 +146,11 @@ class StreamAlgorithm(BaseAlgorithm):
         """One for each optimiser, in the same order."""
 
     def _make_learner(self, network: nn.Module, optimizer: ObGD) -> Learner:
-        if CompiledLearner.supports(network, optimizer):
-            assert isinstance(network, StreamNetwork)
-            return CompiledLearner(network, optimizer)
-        return AutogradLearner(network, optimizer)
+        kind = CompiledLearner if CompiledLearner.supports(network, optimizer) else AutogradLearner
+        for known in self._learners:
+            if type(known) is kind and known.network is network and known.optimizer is optimizer:
+                return known
+        return kind(network, optimizer)
 
     @abstractmethod
     def _act(self, features: np.ndarray) -> tuple[Any, np.ndarray]:
@@ -206,6 +207,7 @@ class StreamAlgorithm(BaseAlgorithm):
         th.set_num_threads(1)
         try:
             self._learners = self._make_learners()
+            self._reward_scaler = self.policy.reward_scaler
             if self._last_obs is not last_obs or self._features is None:
                 # The environment was reset: what led to here has nothing to do with what comes.
                 for learner in self._learners:
@@ -253,7 +255,7 @@ class StreamAlgorithm(BaseAlgorithm):
         self._n_updates += 1
         self._episode_steps += 1
         if self.normalize_reward:
-            reward = self.policy.reward_scaler.scale(reward, done)
+            reward = self._reward_scaler.scale(reward, done)
         # After the last step of an episode, `new_obs` belongs to the next one already.
         next_features = self._observe(info["terminal_observation"] if done else new_obs[0])
         over = done and not (self.bootstrap_truncated and info.get("TimeLimit.truncated", False))
@@ -302,7 +304,7 @@ class StreamAlgorithm(BaseAlgorithm):
         return logs
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_learners"]
+        return [*super()._excluded_save_params(), "_learners", "_reward_scaler"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", *(f"policy.{name}" for name in self.optimizer_names)], []

@@ -27,7 +27,7 @@ class _Layer(NamedTuple):
     bias_traces: np.ndarray
     n_out: int
     n_in: int
-    index: tuple[np.ndarray, np.ndarray] | None
+    crow_and_col: tuple[np.ndarray, np.ndarray] | None
 
 
 class CompiledLearner(Learner):
@@ -41,7 +41,7 @@ class CompiledLearner(Learner):
     :param optimizer: Its optimiser.
     """
 
-    def __init__(self, network: StreamNetwork, optimizer: ObGD):
+    def __init__(self, network: nn.Module, optimizer: ObGD):
         super().__init__(network, optimizer)
         # What instructions read or write besides arrays of their own.
         self._decay = np.zeros(1, dtype=np.float32)
@@ -85,17 +85,17 @@ class CompiledLearner(Learner):
             self._traces.append(self.optimizer.state[p]["trace"])
             views[p] = (flat.numpy(), flat_trace.numpy())
         self._flat_traces = traces.numpy()
+        self._topologies = [(m, m.topology) for m in self.network.modules() if isinstance(m, SparseLinear)]
         self._addresses = [p.data_ptr() for p in self._parameters]
         self._write_programs(views, parameters.numpy())
 
     def _write_programs(self, views: dict[th.Tensor, tuple[np.ndarray, np.ndarray]], parameters: np.ndarray) -> None:
         network = self.network
         assert isinstance(network, StreamNetwork)
-        hidden = [_layer(layer, views) for layer in network.trunk[0::3]]
+        trunk = list(network.trunk)
+        hidden = [_layer(layer, views) for layer in trunk[0::3]]
         heads = [_layer(layer, views) for layer in network.heads]
-        settings = [
-            _settings(norm, activation) for norm, activation in zip(network.trunk[1::3], network.trunk[2::3], strict=True)
-        ]
+        settings = [_settings(norm, activation) for norm, activation in zip(trunk[1::3], trunk[2::3], strict=True)]
         widths = [layer.n_out for layer in hidden]
         n_in = hidden[0].n_in if hidden else heads[0].n_in
         n_out = sum(head.n_out for head in heads)
@@ -135,16 +135,20 @@ class CompiledLearner(Learner):
 
     def _learning(self, layer: _Layer, grad: Any, x: np.ndarray, grad_x: np.ndarray | None) -> tuple[Any, ...]:
         """The instruction for the traces of a layer, and for the gradient of its input if that is wanted."""
-        kind = "learn_linear" if layer.index is None else "learn_sparse_linear"
-        place = (layer.n_in,) if layer.index is None else layer.index
+        kind = "learn_linear" if layer.crow_and_col is None else "learn_sparse_linear"
+        place = (layer.n_in,) if layer.crow_and_col is None else layer.crow_and_col
         common = (layer.weight_traces, layer.bias_traces, grad, x, self._decay, self._l1, layer.n_out, *place)
         return (kind, *common) if grad_x is None else (kind + "_and_input", *common, layer.weights, grad_x)
 
     def _check_bound(self) -> None:
         """Callbacks may have loaded, replaced or dropped what the programs are about."""
         state = self.optimizer.state
-        bound = [p.data_ptr() for p in self._parameters] == self._addresses
-        if not bound or any(state[p].get("trace") is not z for p, z in zip(self._parameters, self._traces, strict=True)):
+        bound = (
+            [p.data_ptr() for p in self._parameters] == self._addresses
+            and all(state[p].get("trace") is z for p, z in zip(self._parameters, self._traces, strict=True))
+            and all(layer.topology is topology for layer, topology in self._topologies)
+        )
+        if not bound:
             self._bind()
 
     def _forward(self, features: np.ndarray) -> np.ndarray:
@@ -194,13 +198,12 @@ def _is_linear(layer: nn.Module) -> bool:
 
 
 def _layer(layer: Any, views: dict[th.Tensor, tuple[np.ndarray, np.ndarray]]) -> _Layer:
-    index = None
-    weight = layer.weight
+    weight, crow_and_col = layer.weight, None
     if isinstance(layer, SparseLinear):
-        topology = layer.topology.tensors()
-        weight, index = layer.values, (topology.crow.numpy(), topology.col.numpy())
+        index = layer.topology.tensors()
+        weight, crow_and_col = layer.values, (index.crow.numpy(), index.col.numpy())
     (weights, weight_traces), (bias, bias_traces) = views[weight], views[layer.bias]
-    return _Layer(weights, bias, weight_traces, bias_traces, layer.out_features, layer.in_features, index)
+    return _Layer(weights, bias, weight_traces, bias_traces, layer.out_features, layer.in_features, crow_and_col)
 
 
 def _settings(norm: Any, activation: Any) -> np.ndarray:
@@ -214,7 +217,7 @@ def _with_offsets(heads: list[_Layer]) -> list[tuple[_Layer, int]]:
 
 
 def _forward(layer: _Layer, ys: list[np.ndarray], xs: list[np.ndarray]) -> tuple[Any, ...]:
-    kind = ("linear" if layer.index is None else "sparse_linear") + ("_pair" if len(ys) == 2 else "")
-    if layer.index is None:
+    kind = ("linear" if layer.crow_and_col is None else "sparse_linear") + ("_pair" if len(ys) == 2 else "")
+    if layer.crow_and_col is None:
         return (kind, *ys, layer.weights, layer.bias, *xs, layer.n_out, layer.n_in)
-    return (kind, *ys, layer.weights, layer.bias, *layer.index, *xs, layer.n_out)
+    return (kind, *ys, layer.weights, layer.bias, *layer.crow_and_col, *xs, layer.n_out)

@@ -304,7 +304,15 @@ def _trace(code: _Code, traces: ir.Value, k: ir.Value, decay: ir.Value, gradient
     return code.call("llvm.fabs", trace)
 
 
-def _learn_rows(code: _Code, n_out: ir.Value, bias_traces: ir.Value, decay: ir.Value, grad: ir.Value, l1: ir.Value, row: Any):
+def _learn_rows(
+    code: _Code,
+    n_out: ir.Value,
+    bias_traces: ir.Value,
+    decay: ir.Value,
+    grad: ir.Value,
+    l1: ir.Value,
+    row: Callable[[ir.Value, ir.Value], ir.Value],
+) -> None:
     """Each row of weights, its bias, and the sum of absolute traces, which is added to ``l1``."""
 
     def one(i: ir.Value, total: ir.Value) -> list[ir.Value]:

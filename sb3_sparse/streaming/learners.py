@@ -49,13 +49,15 @@ class Learner(ABC):
         return self.outputs(features, keep=True), self.outputs(next_features)
 
     def _kept_outputs(self, features: np.ndarray) -> Any:
-        # Callbacks may change weights between acting and learning, with operations that torch counts.
-        kept, versions, outputs = self._kept
-        unchanged = kept is features and versions == [p._version for p in self._parameters]
-        return outputs if unchanged else None
+        kept, weights, outputs = self._kept
+        return outputs if kept is features and weights == self._weights() else None
 
     def _keep(self, features: np.ndarray, outputs: Any) -> None:
-        self._kept = (features, [p._version for p in self._parameters], outputs)
+        self._kept = (features, self._weights(), outputs)
+
+    def _weights(self) -> list[tuple[int, int]]:
+        """Says whether a callback changed weights between acting and learning: torch counts operations in place."""
+        return [(p._version, p.data_ptr()) for p in self._parameters]
 
     def learn(self, features: np.ndarray, direction: np.ndarray, delta: float, reset: bool) -> None:
         """

@@ -5,6 +5,7 @@ All statistics are Welford's, in double precision, with the sample variance, and
 of the policy, so a saved agent is complete and ``predict`` takes raw observations.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -20,6 +21,10 @@ class _Statistics(nn.Module):
     def _apply(self, fn: Callable[[th.Tensor], th.Tensor], recurse: bool = True) -> "_Statistics":
         return self
 
+    def _array(self, name: str) -> np.ndarray:
+        # Not as an attribute of the module: that takes longer than all the arithmetic.
+        return self._buffers[name].numpy()  # type: ignore[union-attr]
+
 
 class ObservationNormalizer(_Statistics):
     """
@@ -31,33 +36,37 @@ class ObservationNormalizer(_Statistics):
     """
 
     obs_count: th.Tensor
+    """How many observations there were."""
     obs_mean: th.Tensor
     obs_square: th.Tensor
+    """Sum of their squared distances from the mean."""
 
     def __init__(self, shape: Sequence[int]):
         super().__init__()
         self.register_buffer("obs_count", th.zeros((), dtype=th.float64))
         self.register_buffer("obs_mean", th.zeros(tuple(shape), dtype=th.float64))
-        # Sum of squared distances from the mean.
         self.register_buffer("obs_square", th.zeros(tuple(shape), dtype=th.float64))
 
     def update(self, observation: np.ndarray) -> None:
         """Take one observation into the statistics."""
-        mean = self.obs_mean.numpy()
-        count = self.obs_count.numpy()
+        count, mean, square = self._array("obs_count"), self._array("obs_mean"), self._array("obs_square")
         count += 1.0
         distance = observation - mean
         mean += distance / count
-        self.obs_square.numpy()[...] += distance * (observation - mean)
+        distance *= observation - mean
+        square += distance
 
     def normalize(self, observation: np.ndarray) -> np.ndarray:
-        """An observation, or a batch, in float32."""
-        count = self.obs_count.item()
+        """An observation, or a batch, in double precision."""
+        count = self._array("obs_count").item()
+        normalized = observation - self._array("obs_mean")
         if count < 2.0:
-            scale: float | np.ndarray = np.sqrt(1.0 + EPSILON)
+            normalized /= (1.0 + EPSILON) ** 0.5
         else:
-            scale = np.sqrt(self.obs_square.numpy() / (count - 1.0) + EPSILON)
-        return ((observation - self.obs_mean.numpy()) / scale).astype(np.float32)
+            scale = self._array("obs_square") / (count - 1.0)
+            scale += EPSILON
+            normalized /= np.sqrt(scale, out=scale)
+        return normalized
 
 
 class RewardScaler(_Statistics):
@@ -70,16 +79,13 @@ class RewardScaler(_Statistics):
     :param gamma: Discount factor.
     """
 
-    reward_count: th.Tensor
-    reward_return: th.Tensor
-    reward_mean: th.Tensor
-    reward_square: th.Tensor
+    reward_statistics: th.Tensor
+    """The return ``u``, how many there were, their mean, and the sum of their squared distances from it."""
 
     def __init__(self, gamma: float):
         super().__init__()
         self.gamma = gamma
-        for name in ("count", "return", "mean", "square"):
-            self.register_buffer("reward_" + name, th.zeros((), dtype=th.float64))
+        self.register_buffer("reward_statistics", th.zeros(4, dtype=th.float64))
 
     def scale(self, reward: float, done: bool) -> float:
         """
@@ -87,21 +93,20 @@ class RewardScaler(_Statistics):
 
         :param done: Whether the episode ends with this step.
         """
+        statistics = self._array("reward_statistics")
         # Plain numbers: on scalars numpy would be ten times slower.
-        discounted = (0.0 if done else self.gamma * self.reward_return.item()) + reward
-        count, mean = self.reward_count.item() + 1.0, self.reward_mean.item()
+        discounted, count, mean, square = statistics.tolist()
+        discounted = (0.0 if done else self.gamma * discounted) + reward
+        count += 1.0
         distance = discounted - mean
         mean += distance / count
-        square = self.reward_square.item() + distance * (discounted - mean)
-        self.reward_return.fill_(discounted)
-        self.reward_count.fill_(count)
-        self.reward_mean.fill_(mean)
-        self.reward_square.fill_(square)
+        square += distance * (discounted - mean)
+        statistics[:] = discounted, count, mean, square
         variance = 1.0 if count < 2.0 else square / (count - 1.0)
-        return float(reward / (variance + EPSILON) ** 0.5)
+        return reward / math.sqrt(variance + EPSILON)
 
 
-def time_feature(steps: np.ndarray | int, time_limit: int) -> np.ndarray:
+def time_feature(steps: np.ndarray | int, time_limit: int) -> np.ndarray | float:
     """
     How far an episode is, from -0.5: the entry that is added to an observation after its normalisation.
 
@@ -110,4 +115,5 @@ def time_feature(steps: np.ndarray | int, time_limit: int) -> np.ndarray:
     :param steps: Steps taken in the episode.
     :param time_limit: Steps at which it goes from -0.5 to 0.5.
     """
-    return np.maximum(np.asarray(steps) - 1, 0) / time_limit - 0.5
+    later = max(steps - 1, 0) if isinstance(steps, int) else np.maximum(steps - 1, 0)
+    return later / time_limit - 0.5

@@ -45,7 +45,7 @@ class ObGD(Optimizer):
         kappa: float = 2.0,
         **defaults: Any,
     ):
-        check_positive("lr", lr)
+        _check("lr", lr, lambda v: v >= 0, "a number of at least 0")
         check_fraction("gamma", gamma)
         check_fraction("trace_lambda", trace_lambda)
         check_positive("kappa", kappa)

@@ -4,6 +4,7 @@ Policies of streaming agents: the networks, and the normalisation of what they s
 Everything that ``predict`` needs is inside, so it takes raw observations.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -111,6 +112,7 @@ class StreamPolicy(BasePolicy):
             )
         self.net_arch = self._resolve_net_arch(net_arch)
         self.time_limit = time_limit
+        self.feature_shape = self._feature_shape(observation_space.shape)
         self.obs_norm = ObservationNormalizer(self.feature_shape) if normalize_observations else None
         self.reward_scaler = RewardScaler(gamma)
         self._steps: np.ndarray | None = None
@@ -145,10 +147,9 @@ class StreamPolicy(BasePolicy):
                 raise ValueError(f"net_arch={net_arch!r}: expected a list of positive widths, one per hidden layer.")
         return {name: list(widths) for name, widths in resolved.items()}
 
-    @property
-    def feature_shape(self) -> tuple[int, ...]:
+    def _feature_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of an observation as the normaliser sees it."""
-        return (int(np.prod(self.observation_space.shape)),)  # type: ignore[arg-type]
+        return (math.prod(shape),)
 
     def _build(self) -> None:
         raise NotImplementedError
@@ -190,9 +191,10 @@ class StreamPolicy(BasePolicy):
         :return: float32, ``(batch, n_features)``
         """
         features = observations.reshape(len(observations), *self.feature_shape)
-        features = features.astype(np.float32) if self.obs_norm is None else self.obs_norm.normalize(features)
+        if self._normalizer is not None:
+            features = self._normalizer.normalize(features)
         if self.time_limit is None:
-            return features
+            return features.astype(np.float32)
         with_time = np.empty((len(features), features.shape[1] + 1), dtype=np.float32)
         with_time[:, :-1] = features
         with_time[:, -1] = time_feature(steps, self.time_limit)
@@ -200,8 +202,13 @@ class StreamPolicy(BasePolicy):
 
     def observe(self, observation: np.ndarray) -> None:
         """Take one observation of the training environment into the statistics."""
-        if self.obs_norm is not None:
-            self.obs_norm.update(observation.reshape(self.feature_shape))
+        if self._normalizer is not None:
+            self._normalizer.update(observation.reshape(self.feature_shape))
+
+    @property
+    def _normalizer(self) -> ObservationNormalizer | None:
+        # `self.obs_norm` takes several times as long, and this is asked for in every step.
+        return self._modules.get("obs_norm")  # type: ignore[return-value]
 
     def predict(
         self,
@@ -317,10 +324,8 @@ class _ImagePolicy(StreamPolicy):
     def _resolve_net_arch(self, net_arch: Any) -> dict[str, list[int]]:
         return {}
 
-    @property
-    def feature_shape(self) -> tuple[int, ...]:
-        """Shape of an observation as the normaliser sees it."""
-        return tuple(self.observation_space.shape)  # type: ignore[arg-type]
+    def _feature_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape
 
     def make_trunk(self, network: str) -> tuple[nn.Sequential, int]:
         """Convolutions and a linear layer."""

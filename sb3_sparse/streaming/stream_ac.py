@@ -70,7 +70,7 @@ class StreamAC(StreamAlgorithm):
         action = mean + std * np.random.standard_normal(len(mean))
         space = self.action_space
         assert isinstance(space, spaces.Box)
-        clipped = action.reshape(1, *space.shape).clip(space.low, space.high)
+        clipped = np.minimum(np.maximum(action.reshape(1, *space.shape), space.low), space.high)
         return action, clipped.astype(space.dtype)
 
     def _update(
@@ -134,7 +134,8 @@ def gaussian_gradient(outputs: np.ndarray, action: np.ndarray, entropy_weight: f
     by_std = (noise**2 - 1.0 + entropy_weight) / std
     gradient = np.empty(len(outputs), dtype=np.float32)
     gradient[: len(mean)] = noise / std
-    gradient[len(mean) :] = by_std / (1.0 + np.exp(-pre_std))
+    # The derivative of softplus is the sigmoid, here in a form that cannot overflow.
+    gradient[len(mean) :] = by_std * np.exp(-np.logaddexp(0.0, -pre_std))
     return gradient
 
 

@@ -1,0 +1,199 @@
+"""The compiled learner against autograd, and what callbacks may do to both."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch as th
+from torch import nn
+from torch.distributions import Categorical, Normal
+
+from sb3_sparse.sparse import Topology, sparsify_
+from sb3_sparse.streaming import AdaptiveObGD, ObGD
+from sb3_sparse.streaming.compiled import CompiledLearner
+from sb3_sparse.streaming.learners import AutogradLearner
+from sb3_sparse.streaming.networks import StreamNetwork, lecun_uniform_, mlp_trunk, sparse_init_
+from sb3_sparse.streaming.stream_ac import categorical_gradient, gaussian_gradient
+
+N_IN = 11
+
+
+def network(widths=(32, 32), heads=(("mu", 3), ("pre_std", 3)), sparsity=0.0, seed=0):
+    th.manual_seed(seed)
+    trunk, latent_dim = mlp_trunk(N_IN, widths)
+    net = StreamNetwork(trunk, latent_dim, dict(heads))
+    lecun_uniform_(net)
+    for p in net.parameters():
+        p.data += 0.1 * th.randn_like(p)
+    return sparsify_(net, sparsity, seed=seed)
+
+
+def both(net, **kwargs):
+    twin = copy.deepcopy(net)
+    return (
+        CompiledLearner(net, ObGD(net.parameters(), **kwargs)),
+        AutogradLearner(twin, ObGD(twin.parameters(), **kwargs)),
+    )
+
+
+def stream(n, n_out, seed=0):
+    rng = np.random.default_rng(seed)
+    for i in range(n):
+        x, direction = rng.standard_normal(N_IN).astype(np.float32), rng.standard_normal(n_out).astype(np.float32)
+        yield i, x, direction, float(2 * rng.standard_normal())
+
+
+def assert_equal(learner, other, atol=1e-6):
+    for p, q in zip(learner.network.parameters(), other.network.parameters(), strict=True):
+        th.testing.assert_close(p.data, q.data, rtol=0, atol=atol)
+        th.testing.assert_close(learner.optimizer.state[p]["trace"], other.optimizer.state[q]["trace"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.95])
+@pytest.mark.parametrize("widths", [(), (1,), (17,), (32, 32), (40, 7, 33)], ids=str)
+@pytest.mark.parametrize("heads", [(("value", 1),), (("mu", 3), ("pre_std", 3))], ids=["one head", "two heads"])
+def test_compiled_equals_autograd(sparsity, widths, heads):
+    if sparsity == 0.95 and widths in ((), (1,)):
+        pytest.skip("nothing would be left")
+    learner, other = both(network(widths, heads, sparsity), kappa=3.0)
+    n_out = sum(size for _, size in heads)
+    for i, x, direction, delta in stream(60, n_out):
+        np.testing.assert_allclose(learner.outputs(x), other.outputs(x), rtol=1e-4, atol=1e-5)
+        learner.learn(x, direction, delta, i % 25 == 24)
+        other.learn(x, direction, delta, i % 25 == 24)
+        assert learner.step_size == pytest.approx(other.step_size, rel=1e-4)
+        assert learner.trace_l1 == pytest.approx(other.trace_l1, rel=1e-4)
+    assert_equal(learner, other)
+
+
+def test_a_layer_of_zeros():
+    """With few inputs SparseInit leaves a first layer of zeros: LayerNorm of zeros, and gradients through it."""
+    net = network()
+    sparse_init_(net, 1.0)
+    learner, other = both(net)
+    for _, x, direction, delta in stream(20, 6):
+        learner.learn(x, direction, delta, False)
+        other.learn(x, direction, delta, False)
+    assert_equal(learner, other)
+
+
+def test_two_samples_in_one_pass():
+    for sparsity in (0.0, 0.8):
+        learner, other = both(network(sparsity=sparsity))
+        samples = [x for _, x, _, _ in stream(2, 6)]
+        ours, theirs = learner.both_outputs(*samples), other.both_outputs(*samples)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+        # Now the first is kept.
+        np.testing.assert_array_equal(learner.both_outputs(*samples)[0], ours[0])
+        learner.learn(samples[0], np.ones(6, dtype=np.float32), 0.3, False)
+        other.learn(samples[0], np.ones(6, dtype=np.float32), 0.3, False)
+        assert_equal(learner, other)
+
+
+def test_looking_elsewhere_does_not_change_what_is_learned():
+    learner, other = both(network())
+    for _, x, direction, delta in stream(10, 6):
+        learner.outputs(x, keep=True)
+        learner.outputs(-x)
+        learner.learn(x, direction, delta, False)
+        other.learn(x, direction, delta, False)
+    assert_equal(learner, other)
+
+
+@pytest.mark.parametrize("learner_class", [AutogradLearner, CompiledLearner])
+@pytest.mark.parametrize("change", ["in place", "data", "vector"])
+def test_weights_changed_after_acting_are_the_ones_that_learn(learner_class, change):
+    net = network()
+    learner = learner_class(net, ObGD(net.parameters()))
+    (_, x, direction, delta), *_ = stream(1, 6)
+    learner.outputs(x, keep=True)
+    with th.no_grad():
+        if change == "in place":
+            for p in net.parameters():
+                p.mul_(0.5)
+        elif change == "data":
+            for p in net.parameters():
+                p.data = 0.5 * p.data
+        else:
+            nn.utils.vector_to_parameters(0.5 * nn.utils.parameters_to_vector(net.parameters()), net.parameters())
+    other = AutogradLearner(copy.deepcopy(net), ObGD(net.parameters()))
+    other.optimizer = ObGD(other.network.parameters())
+    learner.learn(x, direction, delta, False)
+    other.learn(x, direction, delta, False)
+    assert_equal(learner, other)
+
+
+@pytest.mark.parametrize("how", ["load", "drop"])
+def test_traces_replaced_by_a_callback_are_used(how):
+    learner, other = both(network())
+    for _, x, direction, delta in stream(5, 6):
+        learner.learn(x, direction, delta, False)
+        other.learn(x, direction, delta, False)
+    for one in (learner, other):
+        if how == "load":
+            state = copy.deepcopy(one.optimizer.state_dict())
+            for entry in state["state"].values():
+                entry["trace"] *= 2.0
+            one.optimizer.load_state_dict(state)
+        else:
+            one.optimizer.state[next(one.network.parameters())].clear()
+    for _, x, direction, delta in stream(5, 6, seed=1):
+        learner.learn(x, direction, delta, False)
+        other.learn(x, direction, delta, False)
+    assert_equal(learner, other)
+
+
+def test_a_topology_replaced_by_a_callback_is_used():
+    learner, other = both(network(sparsity=0.8))
+    for one in (learner, other):
+        layer = one.network.trunk[3]
+        layer.topology = Topology.random(layer.topology.shape, layer.topology.nnz, seed=123)
+    for _, x, direction, delta in stream(5, 6):
+        learner.learn(x, direction, delta, False)
+        other.learn(x, direction, delta, False)
+    assert_equal(learner, other)
+
+
+def test_who_is_supported(monkeypatch):
+    net = network(sparsity=0.8)
+    assert CompiledLearner.supports(net, ObGD(net.parameters()))
+    assert not CompiledLearner.supports(net, AdaptiveObGD(net.parameters()))
+    double = network().double()
+    assert not CompiledLearner.supports(double, ObGD(double.parameters()))
+    other = network()
+    other.trunk[2] = nn.ReLU()
+    assert not CompiledLearner.supports(other, ObGD(other.parameters()))
+
+    class Subclass(StreamNetwork):
+        pass
+
+    trunk, latent_dim = mlp_trunk(N_IN, [8])
+    own = Subclass(trunk, latent_dim, {"value": 1})
+    assert not CompiledLearner.supports(own, ObGD(own.parameters()))
+    monkeypatch.setenv("SB3_SPARSE_BACKEND", "dense")
+    assert not CompiledLearner.supports(net, ObGD(net.parameters()))
+
+
+@pytest.mark.parametrize("sign", [-1.0, 0.0, 1.0])
+def test_gradient_of_a_gaussian(sign):
+    outputs = th.tensor([0.3, -1.0, 2.0, 0.5, -3.0, 4.0], dtype=th.float64, requires_grad=True)
+    action = th.tensor([0.5, -1.2, 5.0], dtype=th.float64)
+    normal = Normal(outputs[:3], nn.functional.softplus(outputs[3:]))
+    (normal.log_prob(action).sum() + 0.01 * sign * normal.entropy().sum()).backward()
+    ours = gaussian_gradient(outputs.detach().numpy(), action.numpy(), 0.01 * sign)
+    np.testing.assert_allclose(ours, outputs.grad, rtol=1e-6)
+
+
+@pytest.mark.parametrize("sign", [-1.0, 0.0, 1.0])
+def test_gradient_of_a_categorical(sign):
+    logits = th.tensor([0.3, -1.0, 2.0, 7.0], dtype=th.float64, requires_grad=True)
+    categorical = Categorical(logits=logits)
+    (categorical.log_prob(th.tensor(2)) + 0.01 * sign * categorical.entropy()).backward()
+    ours = categorical_gradient(logits.detach().numpy(), 2, 0.01 * sign)
+    np.testing.assert_allclose(ours, logits.grad, rtol=1e-5)
+
+
+def test_gradients_stay_finite_where_softplus_underflows():
+    outputs = np.array([0.0, -800.0], dtype=np.float32)
+    assert np.isfinite(gaussian_gradient(outputs, np.array([1e-7]), 0.01)).all()
+    assert np.isfinite(categorical_gradient(np.array([1000.0, -1000.0], dtype=np.float32), 0, 0.01)).all()
