@@ -45,6 +45,22 @@ def copy_network(network: nn.Module) -> Network:
     return Network(arrays[: len(layers)], arrays[len(layers) :], masks)
 
 
+def traces_of(network: nn.Module, optimizer) -> list[np.ndarray]:
+    """Traces of the weights, then of the biases, zero where no weight lives."""
+    weights, biases = [], []
+    for layer in layers_of(network):
+        is_sparse = isinstance(layer, SparseLinear)
+        trace = optimizer.state[layer.values if is_sparse else layer.weight]["trace"].numpy()
+        if is_sparse:
+            assert trace.shape == (layer.topology.nnz,), "there is a trace for weights that do not exist"
+            dense = np.zeros(layer.topology.shape)
+            dense[layer.topology.mask().numpy()] = trace
+            trace = dense
+        weights.append(trace)
+        biases.append(optimizer.state[layer.bias]["trace"].numpy())
+    return weights + biases
+
+
 class Replay:
     """Feeds an oracle with the actions that a scripted environment has received so far."""
 
@@ -72,7 +88,7 @@ class Compare(BaseCallback):
         self.replay, self.pairs, self.atol = replay, pairs, atol
         self.pruned = {
             name: [mask == 0 for mask in learner.network.masks] + [np.zeros(len(b), bool) for b in learner.network.biases]
-            for name, _, learner in pairs
+            for name, _, _, learner in pairs
         }
 
     def _on_step(self) -> bool:
@@ -81,16 +97,27 @@ class Compare(BaseCallback):
 
     def check(self, n_updates: int) -> None:
         self.replay.catch_up(n_updates)
-        for name, network, learner in self.pairs:
+        for name, network, optimizer, learner in self.pairs:
             parameters = learner.network.parameters
             for array, expected, pruned in zip(arrays_of(network), parameters, self.pruned[name], strict=True):
                 error = np.abs(array - expected).max()
                 assert error < self.atol, f"{name} of shape {array.shape} is off by {error:.2g} after {n_updates} updates"
                 assert not array[pruned].any(), f"{name} of shape {array.shape}: a pruned weight came back"
+            if optimizer is not None and n_updates % 10 == 5:
+                for trace, expected in zip(traces_of(network, optimizer), learner.trace, strict=True):
+                    np.testing.assert_allclose(trace, expected, rtol=0, atol=1e-4 * (1 + np.abs(expected).max()))
+
+
+def networks_of(model) -> list[tuple]:
+    """Name, network and optimiser."""
+    policy = model.policy
+    if isinstance(model, StreamAC):
+        return [("actor", policy.actor, policy.actor_optimizer), ("critic", policy.critic, policy.critic_optimizer)]
+    return [("q_net", policy.q_net, policy.q_optimizer)]
 
 
 def make_oracle(model, script: Script, lr=1.0, adaptive=False, bootstrap_truncated=False, ent_coef=0.01, **features):
-    """The oracle that starts from the weights of ``model``, and which network is which learner's."""
+    """The oracle that starts from the weights of ``model``, and its learners in the order of ``networks_of``."""
     stream = Features(GAMMA, script.max_episode_steps, **features)
 
     def learner(network, kappa):
@@ -98,30 +125,34 @@ def make_oracle(model, script: Script, lr=1.0, adaptive=False, bootstrap_truncat
 
     if isinstance(model, StreamAC):
         actor, critic = learner(model.policy.actor, 3.0), learner(model.policy.critic, 2.0)
-        oracle = ActorCriticOracle(stream, GAMMA, bootstrap_truncated, actor, critic, ent_coef)
-        return oracle, [("actor", model.policy.actor, actor), ("critic", model.policy.critic, critic)]
+        return ActorCriticOracle(stream, GAMMA, bootstrap_truncated, actor, critic, ent_coef), [actor, critic]
     q = learner(model.policy.q_net, 2.0)
-    oracle = (SARSAOracle if isinstance(model, StreamSARSA) else QOracle)(stream, GAMMA, bootstrap_truncated, q)
-    return oracle, [("q_net", model.policy.q_net, q)]
+    return (SARSAOracle if isinstance(model, StreamSARSA) else QOracle)(stream, GAMMA, bootstrap_truncated, q), [q]
 
 
-def run(algorithm, action_space=None, n_observations=11, policy_kwargs=None, seed=0, atol=1e-6, **kwargs):
-    """Train on a script, compare after every update, return model, oracle and environment."""
-    script = Script.random(N_STEPS, n_observations, seed)
+def start(algorithm, action_space=None, n_observations=11, policy_kwargs=None, atol=1e-6, **kwargs):
+    """An agent before its first step, the environment with its script, the oracle, and the callback that compares."""
+    script = Script.random(N_STEPS, n_observations, seed=0)
     env = ScriptedEnv(script, action_space)
-    model = algorithm("MlpPolicy", env, policy_kwargs=policy_kwargs, seed=seed, device="cpu", **kwargs)
-    own = {"exploration_fraction", "exploration_initial_eps", "exploration_final_eps", "learning_rate"}
-    if "learning_rate" in kwargs:
-        kwargs["lr"] = kwargs["learning_rate"]
-    oracle, pairs = make_oracle(model, script, **{k: v for k, v in kwargs.items() if k not in own})
-    before = [array.copy() for _, network, _ in pairs for array in arrays_of(network)]
-    compare = Compare(Replay(oracle, env), pairs, atol)
+    model = algorithm("MlpPolicy", env, policy_kwargs=policy_kwargs, seed=0, device="cpu", **kwargs)
+    exploration = {"exploration_fraction", "exploration_initial_eps", "exploration_final_eps"}
+    known = {"lr" if k == "learning_rate" else k: v for k, v in kwargs.items() if k not in exploration}
+    oracle, learners = make_oracle(model, script, **known)
+    pairs = [(*names, learner) for names, learner in zip(networks_of(model), learners, strict=True)]
+    return model, env, oracle, Compare(Replay(oracle, env), pairs, atol)
+
+
+def run(*args, **kwargs):
+    """Train on a script, compare after every update, return model, oracle and environment."""
+    model, env, oracle, compare = start(*args, **kwargs)
+    networks = [network for _, network, _ in networks_of(model)]
+    before = [array.copy() for network in networks for array in arrays_of(network)]
     model.learn(N_STEPS, callback=compare)
     assert env.n_steps == N_STEPS
     compare.check(N_STEPS)
-    after = [array for _, network, _ in pairs for array in arrays_of(network)]
+    after = [array for network in networks for array in arrays_of(network)]
     moved = max(np.abs(a - b).max() for a, b in zip(after, before, strict=True))
-    assert moved > 100 * atol, "the comparison would not notice an agent that does not learn"
+    assert moved > 100 * compare.atol, "the comparison would not notice an agent that does not learn"
     return model, oracle, env
 
 
@@ -189,6 +220,24 @@ def test_adaptive_and_static_topology(action_space):
 def test_without_compiled_kernels(monkeypatch, algorithm, network):
     monkeypatch.setenv("SB3_SPARSE_BACKEND", "dense")
     run(algorithm, None if algorithm is StreamAC else DISCRETE, policy_kwargs=NETWORKS[network])
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "kwargs"), [(StreamAC, {}), (StreamAC, {"adaptive": True}), (StreamQ, {}), (StreamSARSA, {})]
+)
+def test_goes_on_after_saving_and_loading(tmp_path, algorithm, kwargs):
+    """In the middle of an episode: weights, traces, statistics and the action that SARSA has chosen already."""
+    space = None if algorithm is StreamAC else DISCRETE
+    model, env, _, compare = start(algorithm, space, policy_kwargs=NETWORKS["static"], **kwargs)
+    model.learn(70, callback=compare)
+    model.learn(80, callback=compare, reset_num_timesteps=False)
+    assert not env.script.done[149]
+    model.save(tmp_path / "agent")
+    loaded = algorithm.load(tmp_path / "agent", env=model.get_env(), force_reset=False, device="cpu")
+    pairs = [(*names, pair[-1]) for names, pair in zip(networks_of(loaded), compare.pairs, strict=True)]
+    compare = Compare(compare.replay, pairs, compare.atol)
+    loaded.learn(N_STEPS - 150, callback=compare, reset_num_timesteps=False)
+    compare.check(N_STEPS)
 
 
 def test_entropy_coefficient():
@@ -317,11 +366,11 @@ def test_the_plain_loop_of_the_benchmarks(monkeypatch, name):
         actor, critic = (Learner(copy_network(n), k, 1.0, DECAY) for n, k in ((agent.actor, 3.0), (agent.critic, 2.0)))
         oracle, pairs = (
             ActorCriticOracle(features, GAMMA, False, actor, critic),
-            [("actor", agent.actor, actor), ("critic", agent.critic, critic)],
+            [("actor", agent.actor, None, actor), ("critic", agent.critic, None, critic)],
         )
     else:
         q = Learner(copy_network(agent.q_net), 2.0, 1.0, DECAY)
         oracle = (SARSAOracle if "SARSA" in name else QOracle)(features, GAMMA, False, q)
-        pairs = [("q_net", agent.q_net, q)]
+        pairs = [("q_net", agent.q_net, None, q)]
     agent.run(N_STEPS)
     Compare(Replay(oracle, env), pairs, atol=1e-6).check(N_STEPS)
