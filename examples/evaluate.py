@@ -11,8 +11,8 @@ from rl_zoo3 import ALGOS, create_test_env, get_latest_run_id, get_saved_hyperpa
 from rl_zoo3.utils import EnvironmentName
 from stable_baselines3.common.evaluation import evaluate_policy
 
-import sb3_sparse  # noqa: F401  (the saved policy is one of its classes)
 from sb3_sparse.dmc import register_dmc
+from sb3_sparse.zoo import register_algorithms
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--algo", default="sac")
@@ -22,6 +22,7 @@ parser.add_argument("--episodes", type=int, default=10)
 parser.add_argument("--seed", type=int, default=1000, help="of the evaluation environment")
 args = parser.parse_args()
 
+register_algorithms()
 if args.env.startswith("dm_control/"):
     register_dmc()
 name = EnvironmentName(args.env)

@@ -194,14 +194,15 @@ class CompiledLearner(Learner):
 
 
 def _is_linear(layer: nn.Module) -> bool:
-    return type(layer) in (nn.Linear, SparseLinear) and layer.bias is not None
+    # Columns are 16-bit numbers, half of what would be read otherwise.
+    return type(layer) in (nn.Linear, SparseLinear) and layer.bias is not None and layer.in_features <= 2**16
 
 
 def _layer(layer: Any, views: dict[th.Tensor, tuple[np.ndarray, np.ndarray]]) -> _Layer:
     weight, crow_and_col = layer.weight, None
     if isinstance(layer, SparseLinear):
         index = layer.topology.tensors()
-        weight, crow_and_col = layer.values, (index.crow.numpy(), index.col.numpy())
+        weight, crow_and_col = layer.values, (index.crow.numpy(), index.col.numpy().astype(np.uint16))
     (weights, weight_traces), (bias, bias_traces) = views[weight], views[layer.bias]
     return _Layer(weights, bias, weight_traces, bias_traces, layer.out_features, layer.in_features, crow_and_col)
 

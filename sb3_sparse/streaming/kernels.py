@@ -3,7 +3,8 @@ Compiled kernels for one sample at a time, through llvmlite.
 
 An update of a small network takes microseconds, calling anything from Python takes one each. So a network becomes a
 :class:`Program`, a list of instructions, which one call runs from the first to the last. An instruction is a kernel
-and its arguments, 64-bit words: addresses of float32 arrays (double for sums, int32 for indices) and sizes.
+and its arguments, 64-bit words: addresses of float32 arrays (double for sums, int32 for the beginnings of sparse rows,
+uint16 for columns) and sizes.
 
 What a kernel fuses, it fuses to read the weights and traces from memory once: they are most of the work.
 """
@@ -21,7 +22,8 @@ from sb3_sparse.sparse.kernels.llvm_ir import compile_assembly
 # Words per instruction: the address of the kernel, then its arguments.
 WORDS = 16
 
-_FLOAT, _DOUBLE, _INT32, _WORD, _POINTER = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64), ir.PointerType()
+_FLOAT, _DOUBLE, _POINTER = ir.FloatType(), ir.DoubleType(), ir.PointerType()
+_INT16, _INT32, _WORD = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 # Sums may be vectorised; NaN and infinity still mean what they mean.
 _FAST = ("reassoc", "contract", "nsz")
 
@@ -38,10 +40,10 @@ class Program:
         self._kept = instructions
         words = np.zeros((len(instructions), WORDS), dtype=np.int64)
         for line, (name, *arguments) in zip(words, instructions, strict=True):
-            line[0] = kernels.get_function_address(name)
+            line[0] = kernels[name]
             line[1 : len(arguments) + 1] = [_address(argument) for argument in arguments]
         self._words = words
-        self._run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(kernels.get_function_address("run"))
+        self._run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(kernels["run"])
         self._arguments = (words.ctypes.data, len(words))
 
     def run(self) -> None:
@@ -57,19 +59,28 @@ def _address(argument: Any) -> int:
 
 
 @cache
-def _compile() -> Any:
-    module = ir.Module()
+def _compile() -> dict[str, int]:
+    """Addresses of all kernels by name, and of ``run``."""
+    dense, sparse = ir.Module(), ir.Module()
     for pair in (False, True):
-        _linear(module, pair)
-        _sparse_linear(module, pair)
+        _linear(dense, pair)
+        _sparse_linear(sparse, pair)
     for with_input in (False, True):
-        _learn_linear(module, with_input)
-        _learn_sparse_linear(module, with_input)
-    _normalize(module)
-    _normalize_backward(module)
-    _clear(module)
-    _add_scaled(module)
-    return compile_assembly(str(module) + _RUN)
+        _learn_linear(dense, with_input)
+        _learn_sparse_linear(sparse, with_input)
+    _normalize(dense)
+    _normalize_backward(dense)
+    _clear(dense)
+    _add_scaled(dense)
+    # LLVM would gather with vector instructions, which take longer than one load after the other.
+    engines = [(dense, compile_assembly(str(dense) + _RUN)), (sparse, compile_assembly(str(sparse), vectorize=False))]
+    kernels = {
+        function.name: engine.get_function_address(function.name)
+        for module, engine in engines
+        for function in module.functions
+        if not function.is_declaration and function.linkage != "internal"
+    }
+    return {**kernels, "run": engines[0][1].get_function_address("run")}
 
 
 class _Code:
@@ -85,8 +96,8 @@ class _Code:
     def load(self, array: ir.Value, index: ir.Value, kind: ir.Type = _FLOAT) -> ir.Value:
         return self.build.load(self.at(array, index, kind), typ=kind)
 
-    def load_index(self, array: ir.Value, index: ir.Value) -> ir.Value:
-        return self.build.sext(self.load(array, index, _INT32), _WORD)
+    def load_index(self, array: ir.Value, index: ir.Value, kind: ir.Type) -> ir.Value:
+        return self.build.zext(self.load(array, index, kind), _WORD)
 
     def store(self, value: ir.Value, array: ir.Value, index: ir.Value) -> None:
         self.build.store(value, self.at(array, index, value.type))
@@ -107,10 +118,15 @@ class _Code:
         return self.build.call(self.module.declare_intrinsic(intrinsic, [a.type]), [a], fastmath=_FAST)
 
     def loop(
-        self, start: ir.Value, stop: ir.Value, body: Callable[..., Sequence[ir.Value] | None], *initial: ir.Value
+        self,
+        start: ir.Value,
+        stop: ir.Value,
+        body: Callable[..., Sequence[ir.Value] | None],
+        *initial: ir.Value,
+        step: int = 1,
     ) -> list[ir.Value]:
         """
-        ``for i in range(start, stop)``.
+        ``for i in range(start, stop, step)``.
 
         :param body: Called with the counter and the values carried along, returns the next ones.
         :param initial: The first values carried along.
@@ -125,7 +141,7 @@ class _Code:
         build.cbranch(build.icmp_signed("<", counter, stop), inside, after)
         build.position_at_end(inside)
         following = body(counter, *carried) or ()
-        following = [build.add(counter, _word(1), flags=("nsw",)), *following]
+        following = [build.add(counter, _word(step), flags=("nsw",)), *following]
         for phi, first, later in zip([counter, *carried], [start, *initial], following, strict=True):
             phi.add_incoming(first, before)
             phi.add_incoming(later, build.block)
@@ -214,6 +230,46 @@ def _linear(module: ir.Module, pair: bool) -> None:
         _kernel(module, "linear", "y weights bias x n_out n_in", body)
 
 
+# Weights of a sparse row that are worked on at the same time, so that sums need not wait for each other. Columns of
+# four come with one load.
+_UNROLL, _COLUMNS_PER_WORD = 8, 4
+
+
+def _each_weight(
+    code: _Code, crow: ir.Value, col: ir.Value, i: ir.Value, body: Callable[..., Sequence[ir.Value]], n_sums: int
+) -> list[ir.Value]:
+    """
+    The weights of row ``i``.
+
+    :param body: Called with a weight's position, its column, and sums so far; returns the next ones.
+    :param n_sums: How many sums there are.
+    :return: The sums over the row.
+    """
+    build = code.build
+    begin, end = code.load_index(crow, i, _INT32), code.load_index(crow, build.add(i, _word(1)), _INT32)
+    left_over = build.and_(build.sub(end, begin), _word(_UNROLL - 1))
+    middle = build.sub(end, left_over)
+
+    def several(k: ir.Value, *sums: ir.Value) -> list[ir.Value]:
+        following: list[ir.Value] = []
+        for u in range(_UNROLL):
+            place = build.add(k, _word(u), flags=("nsw",))
+            if u % _COLUMNS_PER_WORD == 0:
+                columns = build.load(code.at(col, place, _INT16), typ=_WORD, align=2)
+            shifted = build.lshr(columns, _word(16 * (u % _COLUMNS_PER_WORD)))
+            j = build.and_(shifted, _word(0xFFFF))
+            following += body(place, j, *sums[n_sums * u : n_sums * (u + 1)])
+        return following
+
+    partial = code.loop(begin, middle, several, *[_number(0.0)] * (n_sums * _UNROLL), step=_UNROLL)
+    sums = code.loop(
+        middle, end, lambda k, *sums: body(k, code.load_index(col, k, _INT16), *sums), *[_number(0.0)] * n_sums
+    )
+    for u in range(_UNROLL):
+        sums = [code.add(total, more) for total, more in zip(sums, partial[n_sums * u :], strict=False)]
+    return sums
+
+
 def _sparse_linear(module: ir.Module, pair: bool) -> None:
     """The same for the living weights, row by row."""
 
@@ -221,12 +277,12 @@ def _sparse_linear(module: ir.Module, pair: bool) -> None:
         n = 2 if pair else 1
         ys, (values, bias, crow, col), xs, n_out = arguments[:n], arguments[n : n + 4], arguments[n + 4 : -1], arguments[-1]
 
-        def row(i: ir.Value) -> None:
-            def weight(k: ir.Value, *sums: ir.Value) -> list[ir.Value]:
-                value, j = code.load(values, k), code.load_index(col, k)
-                return [code.add(total, code.mul(value, code.load(x, j))) for total, x in zip(sums, xs, strict=True)]
+        def weight(k: ir.Value, j: ir.Value, *sums: ir.Value) -> list[ir.Value]:
+            value = code.load(values, k)
+            return [code.add(total, code.mul(value, code.load(x, j))) for total, x in zip(sums, xs, strict=True)]
 
-            for y, total in zip(ys, code.loop(*_row(code, crow, i), weight, *[_number(0.0)] * n), strict=True):
+        def row(i: ir.Value) -> None:
+            for y, total in zip(ys, _each_weight(code, crow, col, i, weight, n), strict=True):
                 code.store(code.add(total, code.load(bias, i)), y, i)
 
         code.loop(_word(0), n_out, row)
@@ -235,10 +291,6 @@ def _sparse_linear(module: ir.Module, pair: bool) -> None:
         _kernel(module, "sparse_linear_pair", "y0 y1 values bias crow col x0 x1 n_out", body)
     else:
         _kernel(module, "sparse_linear", "y values bias crow col x n_out", body)
-
-
-def _row(code: _Code, crow: ir.Value, i: ir.Value) -> tuple[ir.Value, ir.Value]:
-    return code.load_index(crow, i), code.load_index(crow, code.build.add(i, _word(1)))
 
 
 def _normalize(module: ir.Module) -> None:
@@ -362,21 +414,13 @@ def _learn_sparse_linear(module: ir.Module, with_input: bool) -> None:
         decay = code.load(decay_at, _word(0))
 
         def row(i: ir.Value, g: ir.Value) -> ir.Value:
-            def weight(k: ir.Value, total: ir.Value) -> list[ir.Value]:
-                gradient = code.mul(g, code.load(x, code.load_index(col, k)))
-                return [code.add(total, _trace(code, traces, k, decay, gradient))]
-
-            begin, end = _row(code, crow, i)
-            (total,) = code.loop(begin, end, weight, _number(0.0))
-            if with_input:
-                values, grad_x = rest
-
-                def by_x(k: ir.Value) -> None:
-                    j = code.load_index(col, k)
+            def weight(k: ir.Value, j: ir.Value, total: ir.Value) -> list[ir.Value]:
+                if with_input:
+                    values, grad_x = rest
                     code.store(code.add(code.load(grad_x, j), code.mul(code.load(values, k), g)), grad_x, j)
+                return [code.add(total, _trace(code, traces, k, decay, code.mul(g, code.load(x, j))))]
 
-                code.loop(begin, end, by_x)
-            return total
+            return _each_weight(code, crow, col, i, weight, 1)[0]
 
         _learn_rows(code, n_out, bias_traces, decay, grad, l1, row)
 

@@ -75,8 +75,12 @@ def kernel(name: str, vectors: int = 0) -> Kernel:
 _engines: list[Any] = []  # compiled code lives as long as its engine
 
 
-def compile_assembly(assembly: str) -> Any:
-    """An engine with the compiled functions of a module, for this processor; it is kept for ever."""
+def compile_assembly(assembly: str, vectorize: bool = True) -> Any:
+    """
+    An engine with the compiled functions of a module, for this processor; it is kept for ever.
+
+    :param vectorize: Whether LLVM may turn scalar operations into vector operations.
+    """
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     module = llvm.parse_assembly(assembly)
@@ -84,7 +88,9 @@ def compile_assembly(assembly: str) -> Any:
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=host_cpu(), features=llvm.get_host_cpu_features().flatten(), opt=3
     )
-    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization = options.slp_vectorization = vectorize
+    builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
