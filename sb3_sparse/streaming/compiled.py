@@ -72,7 +72,7 @@ class CompiledLearner(Learner):
         for p in self._parameters:
             offsets.append(size)
             size += -(-p.numel() // _ALIGNMENT) * _ALIGNMENT
-        parameters, traces = th.zeros(size), th.zeros(size)
+        parameters, traces = th.zeros(size, dtype=th.float32), th.zeros(size, dtype=th.float32)
         views: dict[th.Tensor, tuple[np.ndarray, np.ndarray]] = {}
         self._traces = []
         for p, offset, trace in zip(self._parameters, offsets, self.optimizer.state_of("trace"), strict=True):
@@ -140,16 +140,22 @@ class CompiledLearner(Learner):
         common = (layer.weight_traces, layer.bias_traces, grad, x, self._decay, self._l1, layer.n_out, *place)
         return (kind, *common) if grad_x is None else (kind + "_and_input", *common, layer.weights, grad_x)
 
-    def _check_bound(self) -> None:
-        """Callbacks may have loaded, replaced or dropped what the programs are about."""
+    def _is_bound(self) -> bool:
+        """Whether the programs are still about the right parameters, traces and topologies: callbacks may replace them."""
         state = self.optimizer.state
-        bound = (
+        return (
             [p.data_ptr() for p in self._parameters] == self._addresses
             and all(state[p].get("trace") is z for p, z in zip(self._parameters, self._traces, strict=True))
             and all(layer.topology is topology for layer, topology in self._topologies)
         )
-        if not bound:
+
+    def _ensure_bound(self) -> None:
+        if not self._is_bound():
             self._bind()
+
+    def _kept_outputs(self, features: np.ndarray) -> Any:
+        outputs = super()._kept_outputs(features)
+        return outputs if outputs is not None and self._is_bound() else None
 
     def _forward(self, features: np.ndarray) -> np.ndarray:
         self._inputs[1] = features
@@ -157,7 +163,7 @@ class CompiledLearner(Learner):
         return self._outputs[1].copy()
 
     def _forward_and_keep(self, features: np.ndarray) -> np.ndarray:
-        self._check_bound()
+        self._ensure_bound()
         self._inputs[0] = features
         self._look_and_keep.run()
         return self._outputs[0].copy()
@@ -167,7 +173,7 @@ class CompiledLearner(Learner):
         kept = self._kept_outputs(features)
         if kept is not None:
             return kept, self._forward(next_features)
-        self._check_bound()
+        self._ensure_bound()
         self._inputs[0] = features
         self._inputs[1] = next_features
         self._look_at_both.run()
@@ -186,14 +192,15 @@ class CompiledLearner(Learner):
         self._scale[0] = self.step_size * delta
         self._take_step.run()
         if reset:
-            self.reset_traces()
+            self._flat_traces.fill(0.0)
 
     def reset_traces(self) -> None:
         """Clear the traces."""
+        self._ensure_bound()
         self._flat_traces.fill(0.0)
 
 
-def _is_linear(layer: nn.Module) -> bool:
+def _is_linear(layer: Any) -> bool:
     # Columns are 16-bit numbers, half of what would be read otherwise.
     return type(layer) in (nn.Linear, SparseLinear) and layer.bias is not None and layer.in_features <= 2**16
 

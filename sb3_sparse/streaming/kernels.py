@@ -18,14 +18,10 @@ import numpy as np
 from llvmlite import ir
 
 from sb3_sparse.sparse.kernels.llvm_ir import compile_assembly
+from sb3_sparse.streaming.codegen import DOUBLE, FLOAT, INT16, INT32, WORD, Code, define_kernel, number, word
 
 # Words per instruction: the address of the kernel, then its arguments.
 WORDS = 16
-
-_FLOAT, _DOUBLE, _POINTER = ir.FloatType(), ir.DoubleType(), ir.PointerType()
-_INT16, _INT32, _WORD = ir.IntType(16), ir.IntType(32), ir.IntType(64)
-# Sums may be vectorised; NaN and infinity still mean what they mean.
-_FAST = ("reassoc", "contract", "nsz")
 
 
 class Program:
@@ -83,106 +79,6 @@ def _compile() -> dict[str, int]:
     return {**kernels, "run": engines[0][1].get_function_address("run")}
 
 
-class _Code:
-    """A little less to write than with llvmlite's builder."""
-
-    def __init__(self, module: ir.Module, function: ir.Function):
-        self.module, self.function = module, function
-        self.build = ir.IRBuilder(function.append_basic_block())
-
-    def at(self, array: ir.Value, index: ir.Value, kind: ir.Type = _FLOAT) -> ir.Value:
-        return self.build.gep(array, [index], inbounds=True, source_etype=kind)
-
-    def load(self, array: ir.Value, index: ir.Value, kind: ir.Type = _FLOAT) -> ir.Value:
-        return self.build.load(self.at(array, index, kind), typ=kind)
-
-    def load_index(self, array: ir.Value, index: ir.Value, kind: ir.Type) -> ir.Value:
-        return self.build.zext(self.load(array, index, kind), _WORD)
-
-    def store(self, value: ir.Value, array: ir.Value, index: ir.Value) -> None:
-        self.build.store(value, self.at(array, index, value.type))
-
-    def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        return self.build.fadd(a, b, flags=_FAST)
-
-    def sub(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        return self.build.fsub(a, b, flags=_FAST)
-
-    def mul(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        return self.build.fmul(a, b, flags=_FAST)
-
-    def div(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        return self.build.fdiv(a, b)
-
-    def call(self, intrinsic: str, a: ir.Value) -> ir.Value:
-        return self.build.call(self.module.declare_intrinsic(intrinsic, [a.type]), [a], fastmath=_FAST)
-
-    def loop(
-        self,
-        start: ir.Value,
-        stop: ir.Value,
-        body: Callable[..., Sequence[ir.Value] | None],
-        *initial: ir.Value,
-        step: int = 1,
-    ) -> list[ir.Value]:
-        """
-        ``for i in range(start, stop, step)``.
-
-        :param body: Called with the counter and the values carried along, returns the next ones.
-        :param initial: The first values carried along.
-        :return: The last ones.
-        """
-        build, before = self.build, self.build.block
-        head, inside, after = (build.append_basic_block() for _ in range(3))
-        build.branch(head)
-        build.position_at_end(head)
-        counter = build.phi(_WORD)
-        carried = [build.phi(value.type) for value in initial]
-        build.cbranch(build.icmp_signed("<", counter, stop), inside, after)
-        build.position_at_end(inside)
-        following = body(counter, *carried) or ()
-        following = [build.add(counter, _word(step), flags=("nsw",)), *following]
-        for phi, first, later in zip([counter, *carried], [start, *initial], following, strict=True):
-            phi.add_incoming(first, before)
-            phi.add_incoming(later, build.block)
-        build.branch(head)
-        build.position_at_end(after)
-        return carried
-
-
-def _word(value: int) -> ir.Constant:
-    return ir.Constant(_WORD, value)
-
-
-def _number(value: float) -> ir.Constant:
-    return ir.Constant(_FLOAT, value)
-
-
-def _kernel(module: ir.Module, name: str, arguments: str, body: Callable[..., None]) -> None:
-    """
-    Define a kernel.
-
-    :param arguments: Names, in the order of an instruction; those that begin with ``n_`` are integers.
-    :param body: Called with the code and the arguments.
-    """
-    names = arguments.split()
-    kinds = [_WORD if argument.startswith("n_") else _POINTER for argument in names]
-    inner = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name + ".inner")
-    inner.linkage = "internal"
-    # Inlined, it would lose the knowledge that its arrays do not overlap.
-    inner.attributes.add("noinline")
-    for argument, kind in zip(inner.args, kinds, strict=True):
-        if kind is _POINTER:
-            argument.add_attribute("noalias")
-    code = _Code(module, inner)
-    body(code, *inner.args)
-    code.build.ret_void()
-    outer = ir.Function(module, ir.FunctionType(ir.VoidType(), [_POINTER]), name)
-    code = _Code(module, outer)
-    code.build.call(inner, [code.load(outer.args[0], _word(i + 1), kind) for i, kind in enumerate(kinds)])
-    code.build.ret_void()
-
-
 # Kernels are called by address, for which llvmlite's builder has no words.
 _RUN = f"""
 define void @run(ptr %instructions, i64 %n) {{
@@ -208,7 +104,7 @@ exit:
 def _linear(module: ir.Module, pair: bool) -> None:
     """``y = W x + b``; of a pair, for two samples."""
 
-    def body(code: _Code, *arguments: ir.Value) -> None:
+    def body(code: Code, *arguments: ir.Value) -> None:
         n = 2 if pair else 1
         ys, (weights, bias), xs, (n_out, n_in) = arguments[:n], arguments[n : n + 2], arguments[n + 2 : -2], arguments[-2:]
 
@@ -219,15 +115,15 @@ def _linear(module: ir.Module, pair: bool) -> None:
                 weight = code.load(begin, j)
                 return [code.add(total, code.mul(weight, code.load(x, j))) for total, x in zip(sums, xs, strict=True)]
 
-            for y, total in zip(ys, code.loop(_word(0), n_in, column, *[_number(0.0)] * n), strict=True):
+            for y, total in zip(ys, code.loop(word(0), n_in, column, *[number(0.0)] * n), strict=True):
                 code.store(code.add(total, code.load(bias, i)), y, i)
 
-        code.loop(_word(0), n_out, row)
+        code.loop(word(0), n_out, row)
 
     if pair:
-        _kernel(module, "linear_pair", "y0 y1 weights bias x0 x1 n_out n_in", body)
+        define_kernel(module, "linear_pair", "y0 y1 weights bias x0 x1 n_out n_in", body)
     else:
-        _kernel(module, "linear", "y weights bias x n_out n_in", body)
+        define_kernel(module, "linear", "y weights bias x n_out n_in", body)
 
 
 # Weights of a sparse row that are worked on at the same time, so that sums need not wait for each other. Columns of
@@ -236,7 +132,7 @@ _UNROLL, _COLUMNS_PER_WORD = 8, 4
 
 
 def _each_weight(
-    code: _Code, crow: ir.Value, col: ir.Value, i: ir.Value, body: Callable[..., Sequence[ir.Value]], n_sums: int
+    code: Code, crow: ir.Value, col: ir.Value, i: ir.Value, body: Callable[..., Sequence[ir.Value]], n_sums: int
 ) -> list[ir.Value]:
     """
     The weights of row ``i``.
@@ -246,25 +142,23 @@ def _each_weight(
     :return: The sums over the row.
     """
     build = code.build
-    begin, end = code.load_index(crow, i, _INT32), code.load_index(crow, build.add(i, _word(1)), _INT32)
-    left_over = build.and_(build.sub(end, begin), _word(_UNROLL - 1))
+    begin, end = code.load_index(crow, i, INT32), code.load_index(crow, build.add(i, word(1)), INT32)
+    left_over = build.and_(build.sub(end, begin), word(_UNROLL - 1))
     middle = build.sub(end, left_over)
 
     def several(k: ir.Value, *sums: ir.Value) -> list[ir.Value]:
         following: list[ir.Value] = []
         for u in range(_UNROLL):
-            place = build.add(k, _word(u), flags=("nsw",))
+            place = build.add(k, word(u), flags=("nsw",))
             if u % _COLUMNS_PER_WORD == 0:
-                columns = build.load(code.at(col, place, _INT16), typ=_WORD, align=2)
-            shifted = build.lshr(columns, _word(16 * (u % _COLUMNS_PER_WORD)))
-            j = build.and_(shifted, _word(0xFFFF))
+                columns = build.load(code.at(col, place, INT16), typ=WORD, align=2)
+            shifted = build.lshr(columns, word(16 * (u % _COLUMNS_PER_WORD)))
+            j = build.and_(shifted, word(0xFFFF))
             following += body(place, j, *sums[n_sums * u : n_sums * (u + 1)])
         return following
 
-    partial = code.loop(begin, middle, several, *[_number(0.0)] * (n_sums * _UNROLL), step=_UNROLL)
-    sums = code.loop(
-        middle, end, lambda k, *sums: body(k, code.load_index(col, k, _INT16), *sums), *[_number(0.0)] * n_sums
-    )
+    partial = code.loop(begin, middle, several, *[number(0.0)] * (n_sums * _UNROLL), step=_UNROLL)
+    sums = code.loop(middle, end, lambda k, *sums: body(k, code.load_index(col, k, INT16), *sums), *[number(0.0)] * n_sums)
     for u in range(_UNROLL):
         sums = [code.add(total, more) for total, more in zip(sums, partial[n_sums * u :], strict=False)]
     return sums
@@ -273,7 +167,7 @@ def _each_weight(
 def _sparse_linear(module: ir.Module, pair: bool) -> None:
     """The same for the living weights, row by row."""
 
-    def body(code: _Code, *arguments: ir.Value) -> None:
+    def body(code: Code, *arguments: ir.Value) -> None:
         n = 2 if pair else 1
         ys, (values, bias, crow, col), xs, n_out = arguments[:n], arguments[n : n + 4], arguments[n + 4 : -1], arguments[-1]
 
@@ -285,21 +179,21 @@ def _sparse_linear(module: ir.Module, pair: bool) -> None:
             for y, total in zip(ys, _each_weight(code, crow, col, i, weight, n), strict=True):
                 code.store(code.add(total, code.load(bias, i)), y, i)
 
-        code.loop(_word(0), n_out, row)
+        code.loop(word(0), n_out, row)
 
     if pair:
-        _kernel(module, "sparse_linear_pair", "y0 y1 values bias crow col x0 x1 n_out", body)
+        define_kernel(module, "sparse_linear_pair", "y0 y1 values bias crow col x0 x1 n_out", body)
     else:
-        _kernel(module, "sparse_linear", "y values bias crow col x n_out", body)
+        define_kernel(module, "sparse_linear", "y values bias crow col x n_out", body)
 
 
 def _normalize(module: ir.Module) -> None:
     """LayerNorm in place, ``x`` becoming ``(x - mean) / std``, and LeakyReLU into ``y``; keeps ``1 / std``."""
 
-    def body(code: _Code, y: ir.Value, x: ir.Value, inverse: ir.Value, settings: ir.Value, n: ir.Value) -> None:
-        zero, length = _word(0), code.build.sitofp(n, _FLOAT)
-        epsilon, slope = code.load(settings, zero), code.load(settings, _word(1))
-        (total,) = code.loop(zero, n, lambda i, s: [code.add(s, code.load(x, i))], _number(0.0))
+    def body(code: Code, y: ir.Value, x: ir.Value, inverse: ir.Value, settings: ir.Value, n: ir.Value) -> None:
+        zero, length = word(0), code.build.sitofp(n, FLOAT)
+        epsilon, slope = code.load(settings, zero), code.load(settings, word(1))
+        (total,) = code.loop(zero, n, lambda i, s: [code.add(s, code.load(x, i))], number(0.0))
         mean = code.div(total, length)
 
         def center(i: ir.Value, squares: ir.Value) -> list[ir.Value]:
@@ -307,37 +201,37 @@ def _normalize(module: ir.Module) -> None:
             code.store(centered, x, i)
             return [code.add(squares, code.mul(centered, centered))]
 
-        (squares,) = code.loop(zero, n, center, _number(0.0))
+        (squares,) = code.loop(zero, n, center, number(0.0))
         std = code.call("llvm.sqrt", code.add(code.div(squares, length), epsilon))
-        scale = code.div(_number(1.0), std)
+        scale = code.div(number(1.0), std)
         code.store(scale, inverse, zero)
 
         def activate(i: ir.Value) -> None:
             normal = code.mul(code.load(x, i), scale)
             code.store(normal, x, i)
-            positive = code.build.fcmp_ordered(">", normal, _number(0.0))
+            positive = code.build.fcmp_ordered(">", normal, number(0.0))
             code.store(code.build.select(positive, normal, code.mul(normal, slope)), y, i)
 
         code.loop(zero, n, activate)
 
-    _kernel(module, "normalize", "y x inverse settings n_features", body)
+    define_kernel(module, "normalize", "y x inverse settings n_features", body)
 
 
 def _normalize_backward(module: ir.Module) -> None:
     """In place, the gradient of what :func:`_normalize` returned becomes that of what it was given."""
 
-    def body(code: _Code, grad: ir.Value, normal: ir.Value, inverse: ir.Value, settings: ir.Value, n: ir.Value) -> None:
-        zero, length = _word(0), code.build.sitofp(n, _FLOAT)
-        slope, scale = code.load(settings, _word(1)), code.load(inverse, zero)
+    def body(code: Code, grad: ir.Value, normal: ir.Value, inverse: ir.Value, settings: ir.Value, n: ir.Value) -> None:
+        zero, length = word(0), code.build.sitofp(n, FLOAT)
+        slope, scale = code.load(settings, word(1)), code.load(inverse, zero)
 
         def activation(i: ir.Value, total: ir.Value, projection: ir.Value) -> list[ir.Value]:
             g, x = code.load(grad, i), code.load(normal, i)
-            positive = code.build.fcmp_ordered(">", x, _number(0.0))
+            positive = code.build.fcmp_ordered(">", x, number(0.0))
             g = code.build.select(positive, g, code.mul(g, slope))
             code.store(g, grad, i)
             return [code.add(total, g), code.add(projection, code.mul(g, x))]
 
-        total, projection = code.loop(zero, n, activation, _number(0.0), _number(0.0))
+        total, projection = code.loop(zero, n, activation, number(0.0), number(0.0))
         mean, along = code.div(total, length), code.div(projection, length)
 
         def normalization(i: ir.Value) -> None:
@@ -346,10 +240,10 @@ def _normalize_backward(module: ir.Module) -> None:
 
         code.loop(zero, n, normalization)
 
-    _kernel(module, "normalize_backward", "grad normal inverse settings n_features", body)
+    define_kernel(module, "normalize_backward", "grad normal inverse settings n_features", body)
 
 
-def _trace(code: _Code, traces: ir.Value, k: ir.Value, decay: ir.Value, gradient: ir.Value) -> ir.Value:
+def _trace(code: Code, traces: ir.Value, k: ir.Value, decay: ir.Value, gradient: ir.Value) -> ir.Value:
     """``z = decay * z + gradient``, and returns ``|z|``."""
     trace = code.add(code.mul(decay, code.load(traces, k)), gradient)
     code.store(trace, traces, k)
@@ -357,7 +251,7 @@ def _trace(code: _Code, traces: ir.Value, k: ir.Value, decay: ir.Value, gradient
 
 
 def _learn_rows(
-    code: _Code,
+    code: Code,
     n_out: ir.Value,
     bias_traces: ir.Value,
     decay: ir.Value,
@@ -370,10 +264,10 @@ def _learn_rows(
     def one(i: ir.Value, total: ir.Value) -> list[ir.Value]:
         g = code.load(grad, i)
         absolute = code.add(_trace(code, bias_traces, i, decay, g), row(i, g))
-        return [code.build.fadd(total, code.build.fpext(absolute, _DOUBLE))]
+        return [code.build.fadd(total, code.build.fpext(absolute, DOUBLE))]
 
-    first = code.build.load(l1, typ=_DOUBLE)
-    (total,) = code.loop(_word(0), n_out, one, first)
+    first = code.build.load(l1, typ=DOUBLE)
+    (total,) = code.loop(word(0), n_out, one, first)
     code.build.store(total, l1)
 
 
@@ -382,9 +276,9 @@ def _learn_linear(module: ir.Module, with_input: bool) -> None:
     ``z = decay * z + grad xᵀ`` for weights and bias, ``l1 += Σ|z|``, and, with input, ``grad_x += Wᵀ grad``.
     """
 
-    def body(code: _Code, *arguments: ir.Value) -> None:
+    def body(code: Code, *arguments: ir.Value) -> None:
         traces, bias_traces, grad, x, decay_at, l1, n_out, n_in, *rest = arguments
-        decay = code.load(decay_at, _word(0))
+        decay = code.load(decay_at, word(0))
 
         def row(i: ir.Value, g: ir.Value) -> ir.Value:
             begin = code.build.mul(i, n_in)
@@ -397,21 +291,21 @@ def _learn_linear(module: ir.Module, with_input: bool) -> None:
                     code.store(code.add(code.load(grad_x, j), by_x), grad_x, j)
                 return [code.add(total, _trace(code, row_traces, j, decay, code.mul(g, code.load(x, j))))]
 
-            return code.loop(_word(0), n_in, column, _number(0.0))[0]
+            return code.loop(word(0), n_in, column, number(0.0))[0]
 
         _learn_rows(code, n_out, bias_traces, decay, grad, l1, row)
 
     name = "learn_linear_and_input" if with_input else "learn_linear"
     arguments = "traces bias_traces grad x decay l1 n_out n_in" + " weights grad_x" * with_input
-    _kernel(module, name, arguments, body)
+    define_kernel(module, name, arguments, body)
 
 
 def _learn_sparse_linear(module: ir.Module, with_input: bool) -> None:
     """The same for the living weights."""
 
-    def body(code: _Code, *arguments: ir.Value) -> None:
+    def body(code: Code, *arguments: ir.Value) -> None:
         traces, bias_traces, grad, x, decay_at, l1, n_out, crow, col, *rest = arguments
-        decay = code.load(decay_at, _word(0))
+        decay = code.load(decay_at, word(0))
 
         def row(i: ir.Value, g: ir.Value) -> ir.Value:
             def weight(k: ir.Value, j: ir.Value, total: ir.Value) -> list[ir.Value]:
@@ -426,27 +320,27 @@ def _learn_sparse_linear(module: ir.Module, with_input: bool) -> None:
 
     name = "learn_sparse_linear_and_input" if with_input else "learn_sparse_linear"
     arguments = "traces bias_traces grad x decay l1 n_out crow col" + " values grad_x" * with_input
-    _kernel(module, name, arguments, body)
+    define_kernel(module, name, arguments, body)
 
 
 def _clear(module: ir.Module) -> None:
     """``x = 0``."""
 
-    def body(code: _Code, x: ir.Value, n: ir.Value) -> None:
-        code.loop(_word(0), n, lambda i: code.store(_number(0.0), x, i))
+    def body(code: Code, x: ir.Value, n: ir.Value) -> None:
+        code.loop(word(0), n, lambda i: code.store(number(0.0), x, i))
 
-    _kernel(module, "clear", "x n_features", body)
+    define_kernel(module, "clear", "x n_features", body)
 
 
 def _add_scaled(module: ir.Module) -> None:
     """``parameters += scale * traces``."""
 
-    def body(code: _Code, parameters: ir.Value, traces: ir.Value, scale_at: ir.Value, n: ir.Value) -> None:
-        scale = code.load(scale_at, _word(0))
+    def body(code: Code, parameters: ir.Value, traces: ir.Value, scale_at: ir.Value, n: ir.Value) -> None:
+        scale = code.load(scale_at, word(0))
 
         def one(i: ir.Value) -> None:
             code.store(code.add(code.load(parameters, i), code.mul(scale, code.load(traces, i))), parameters, i)
 
-        code.loop(_word(0), n, one)
+        code.loop(word(0), n, one)
 
-    _kernel(module, "add_scaled", "parameters traces scale n_parameters", body)
+    define_kernel(module, "add_scaled", "parameters traces scale n_parameters", body)

@@ -6,7 +6,9 @@ of the policy, so a saved agent is complete and ``predict`` takes raw observatio
 """
 
 import math
+import operator
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -18,12 +20,25 @@ EPSILON = 1e-8
 class _Statistics(nn.Module):
     """Buffers that stay in double precision in main memory, whatever the networks do: they are numpy's."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._viewed: list[th.Tensor | None] = []
+        self._views: list[np.ndarray] = []
+
     def _apply(self, fn: Callable[[th.Tensor], th.Tensor], recurse: bool = True) -> "_Statistics":
         return self
 
-    def _array(self, name: str) -> np.ndarray:
-        # Not as an attribute of the module: that takes longer than all the arithmetic.
-        return self._buffers[name].numpy()  # type: ignore[union-attr]
+    def _arrays(self) -> list[np.ndarray]:
+        """The buffers as numpy arrays. Made once: between two steps of an environment, torch takes longer than all else."""
+        buffers = self._buffers.values()
+        if len(buffers) != len(self._viewed) or not all(map(operator.is_, buffers, self._viewed)):
+            self._viewed = list(buffers)
+            self._views = [buffer.numpy() for buffer in buffers if buffer is not None]
+        return self._views
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies have arrays of their own.
+        return {**self.__dict__, "_viewed": [], "_views": []}
 
 
 class ObservationNormalizer(_Statistics):
@@ -49,7 +64,7 @@ class ObservationNormalizer(_Statistics):
 
     def update(self, observation: np.ndarray) -> None:
         """Take one observation into the statistics."""
-        count, mean, square = self._array("obs_count"), self._array("obs_mean"), self._array("obs_square")
+        count, mean, square = self._arrays()
         count += 1.0
         distance = observation - mean
         mean += distance / count
@@ -58,12 +73,12 @@ class ObservationNormalizer(_Statistics):
 
     def normalize(self, observation: np.ndarray) -> np.ndarray:
         """An observation, or a batch, in double precision."""
-        count = self._array("obs_count").item()
-        normalized = observation - self._array("obs_mean")
+        counts, mean, square = self._arrays()
+        count, normalized = counts.item(), observation - mean
         if count < 2.0:
             normalized /= (1.0 + EPSILON) ** 0.5
         else:
-            scale = self._array("obs_square") / (count - 1.0)
+            scale = square / (count - 1.0)
             scale += EPSILON
             normalized /= np.sqrt(scale, out=scale)
         return normalized
@@ -93,7 +108,7 @@ class RewardScaler(_Statistics):
 
         :param done: Whether the episode ends with this step.
         """
-        statistics = self._array("reward_statistics")
+        (statistics,) = self._arrays()
         # Plain numbers: on scalars numpy would be ten times slower.
         discounted, count, mean, square = statistics.tolist()
         discounted = (0.0 if done else self.gamma * discounted) + reward

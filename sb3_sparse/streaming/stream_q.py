@@ -111,7 +111,7 @@ class StreamQ(StreamAlgorithm):
         actions, state = self.policy.predict(observation, state, episode_start, deterministic)
         if not deterministic and np.random.random() < self.exploration_rate:
             assert isinstance(self.action_space, spaces.Discrete)
-            actions = np.random.randint(int(self.action_space.n), size=actions.shape)
+            actions = np.array(np.random.randint(int(self.action_space.n), size=actions.shape))
         return actions, state
 
     def dump_logs(self) -> None:

@@ -8,7 +8,7 @@ import torch as th
 from torch import nn
 from torch.distributions import Categorical, Normal
 
-from sb3_sparse.sparse import Topology, sparsify_
+from sb3_sparse.sparse import SparseLinear, Topology, sparsify_
 from sb3_sparse.streaming import AdaptiveObGD, ObGD
 from sb3_sparse.streaming.compiled import CompiledLearner
 from sb3_sparse.streaming.learners import AutogradLearner
@@ -49,12 +49,14 @@ def assert_equal(learner, other, atol=1e-6):
         th.testing.assert_close(learner.optimizer.state[p]["trace"], other.optimizer.state[q]["trace"], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.95])
-@pytest.mark.parametrize("widths", [(), (1,), (17,), (32, 32), (40, 7, 33)], ids=str)
+@pytest.mark.parametrize(
+    ("widths", "sparsity"),
+    [(widths, sparsity) for widths in [(), (1,), (17,), (32, 32), (40, 7, 33)] for sparsity in (0.0, 0.5)]
+    + [((32, 32), 0.95), ((40, 7, 33), 0.95)],
+    ids=str,
+)
 @pytest.mark.parametrize("heads", [(("value", 1),), (("mu", 3), ("pre_std", 3))], ids=["one head", "two heads"])
 def test_compiled_equals_autograd(sparsity, widths, heads):
-    if sparsity == 0.95 and widths in ((), (1,)):
-        pytest.skip("nothing would be left")
     learner, other = both(network(widths, heads, sparsity), kappa=3.0)
     n_out = sum(size for _, size in heads)
     for i, x, direction, delta in stream(60, n_out):
@@ -74,6 +76,20 @@ def test_a_layer_of_zeros():
     for _, x, direction, delta in stream(20, 6):
         learner.learn(x, direction, delta, False)
         other.learn(x, direction, delta, False)
+    assert_equal(learner, other)
+
+
+def test_rows_of_every_length():
+    """None to all of 30 inputs: the kernels work on eight weights at a time, and on what is left over."""
+    net = network(widths=(30, 31))
+    mask = th.rand(31, 30, generator=th.Generator().manual_seed(0)).argsort(dim=1) < th.arange(31)[:, None]
+    net.trunk[3] = SparseLinear.from_dense(net.trunk[3], Topology.from_mask(mask))
+    assert sorted(net.trunk[3].topology.fan_in().tolist()) == list(range(31))
+    learner, other = both(net)
+    for i, x, direction, delta in stream(30, 6):
+        np.testing.assert_allclose(learner.both_outputs(x, -x), other.both_outputs(x, -x), rtol=1e-4, atol=1e-5)
+        learner.learn(x, direction, delta, i % 25 == 24)
+        other.learn(x, direction, delta, i % 25 == 24)
     assert_equal(learner, other)
 
 
@@ -124,11 +140,16 @@ def test_weights_changed_after_acting_are_the_ones_that_learn(learner_class, cha
 
 
 @pytest.mark.parametrize("how", ["load", "drop"])
-def test_traces_replaced_by_a_callback_are_used(how):
+@pytest.mark.parametrize("after_acting", [False, True])
+@pytest.mark.parametrize("cleared", [False, True])
+def test_traces_replaced_by_a_callback_are_used(how, after_acting, cleared):
     learner, other = both(network())
     for _, x, direction, delta in stream(5, 6):
         learner.learn(x, direction, delta, False)
         other.learn(x, direction, delta, False)
+    if after_acting:
+        for one in (learner, other):
+            one.outputs(x, keep=True)
     for one in (learner, other):
         if how == "load":
             state = copy.deepcopy(one.optimizer.state_dict())
@@ -137,6 +158,11 @@ def test_traces_replaced_by_a_callback_are_used(how):
             one.optimizer.load_state_dict(state)
         else:
             one.optimizer.state[next(one.network.parameters())].clear()
+        if cleared:
+            one.reset_traces()
+            assert not any(state["trace"].any() for state in one.optimizer.state.values())
+        if after_acting:
+            one.learn(x, direction, delta, False)
     for _, x, direction, delta in stream(5, 6, seed=1):
         learner.learn(x, direction, delta, False)
         other.learn(x, direction, delta, False)

@@ -1,5 +1,7 @@
 """Normalisers against numpy's statistics."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch as th
@@ -35,6 +37,19 @@ def test_the_first_observation_is_zero_and_nothing_is_clipped():
 def test_statistics_stay_in_double_precision():
     normalizer = ObservationNormalizer((2,)).half()
     assert normalizer.obs_square.dtype == th.float64
+
+
+def test_copies_and_loaded_statistics_are_apart():
+    normalizer = ObservationNormalizer((2,))
+    normalizer.update(np.array([1.0, 2.0]))
+    twin = copy.deepcopy(normalizer)
+    twin.update(np.array([3.0, 2.0]))
+    assert twin.obs_mean.tolist() == [2.0, 2.0]
+    assert normalizer.obs_mean.tolist() == [1.0, 2.0]
+    normalizer.load_state_dict(twin.state_dict(), assign=True)
+    normalizer.update(np.array([5.0, 2.0]))
+    assert normalizer.obs_mean.tolist() == [3.0, 2.0]
+    assert normalizer.normalize(np.array([3.0, 2.0])).tolist() == [0.0, 0.0]
 
 
 def test_rewards_are_scaled_by_the_deviation_of_the_return():
