@@ -98,14 +98,16 @@ class StreamPolicy(BasePolicy):
             "time_limit": time_limit,
             "gamma": gamma,
         }
-        self._check_initialization(initialization, init_sparsity)
+        _check_initialization(initialization, init_sparsity)
+        _check_mask_seed(mask_seed)
         self.width_scale = self._per_network("width_scale", width_scale)
         self.sparsity = self._per_network("sparsity", sparsity)
         for name in self.network_names:
             check_positive("width_scale", self.width_scale[name])
             check_sparsity(self.sparsity[name])
         get_distribution(sparsity_distribution)
-        if initialization == "sparse_init" and any(self.sparsity.values()):
+        self.initialization = initialization or ("lecun_uniform" if any(self.sparsity.values()) else "sparse_init")
+        if self.initialization == "sparse_init" and any(self.sparsity.values()):
             raise ValueError(
                 f"initialization='sparse_init' together with sparsity={sparsity!r}: the first starts with trainable zeros, "
                 "the second removes weights for good. Leave one of them out."
@@ -117,12 +119,6 @@ class StreamPolicy(BasePolicy):
         self.reward_scaler = RewardScaler(gamma)
         self._steps: np.ndarray | None = None
         self._build()
-
-    def _check_initialization(self, initialization: str | None, init_sparsity: float) -> None:
-        if initialization is not None and initialization not in INITIALIZATIONS:
-            raise ValueError(f"initialization={initialization!r}: expected None or one of {INITIALIZATIONS}.")
-        if not 0.0 <= init_sparsity <= 1.0:
-            raise ValueError(f"init_sparsity={init_sparsity!r}: expected a number in [0, 1], the fraction of zeros.")
 
     def _per_network(self, keyword: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, Mapping):
@@ -173,7 +169,7 @@ class StreamPolicy(BasePolicy):
         trunk, latent_dim = self.make_trunk(network)
         net = StreamNetwork(trunk, latent_dim, heads)
         settings, sparsity = self._constructor_kwargs, self.sparsity[network]
-        if sparsity == 0.0 and settings["initialization"] != "lecun_uniform":
+        if self.initialization == "sparse_init":
             sparse_init_(net, settings["init_sparsity"])
             return net
         lecun_uniform_(net)
@@ -349,3 +345,15 @@ class StreamACCnnPolicy(_ImagePolicy, StreamACPolicy):
 
 class StreamQCnnPolicy(_ImagePolicy, StreamQPolicy):
     __doc__ = f"Policy of :class:`StreamQ` and :class:`StreamSARSA` for images.\n{_ImagePolicy.__doc__}"
+
+
+def _check_initialization(initialization: Any, init_sparsity: Any) -> None:
+    if initialization is not None and initialization not in INITIALIZATIONS:
+        raise ValueError(f"initialization={initialization!r}: expected None or one of {INITIALIZATIONS}.")
+    if isinstance(init_sparsity, str) or not 0.0 <= init_sparsity <= 1.0:
+        raise ValueError(f"init_sparsity={init_sparsity!r}: expected a number in [0, 1], the fraction of zeros.")
+
+
+def _check_mask_seed(mask_seed: Any) -> None:
+    if mask_seed is not None and (isinstance(mask_seed, bool) or not isinstance(mask_seed, int) or mask_seed < 0):
+        raise ValueError(f"mask_seed={mask_seed!r}: expected a non-negative integer, or None to follow SB3's seed=.")

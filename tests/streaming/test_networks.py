@@ -139,6 +139,8 @@ def test_asking_for_both_kinds_of_zeros_raises():
     StreamACPolicy(*WALKER, initialization="sparse_init", sparsity=0.0)
     StreamACPolicy(*WALKER, initialization="lecun_uniform", sparsity=0.5)
     assert (linear_layers(StreamACPolicy(*WALKER, initialization="lecun_uniform").actor)[1].weight != 0).all()
+    one_sparse = StreamACPolicy(*WALKER, sparsity={"pi": 0.9, "vf": 0.0})
+    assert (linear_layers(one_sparse.critic)[1].weight != 0).all()
 
 
 @pytest.mark.parametrize(
@@ -149,6 +151,7 @@ def test_asking_for_both_kinds_of_zeros_raises():
         (dict(sparsity=1.0), "sparsity=1.0"),
         (dict(sparsity={"pi": 0.5}), "sparsity={'pi': 0.5}"),
         (dict(width_scale=0), "width_scale=0"),
+        (dict(mask_seed=-1), "mask_seed=-1"),
         (dict(net_arch=[64, 0]), r"net_arch=\[64, 0\]"),
         (dict(net_arch=[64], width_scale=2.0), "Give one or the other"),
         (dict(sparsity_distribution="erk"), "'erk' is unknown"),
