@@ -54,7 +54,7 @@ def plot(args: argparse.Namespace) -> None:
     widths = args.width_scales
     figure, all_axes = plt.subplots(1, len(widths) + 1, figsize=(4.2 * (len(widths) + 1), 3.8), layout="constrained")
     rows, table, bars = [], [], all_axes[-1]
-    x = (np.arange(N_WINDOWS) + 0.5) * args.steps / N_WINDOWS
+    x = (np.arange(N_WINDOWS) + 0.5) * args.steps / N_WINDOWS / 1000
     for i, (width, axes) in enumerate(zip(widths, all_axes[:-1], strict=True)):
         for j, (network, colour) in enumerate(COLOURS.items()):
             paths = {seed: run_path(args.folder, args.env, width, network, seed) for seed in args.seeds}
@@ -64,7 +64,7 @@ def plot(args: argparse.Namespace) -> None:
                 continue
             for curve in curves:
                 axes.plot(x, curve, color=colour, alpha=0.35, linewidth=0.9)
-            axes.plot(x, np.mean(curves, axis=0), color=colour, linewidth=2.2, label=f"{network}, {len(curves)} seeds")
+            axes.plot(x, np.mean(curves, axis=0), color=colour, linewidth=2.2, label=f"{network}, n = {len(curves)}")
             finals = [np.nanmean(curve[-N_WINDOWS // 5 :]) for curve in curves]
             place = i + 0.18 * (j - 1.5)
             bars.bar(place, np.mean(finals), 0.16, color=colour, alpha=0.6)
@@ -75,11 +75,11 @@ def plot(args: argparse.Namespace) -> None:
             for (seed, episodes), curve in zip(finished.items(), curves, strict=True):
                 row = [args.env, width, network, seed, args.steps, len(episodes), f"{last_mean(episodes):.1f}"]
                 rows.append([*row, *(f"{v:.1f}" for v in curve)])
-        axes.set(title=f"{args.env}, width {128 * width}", xlabel="steps", ylabel="return of an episode")
+        axes.set(title=f"{args.env}, width {128 * width}", xlabel="thousand steps", ylabel="return of an episode")
         axes.grid(alpha=0.3)
         if axes.lines:
-            axes.legend(loc="upper left", fontsize=8)
-    bars.set(title="last fifth of the run, every seed a dot", xticks=range(len(widths)))
+            axes.legend(fontsize=8)
+    bars.set(title="last fifth of the run, every seed a dot", xticks=range(len(widths)), xlim=(-0.5, len(widths) - 0.5))
     bars.set_xticklabels([f"width {128 * width}" for width in widths])
     bars.grid(alpha=0.3, axis="y")
     args.output.parent.mkdir(parents=True, exist_ok=True)

@@ -85,10 +85,13 @@ def plot(folder: Path, seeds: list[int], output: Path) -> None:
     import matplotlib.pyplot as plt
 
     colours = {"plain": "#d62728", "ours": "#1f77b4"}
-    figure, all_axes = plt.subplots(1, len(TASKS), figsize=(3.6 * len(TASKS), 3.6), layout="constrained")
+    tasks = {n: t for n, t in TASKS.items() if any(run_path(folder, n, a, s).exists() for a in ARMS for s in seeds)}
+    if not tasks:
+        raise SystemExit(f"there is no finished run in {folder}: run without --plot first")
+    figure, panels = plt.subplots(1, len(tasks), figsize=(3.4 * len(tasks), 3.4), layout="constrained", squeeze=False)
     rows, table = [], []
-    for axes, (name, task) in zip(all_axes, TASKS.items(), strict=True):
-        x = (np.arange(N_WINDOWS) + 0.5) * task.n_steps / N_WINDOWS
+    for axes, (name, task) in zip(panels[0], tasks.items(), strict=True):
+        x = (np.arange(N_WINDOWS) + 0.5) * task.n_steps / N_WINDOWS / 1000
         for arm in ARMS:
             finished = {s: read_episodes(p) for s in seeds if (p := run_path(folder, name, arm, s)).exists()}
             curves = [window_means(episodes, task.n_steps, N_WINDOWS) for episodes in finished.values()]
@@ -96,17 +99,16 @@ def plot(folder: Path, seeds: list[int], output: Path) -> None:
             for curve in curves:
                 axes.plot(x, curve, color=colours[arm], alpha=0.35, linewidth=0.9)
             if curves:
-                axes.plot(x, np.mean(curves, axis=0), color=colours[arm], linewidth=2.2, label=f"{arm}, {len(curves)} seeds")
+                axes.plot(x, np.mean(curves, axis=0), color=colours[arm], linewidth=2.2, label=f"{arm}, n = {len(curves)}")
                 table.append([name, arm, *(f"{v:.0f}" for v in lasts), *[""] * (len(seeds) - len(lasts))])
                 table[-1] += [f"{np.mean(lasts):.0f}", f"{np.median(lasts):.0f}"]
             for (seed, episodes), curve in zip(finished.items(), curves, strict=True):
                 row = [task.algo, name, arm, seed, len(episodes), f"{last_mean(episodes):.1f}"]
                 rows.append([*row, *(f"{v:.1f}" for v in curve)])
-        axes.set(title=name, xlabel="steps")
+        axes.set(title=name, xlabel="thousand steps")
         axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend(loc="upper left", fontsize=8)
-    all_axes[0].set_ylabel("return of an episode")
+        axes.legend(fontsize=8)
+    panels[0, 0].set_ylabel("return of an episode")
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=80)
     with output.with_suffix(".csv").open("w", newline="") as file:
