@@ -26,23 +26,29 @@ def synchronize() -> None:
         th.cuda.synchronize()
 
 
-def alternate(contenders: dict[str, Callable[[], None]], rounds: int, warmups: int = 2) -> dict[str, float]:
+def alternate(
+    contenders: dict[str, Callable[[], object]],
+    rounds: int,
+    warmups: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """
     Median seconds of each contender; they take turns, so that a slow moment of the machine hits all alike.
 
     :param contenders: Functions by name.
     :param rounds: How often each is timed.
     :param warmups: How often each runs before.
+    :param clock: What is read before and after; ``time.process_time`` for one thread on a machine with other work.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(warmups + rounds):
         for name, run in contenders.items():
             synchronize()
-            start = time.perf_counter()
+            start = clock()
             run()
             synchronize()
             if turn >= warmups:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

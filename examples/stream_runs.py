@@ -1,0 +1,97 @@
+"""What the streaming studies share: runs that can be resumed, one CSV of episodes each, and curves of equal windows."""
+
+import csv
+import itertools
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+
+HEADER = ["algo", "env", "arm", "seed", "step", "return"]
+
+
+class EpisodeRecorder(BaseCallback):
+    """Collects (number of steps at its end, raw return) of every finished episode."""
+
+    def __init__(self):
+        super().__init__()
+        self.episodes: list[tuple[int, float]] = []
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "episode" in info:
+                self.episodes.append((self.num_timesteps, float(info["episode"]["r"])))
+        return True
+
+
+def make_env(env_id: str, max_episode_steps: int | None = None) -> gym.Env:
+    """An environment, with another time limit if one is given."""
+    return gym.make(env_id) if max_episode_steps is None else gym.make(env_id, max_episode_steps=max_episode_steps)
+
+
+def run_all(runs: dict[Path, Callable[[], list[tuple[int, float]]]], labels: dict[Path, list], jobs: int) -> None:
+    """
+    Do the runs whose file does not exist yet, in the order given.
+
+    :param runs: For each file, a picklable function that trains and returns the episodes.
+    :param labels: For each file, its first four columns.
+    :param jobs: Processes at a time, one thread each.
+    """
+    todo = [(path, run, labels[path]) for path, run in runs.items() if not path.exists()]
+    print(f"{len(runs) - len(todo)} runs are finished, {len(todo)} to do", flush=True)
+    if not todo:
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
+        for message in pool.imap(_run_one, todo):
+            print(message, flush=True)
+
+
+def _run_one(task: tuple[Path, Callable[[], list[tuple[int, float]]], list]) -> str:
+    path, run, label = task
+    th.set_num_threads(1)
+    start = time.perf_counter()
+    episodes = run()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(f".{os.getpid()}.tmp")
+    with beside.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(HEADER)
+        writer.writerows([*label, step, f"{value:.6g}"] for step, value in episodes)
+    beside.rename(path)
+    return f"{path.stem}: last 10 {last_mean(episodes):.1f}, {time.perf_counter() - start:.0f} s"
+
+
+def read_episodes(path: Path) -> list[tuple[int, float]]:
+    """The episodes of a finished run."""
+    with path.open(newline="") as file:
+        return [(int(row["step"]), float(row["return"])) for row in csv.DictReader(file)]
+
+
+def last_mean(episodes: list[tuple[int, float]], n: int = 10) -> float:
+    """Mean return of the last episodes."""
+    return float(np.mean([value for _, value in episodes[-n:]])) if episodes else float("nan")
+
+
+def window_means(episodes: list[tuple[int, float]], n_steps: int, n_windows: int) -> np.ndarray:
+    """
+    Mean return of the episodes that ended in each of ``n_windows`` equal parts of the run.
+
+    A part in which no episode ended takes the return of the next one that ended: the one that was under way.
+    """
+    steps, values = np.array(episodes).reshape(-1, 2).T
+    edges = np.linspace(0, n_steps, n_windows + 1)
+    means = np.full(n_windows, np.nan)
+    for i, (low, high) in enumerate(itertools.pairwise(edges)):
+        inside = values[(steps > low) & (steps <= high)]
+        later = values[steps > high]
+        if len(inside):
+            means[i] = inside.mean()
+        elif len(later):
+            means[i] = later[0]
+    return means
