@@ -1,4 +1,15 @@
+import os
+
+# One thread for each of pytest's workers and the processes that they start: more would wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
+import torch as th
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    th.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")
