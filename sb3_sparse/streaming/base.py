@@ -1,7 +1,9 @@
 """What streaming algorithms have in common: the loop that learns from every sample as it comes, once."""
 
+import math
 import sys
 import time
+import warnings
 from abc import abstractmethod
 from typing import Any, TypeVar
 
@@ -54,6 +56,8 @@ class StreamAlgorithm(BaseAlgorithm):
     policy: StreamPolicy
     # Optimisers as attributes of the policy, whose state is saved with it.
     optimizer_names: tuple[str, ...]
+    # Their kappas, as attributes of the algorithm.
+    kappa_names: tuple[str, ...]
 
     def __init__(
         self,
@@ -91,7 +95,13 @@ class StreamAlgorithm(BaseAlgorithm):
         )
         check_fraction("gamma", gamma)
         check_fraction("trace_lambda", trace_lambda)
-        if not isinstance(time_feature, (bool, int)) or time_feature < 0:
+        if self.get_vec_normalize_env() is not None and (normalize_observations or normalize_reward):
+            warnings.warn(
+                "VecNormalize around the environment of a streaming agent, which normalises by itself: leave it out, or pass "
+                "normalize_observations=False and normalize_reward=False.",
+                stacklevel=3,
+            )
+        if not isinstance(time_feature, (bool, int, np.integer)) or time_feature < 0:
             raise ValueError(f"time_feature={time_feature!r}: expected True, False, or a number of steps.")
         self.gamma = gamma
         self.trace_lambda = trace_lambda
@@ -110,6 +120,11 @@ class StreamAlgorithm(BaseAlgorithm):
     def _setup_model(self) -> None:
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
+        if getattr(self.action_space, "start", 0) != 0:
+            raise ValueError(
+                f"action space {self.action_space}: expected one that starts at 0. "
+                "Wrap the environment in gymnasium.wrappers.TransformAction."
+            )
         # Known already when a saved agent is loaded, perhaps into another environment.
         if self.time_feature and self._time_limit is None:
             self._time_limit = self._find_time_limit()
@@ -130,7 +145,11 @@ class StreamAlgorithm(BaseAlgorithm):
             return int(self.time_feature)
         assert self.env is not None
         spec = self.env.get_attr("spec")[0] if self.env.has_attr("spec") else None
-        return getattr(spec, "max_episode_steps", None) or DEFAULT_TIME_LIMIT
+        limit = getattr(spec, "max_episode_steps", None)
+        if limit is None and self.env.has_attr("_max_episode_steps"):
+            # A TimeLimit around an environment that was not made by its id.
+            limit = self.env.get_attr("_max_episode_steps")[0]
+        return limit or DEFAULT_TIME_LIMIT
 
     @abstractmethod
     def _setup_optimizers(self) -> None:
@@ -146,11 +165,23 @@ class StreamAlgorithm(BaseAlgorithm):
         """One for each optimiser, in the same order."""
 
     def _make_learner(self, network: nn.Module, optimizer: ObGD) -> Learner:
+        if {id(p) for p in network.parameters()} != {id(p) for p in optimizer.param_groups[0]["params"]}:
+            raise ValueError(
+                "a network has parameters that its optimiser does not know, so they would not be trained: change values in "
+                "place (load_state_dict without assign=True) instead of replacing layers or parameters."
+            )
         kind = CompiledLearner if CompiledLearner.supports(network, optimizer) else AutogradLearner
         for known in self._learners:
             if type(known) is kind and known.network is network and known.optimizer is optimizer:
                 return known
-        return kind(network, optimizer)
+        try:
+            return kind(network, optimizer)
+        except RuntimeError as error:
+            if kind is AutogradLearner:
+                raise
+            # LLVM knows no code for this processor.
+            warnings.warn(f"the compiled update is not available, learning is slower without it: {error}", stacklevel=2)
+            return AutogradLearner(network, optimizer)
 
     @abstractmethod
     def _act(self, features: np.ndarray) -> tuple[Any, np.ndarray]:
@@ -206,6 +237,7 @@ class StreamAlgorithm(BaseAlgorithm):
         threads = th.get_num_threads()
         th.set_num_threads(1)
         try:
+            self._set_up_optimizer_groups()
             self._learners = self._make_learners()
             self._reward_scaler = self.policy.reward_scaler
             if self._last_obs is not last_obs or self._features is None:
@@ -216,6 +248,10 @@ class StreamAlgorithm(BaseAlgorithm):
             callback.on_training_start(locals(), globals())
             self._stream(total_timesteps, callback, log_interval)
             callback.on_training_end()
+        except BaseException:
+            # Perhaps between a step of the environment and what follows from it: go on with a new episode.
+            self._features = None
+            raise
         finally:
             th.set_num_threads(threads)
         return self
@@ -252,6 +288,8 @@ class StreamAlgorithm(BaseAlgorithm):
 
     def _learn_from(self, action: Any, reward: float, new_obs: np.ndarray, done: bool, info: dict[str, Any]) -> None:
         assert self._features is not None
+        if not math.isfinite(reward):
+            raise ValueError(f"reward {reward} at step {self.num_timesteps}: expected a finite number. Check the environment.")
         self._n_updates += 1
         self._episode_steps += 1
         if self.normalize_reward:
@@ -261,11 +299,25 @@ class StreamAlgorithm(BaseAlgorithm):
         over = done and not (self.bootstrap_truncated and info.get("TimeLimit.truncated", False))
         self._set_learning_rate()
         self._update(self._features, action, reward, next_features, 0.0 if over else self.gamma, done)
+        if not math.isfinite(self._td_error):
+            raise ValueError(
+                f"TD error {self._td_error} at step {self.num_timesteps}: an observation or a weight is not a finite number."
+            )
         if done:
             self._begin_episode(new_obs)
         else:
             self._features = next_features
         self._last_obs = new_obs
+
+    def _set_up_optimizer_groups(self) -> None:
+        # A state dict brings the settings of the saved agent; those of this one may be others.
+        for name, kappa in zip(self.optimizer_names, self.kappa_names, strict=True):
+            getattr(self.policy, name).param_groups[0].update(
+                lr=self.lr_schedule(self._current_progress_remaining),
+                gamma=self.gamma,
+                trace_lambda=self.trace_lambda,
+                kappa=getattr(self, kappa),
+            )
 
     def _set_learning_rate(self) -> None:
         if callable(self.learning_rate):
@@ -302,6 +354,12 @@ class StreamAlgorithm(BaseAlgorithm):
             logs[f"step_size{suffix}"] = learner.step_size
             logs[f"trace_l1{suffix}"] = learner.trace_l1
         return logs
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Learners hold addresses; `learn` makes them again.
+        known = {id(learner) for learner in self._learners}
+        state = {k: v for k, v in self.__dict__.items() if id(v) not in known and k != "_reward_scaler"}
+        return {**state, "_learners": []}
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_learners", "_reward_scaler"]

@@ -63,7 +63,8 @@ class CompiledLearner(Learner):
             and all(_is_linear(layer) for layer in [*linear, *network.heads])
             and all(type(norm) is nn.LayerNorm and not norm.elementwise_affine for norm in norms)
             and all(type(activation) is nn.LeakyReLU for activation in activations)
-            and all(p.dtype == th.float32 and p.device.type == "cpu" for p in network.parameters())
+            and not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+            and all(p.requires_grad and p.dtype == th.float32 and p.device.type == "cpu" for p in network.parameters())
         )
 
     def _bind(self) -> None:
@@ -158,6 +159,7 @@ class CompiledLearner(Learner):
         return outputs if outputs is not None and self._is_bound() else None
 
     def _forward(self, features: np.ndarray) -> np.ndarray:
+        self._ensure_bound()
         self._inputs[1] = features
         self._look.run()
         return self._outputs[1].copy()

@@ -131,4 +131,6 @@ def time_feature(steps: np.ndarray | int, time_limit: int) -> np.ndarray | float
     :param time_limit: Steps at which it goes from -0.5 to 0.5.
     """
     later = max(steps - 1, 0) if isinstance(steps, int) else np.maximum(steps - 1, 0)
-    return later / time_limit - 0.5
+    # Beyond the limit, of a task that goes on, it stays where it is.
+    share = later / time_limit
+    return (min(share, 1.0) if isinstance(share, float) else np.minimum(share, 1.0)) - 0.5

@@ -1,6 +1,7 @@
 """Overshooting-bounded gradient descent with eligibility traces (Elsayed et al. 2024)."""
 
 from collections.abc import Callable, Iterable
+from numbers import Real
 from typing import Any
 
 import torch as th
@@ -119,6 +120,12 @@ class AdaptiveObGD(ObGD):
         check_positive("eps", eps)
         super().__init__(params, beta2=beta2, eps=eps, n_steps=0, **kwargs)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """:raises TypeError: If the state is that of an :class:`ObGD`, which SB3 would not let pass as ValueError."""
+        if any("beta2" not in group for group in state_dict["param_groups"]):
+            raise TypeError("a state of ObGD cannot be loaded into AdaptiveObGD: keep `adaptive` as the agent was trained.")
+        super().load_state_dict(state_dict)
+
     def _init_state(self, p: th.Tensor) -> None:
         super()._init_state(p)
         self.state[p]["second_moment"] = th.zeros_like(p, memory_format=th.contiguous_format)
@@ -149,11 +156,16 @@ def check_positive(name: str, value: Any) -> None:
     _check(name, value, lambda v: v > 0, "a positive number")
 
 
+def check_non_negative(name: str, value: Any) -> None:
+    """:raises ValueError: If ``value`` is negative, or not a number."""
+    _check(name, value, lambda v: v >= 0, "a number that is not negative")
+
+
 def check_fraction(name: str, value: Any) -> None:
     """:raises ValueError: If ``value`` is not a number in [0, 1]."""
     _check(name, value, lambda v: 0 <= v <= 1, "a number in [0, 1]")
 
 
 def _check(name: str, value: Any, is_allowed: Callable[[Any], bool], expected: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not is_allowed(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not is_allowed(value):
         raise ValueError(f"{name}={value!r}: expected {expected}.")

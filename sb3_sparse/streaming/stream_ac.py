@@ -9,7 +9,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_sparse.streaming.base import StreamAlgorithm
 from sb3_sparse.streaming.learners import Learner
-from sb3_sparse.streaming.obgd import check_positive
+from sb3_sparse.streaming.obgd import check_non_negative, check_positive
 from sb3_sparse.streaming.policies import StreamACCnnPolicy, StreamACPolicy
 
 # Never reached in ordinary training: keeps the gradient finite where softplus underflows.
@@ -24,9 +24,15 @@ class StreamAC(StreamAlgorithm):
     :param ent_coef: Weight of the entropy. Its sign follows that of the TD error, so that it always pushes up.
     {StreamAlgorithm.__doc__}"""
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": StreamACPolicy, "CnnPolicy": StreamACCnnPolicy}
+    # SB3 sends users with Dict observations to MultiInputPolicy: the policy tells them what to do instead.
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": StreamACPolicy,
+        "MultiInputPolicy": StreamACPolicy,
+        "CnnPolicy": StreamACCnnPolicy,
+    }
     policy: StreamACPolicy
     optimizer_names = ("actor_optimizer", "critic_optimizer")
+    kappa_names = ("kappa_policy", "kappa_value")
 
     def __init__(
         self,
@@ -43,6 +49,7 @@ class StreamAC(StreamAlgorithm):
         super().__init__(policy, env, learning_rate, supported_action_spaces=(spaces.Box, spaces.Discrete), **kwargs)
         check_positive("kappa_policy", kappa_policy)
         check_positive("kappa_value", kappa_value)
+        check_non_negative("ent_coef", ent_coef)
         self.kappa_policy = kappa_policy
         self.kappa_value = kappa_value
         self.ent_coef = ent_coef

@@ -22,9 +22,14 @@ class StreamQ(StreamAlgorithm):
     :param exploration_final_eps: The probability in the end.
     {StreamAlgorithm.__doc__}"""
 
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": StreamQPolicy, "CnnPolicy": StreamQCnnPolicy}
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": StreamQPolicy,
+        "MultiInputPolicy": StreamQPolicy,
+        "CnnPolicy": StreamQCnnPolicy,
+    }
     policy: StreamQPolicy
     optimizer_names = ("q_optimizer",)
+    kappa_names = ("kappa",)
 
     def __init__(
         self,

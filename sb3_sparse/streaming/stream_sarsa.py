@@ -32,7 +32,7 @@ class StreamSARSA(StreamQ):
         self, features: np.ndarray, action: Any, reward: float, next_features: np.ndarray, discount: float, done: bool
     ) -> None:
         next_value = 0.0
-        if discount:
+        if discount or not done:
             _, next_values = self._q.both_outputs(features, next_features)
             self._next_action, _ = self._epsilon_greedy(next_values)
             next_value = float(next_values[self._next_action])

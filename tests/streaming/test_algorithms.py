@@ -1,6 +1,8 @@
 """The algorithms, as a user of SB3 meets them."""
 
 import copy
+import itertools
+import warnings
 
 import gymnasium as gym
 import numpy as np
@@ -10,7 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_sparse.streaming import AdaptiveObGD, ObGD, StreamAC, StreamQ, StreamSARSA
 from sb3_sparse.streaming.compiled import CompiledLearner
@@ -358,3 +360,131 @@ def test_logs(algorithm, env, tmp_path):
     assert expected <= set(logged)
     assert all(np.isfinite(value) for value in logged.values())
     assert list(tmp_path.glob(f"{algorithm.__name__}_1/events*"))
+
+
+def test_settings_given_to_load_reach_the_optimisers(tmp_path):
+    StreamAC("MlpPolicy", "CartPole-v1", seed=0).learn(5).save(tmp_path / "agent.zip")
+    settings = dict(kappa_policy=30.0, gamma=0.5, trace_lambda=0.0, learning_rate=1e-7)
+    model = StreamAC.load(tmp_path / "agent.zip", env=gym.make("CartPole-v1"), **settings).learn(1)
+    expected = dict(kappa=30.0, gamma=0.5, trace_lambda=0.0, lr=1e-7)
+    assert {name: model.policy.actor_optimizer.param_groups[0][name] for name in expected} == expected
+    assert model.policy.critic_optimizer.param_groups[0]["kappa"] == 2.0
+
+
+def test_an_agent_is_not_loaded_as_one_of_the_adaptive_kind(tmp_path):
+    StreamAC("MlpPolicy", "CartPole-v1").save(tmp_path / "agent.zip")
+    with pytest.raises(TypeError, match="keep `adaptive`"):
+        StreamAC.load(tmp_path / "agent.zip", adaptive=True)
+
+
+def test_sarsa_chooses_anew_in_every_step_without_a_future():
+    model = StreamSARSA("MlpPolicy", "CartPole-v1", gamma=0.0, exploration_final_eps=1.0, seed=0)
+    actions = []
+    model.learn(60, callback=Each(lambda callback: actions.append(int(callback.locals["env_action"][0]))))
+    assert 15 < sum(actions) < 45
+    assert sum(a != b for a, b in itertools.pairwise(actions)) > 15
+
+
+def test_frozen_parameters_stay():
+    model = StreamAC("MlpPolicy", "CartPole-v1", policy_kwargs=dict(initialization="lecun_uniform"), seed=0)
+    model.policy.actor.trunk.requires_grad_(False)
+    before = copy.deepcopy(dict(model.policy.state_dict()))
+    after = model.learn(20).policy.state_dict()
+    moved = {name for name in before if name.startswith("actor.") and not th.equal(before[name], after[name])}
+    assert moved == {"actor.logits.weight", "actor.logits.bias"}
+
+
+def test_replaced_layers_are_refused():
+    model = StreamAC("MlpPolicy", "CartPole-v1", seed=0).learn(3)
+    model.policy.actor.logits = th.nn.Linear(32, 2)
+    with pytest.raises(ValueError, match="optimiser does not know"):
+        model.learn(3)
+
+
+@ALL
+def test_a_trained_agent_can_be_copied(algorithm, env):
+    model = algorithm("MlpPolicy", env, seed=0).learn(20)
+    twin, state = copy.deepcopy(model), state_of(model)
+    assert_same_state(state_of(twin), state)
+    twin.learn(20)
+    assert_same_state(state_of(model), state)
+
+
+def test_the_time_limit_of_a_wrapper_counts_without_an_id():
+    env = gym.wrappers.TimeLimit(gym.make("CartPole-v1").unwrapped, 50)
+    assert StreamAC("MlpPolicy", env).policy.time_limit == 50
+
+
+def test_vec_normalize_is_one_normalisation_too_many():
+    env = VecNormalize(DummyVecEnv([lambda: gym.make("CartPole-v1")]))
+    with pytest.warns(UserWarning, match="leave it out"):
+        StreamAC("MlpPolicy", env)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        StreamAC("MlpPolicy", env, normalize_observations=False, normalize_reward=False)
+
+
+class Broken(gym.Wrapper):
+    """Rewards or observations that are not numbers, from the fifth step on."""
+
+    def __init__(self, env, what):
+        super().__init__(env)
+        self.what, self.steps = what, 0
+
+    def step(self, action):
+        obs, reward, *rest = self.env.step(action)
+        self.steps += 1
+        if self.steps >= 5:
+            obs, reward = (obs, np.nan) if self.what == "reward" else (np.full_like(obs, np.nan), reward)
+        return obs, reward, *rest
+
+
+@ALL
+@pytest.mark.parametrize(("what", "message"), [("reward", "reward nan at step 5"), ("observation", "TD error nan at step 5")])
+def test_what_is_not_a_number_is_noticed_at_once(algorithm, env, what, message):
+    with pytest.raises(ValueError, match=message):
+        algorithm("MlpPolicy", Broken(gym.make(env), what), seed=0).learn(20)
+
+
+def test_an_interrupted_step_is_followed_by_a_new_episode():
+    model = StreamAC("MlpPolicy", "CartPole-v1", seed=0)
+
+    def interrupt(callback):
+        if callback.num_timesteps == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(20, callback=Each(interrupt))
+    steps = []
+    model.learn(3, reset_num_timesteps=False, callback=Each(lambda callback: steps.append(model._episode_steps)))
+    assert steps == [0, 1, 2]
+
+
+def test_without_compiled_code_learning_goes_on(monkeypatch):
+    def fail(*args):
+        raise RuntimeError("no such target")
+
+    monkeypatch.setattr(CompiledLearner, "_write_programs", fail)
+    with pytest.warns(UserWarning, match="no such target"):
+        model = StreamAC("MlpPolicy", "CartPole-v1", seed=0).learn(20)
+    monkeypatch.setenv("SB3_SPARSE_BACKEND", "dense")
+    assert_same_state(state_of(model), state_of(StreamAC("MlpPolicy", "CartPole-v1", seed=0).learn(20)))
+
+
+@pytest.mark.parametrize(
+    ("space", "keywords", "message"),
+    [
+        (spaces.Discrete(2, start=1), {}, "starts at 0"),
+        (spaces.Discrete(2), {"ent_coef": "auto"}, "ent_coef='auto'"),
+        (spaces.Discrete(2), {"ent_coef": -1}, "ent_coef=-1"),
+    ],
+)
+def test_more_input_that_is_refused(space, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        StreamAC("MlpPolicy", SpaceEnv(spaces.Box(-1, 1, (3,)), space), **keywords)
+
+
+def test_dict_observations_are_told_what_to_do():
+    env = SpaceEnv(spaces.Dict({"a": spaces.Box(-1, 1, (3,))}), spaces.Discrete(2))
+    with pytest.raises(ValueError, match="FlattenObservation"):
+        StreamQ("MultiInputPolicy", env)

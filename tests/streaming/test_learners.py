@@ -134,6 +134,7 @@ def test_weights_changed_after_acting_are_the_ones_that_learn(learner_class, cha
             nn.utils.vector_to_parameters(0.5 * nn.utils.parameters_to_vector(net.parameters()), net.parameters())
     other = AutogradLearner(copy.deepcopy(net), ObGD(net.parameters()))
     other.optimizer = ObGD(other.network.parameters())
+    np.testing.assert_allclose(learner.outputs(-x), other.outputs(-x), rtol=1e-4, atol=1e-6)
     learner.learn(x, direction, delta, False)
     other.learn(x, direction, delta, False)
     assert_equal(learner, other)
