@@ -39,7 +39,7 @@ def sample_batch(model: BaseAlgorithm, n_samples: int = 256, seed: int = 0) -> A
     buffer = getattr(model, "replay_buffer", None)
     if buffer is None:
         raise ValueError(f"{type(model).__name__} has no buffer to sample from: pass a batch.")
-    if _n_stored(buffer) < n_samples:
+    if n_stored(buffer) < n_samples:
         return None
     with undisturbed(model, seed):
         return buffer.sample(n_samples, env=model._vec_normalize_env)
@@ -170,7 +170,7 @@ class _Observations(BatchSource):
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        self.pieces: deque[ObservedBatch] = deque(maxlen=self.n_samples)
+        self.pieces: deque[ObservedBatch] = deque(maxlen=-(-self.n_samples // self.model.n_envs))
         self.steps = 0
 
     def observe(self, local_variables: Mapping[str, Any], remaining: int) -> None:
@@ -189,7 +189,8 @@ class _Observations(BatchSource):
         return _mapped(lambda part: part.to(self.model.device), batch)
 
 
-def _n_stored(buffer: ReplayBuffer) -> int:
+def n_stored(buffer: ReplayBuffer) -> int:
+    """How many transitions can be sampled."""
     if isinstance(buffer, HerReplayBuffer):
         # Transitions of episodes that have not ended cannot be sampled.
         return int((buffer.ep_length > 0).sum())

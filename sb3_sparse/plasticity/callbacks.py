@@ -1,8 +1,9 @@
 """Callbacks about plasticity, for any algorithm of Stable-Baselines3: one that looks, and one that resets."""
 
+import math
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from stable_baselines3.common.logger import Figure, HumanOutputFormat, KVWriter,
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
-from sb3_sparse.plasticity.batches import batch_source
+from sb3_sparse.plasticity.batches import batch_source, n_stored
 from sb3_sparse.plasticity.figures import interference_figure, spectrum_figure
 from sb3_sparse.plasticity.losses import has_losses
 from sb3_sparse.plasticity.measure import (
@@ -81,23 +82,26 @@ class PlasticityCallback(BaseCallback):
         verbose: int = 0,
     ):
         super().__init__(verbose)
-        for name, value, least in (("log_freq", log_freq, 1), ("n_samples", n_samples, 2)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value!r}: expected an integer of at least {least}.")
-        self.log_freq = log_freq
-        self.n_samples = n_samples
+        self.log_freq = _positive(log_freq, "log_freq")
+        self.n_samples = _positive(n_samples, "n_samples")
+        if self.n_samples < 2:
+            raise ValueError(f"n_samples={n_samples!r}: expected at least 2.")
         self.metrics = check_metrics(metrics)
         self.wanted = check_networks(networks)
         self.figures = figures
         self.csv_path = csv_path
         self.table: CsvTable | None = None
         self._next = 0
+        self._began = 0
+        self._n_logged = 0
 
     def _on_training_start(self) -> None:
         self.networks = present_networks(self.model, self.wanted, find_networks(self.model))
         names = columns(self.metrics, self.networks)
         path = self.csv_path or _default_csv_path(self.logger, self.locals.get("callback"))
+        self._check_path(path)
         self.table = None if path is None else CsvTable(path, names, self.num_timesteps)
+        self._began, self._n_logged = self.num_timesteps, 0
         if self.table is not None and self.verbose:
             print(f"Plasticity metrics are written to {self.table.path}")
         self._next = self._after(self.num_timesteps)
@@ -106,6 +110,20 @@ class PlasticityCallback(BaseCallback):
             warnings.warn(
                 f"PlasticityCallback: the losses of {type(self.model).__name__} are not known, so metrics of gradients are "
                 "left out. A method per_sample_losses(network, batch) of the algorithm would provide them.",
+                stacklevel=2,
+            )
+
+    def _check_path(self, path: str | Path | None) -> None:
+        for other in _all_callbacks(self.locals.get("callback")):
+            table = other.table if isinstance(other, PlasticityCallback) and other is not self else None
+            if table is not None and path is not None and table.path.resolve() == Path(path).resolve():
+                raise ValueError(f"two PlasticityCallbacks write to {path}: give one of them another csv_path.")
+
+    def _on_training_end(self) -> None:
+        if not self._n_logged:
+            warnings.warn(
+                f"PlasticityCallback has measured nothing in {self.num_timesteps - self._began} timesteps: "
+                f"log_freq={self.log_freq}, and n_samples={self.n_samples} have to be collected before.",
                 stacklevel=2,
             )
 
@@ -127,6 +145,7 @@ class PlasticityCallback(BaseCallback):
             self._next = self._after(self.num_timesteps)
             batch = self._source.batch(seed=self.num_timesteps)
             if batch is not None:
+                self._n_logged += 1
                 self._log(Probe(self.model, batch=batch, seed=self.num_timesteps))
 
     def _log(self, probe: Probe) -> None:
@@ -141,6 +160,10 @@ class PlasticityCallback(BaseCallback):
             except ImportError as error:
                 self.figures = False
                 warnings.warn(f"PlasticityCallback: {error}. Training goes on without figures.", stacklevel=2)
+        if not self._source.at_rollout_end:
+            # SB3 logs every few episodes, under the step of then: the next measurement would take the place of this one.
+            self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+            self.logger.dump(self.num_timesteps)
 
     def _draw(self, probe: Probe) -> None:
         for name in self.networks:
@@ -214,6 +237,8 @@ class ResetCallback(BaseCallback):
         self.interval: int | None = None
         self.at: list[int] = []
         if at is not None:
+            if isinstance(at, (int, float, str)):
+                raise ValueError(f"at={at!r}: expected a list of numbers of environment steps, e.g. at=[{at}].")
             self.at = sorted({_positive(step, "at") for step in at})
             if not self.at:
                 raise ValueError("at=[]: expected at least one number of environment steps.")
@@ -227,7 +252,9 @@ class ResetCallback(BaseCallback):
             if _STRATEGY_OF[name] != strategy:
                 raise ValueError(f"{name}={kwargs[name]!r} goes with strategy={_STRATEGY_OF[name]!r}, not with {strategy!r}.")
         self.strategy = strategy
-        self.networks = networks
+        self.networks = None if networks is None else check_networks(networks)
+        # Of its record of handled resets: several callbacks may reset one model.
+        self.record = "/".join([self.clock, strategy, *(self.networks or ())])
         self.seed = seed
         self.options = {
             "target": target,
@@ -255,7 +282,7 @@ class ResetCallback(BaseCallback):
             )
         now = self._now()
         # A model that starts anew at step 0 has a record from further on; one without a record has nothing to make up for.
-        self._handled = min(self._progress().setdefault(self.clock, now), now)
+        self._handled = min(self._progress().setdefault(self.record, now), now)
         self._announce(now)
 
     def _on_step(self) -> bool:
@@ -272,9 +299,12 @@ class ResetCallback(BaseCallback):
         if self.positions(self._handled, now):
             if self.model.num_timesteps >= self.model._total_timesteps:
                 return
+            if self.strategy == "redo" and not n_stored(self.model.replay_buffer):  # type: ignore[attr-defined]
+                # Nothing to score units on yet: due at the next step again.
+                return
             self._reset(now)
         self._handled = now
-        self._progress()[self.clock] = now
+        self._progress()[self.record] = now
 
     def _reset(self, now: int) -> None:
         seed = None if self.seed is None else derive_seed(self.seed, f"reset at {self.clock} {now}")
@@ -339,8 +369,16 @@ def _default_csv_path(logger: Logger, callback: BaseCallback | None) -> Path | N
     return None if folder is None else folder / CSV_NAME
 
 
-def _evaluation_folder(callback: BaseCallback | None) -> Path | None:
+def _all_callbacks(callback: BaseCallback | None) -> Iterator[BaseCallback | None]:
     for child in callback.callbacks if isinstance(callback, CallbackList) else [callback]:
+        if isinstance(child, CallbackList):
+            yield from _all_callbacks(child)
+        else:
+            yield child
+
+
+def _evaluation_folder(callback: BaseCallback | None) -> Path | None:
+    for child in _all_callbacks(callback):
         if isinstance(child, EvalCallback) and child.log_path is not None:
             return Path(child.log_path).parent
     return None
@@ -352,6 +390,6 @@ def _writes_file(output: KVWriter) -> bool:
 
 def _positive(value: Any, name: str) -> int:
     # A float such as 1e5, as YAML may read it.
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0 or value != int(value):
-        raise ValueError(f"{name}={value!r}: expected positive whole numbers of steps.")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf or value != int(value):
+        raise ValueError(f"{name}={value!r}: expected a positive whole number.")
     return int(value)

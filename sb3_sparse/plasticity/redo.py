@@ -1,5 +1,6 @@
 """ReDo (Sokar et al. 2023): find the units of a network that hardly ever fire, and recycle them."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ class ReDoReport:
     """What :func:`redo_` did, for each hidden layer by the name of its incoming layer."""
 
     units: dict[str, int]
+    """Units with a living input; the others are left alone."""
     recycled: dict[str, int]
     """Units with a score of at most tau: all of them were recycled."""
     unconnected: dict[str, int]
@@ -84,7 +86,7 @@ def redo_(
         )
     dormant = {layer.name: score <= tau for layer, score in zip(layers, unit_scores(module, layers, forward), strict=True)}
     report = ReDoReport(
-        units={name: len(units) for name, units in dormant.items()},
+        units={layer.name: int((~_without_inputs(layer)).sum()) for layer in layers},
         recycled={name: int(units.sum()) for name, units in dormant.items()},
         unconnected={layer.name: int((dormant[layer.name] & _unconnected(layer)).sum()) for layer in layers},
     )
@@ -150,7 +152,8 @@ def unit_scores(module: nn.Module, layers: list[HiddenLayer], forward: Callable[
     :param module: Its mode is put back afterwards.
     :param layers: From :func:`hidden_layers`.
     :param forward: Runs the module on a batch.
-    :return: For each layer a tensor ``(units,)``. Zero everywhere for a layer that is silent.
+    :return: For each layer a tensor ``(units,)``. Zero everywhere for a layer that is silent; infinite for units without
+        any living input.
     """
     sums: dict[int, list[th.Tensor]] = {index: [] for index in range(len(layers))}
 
@@ -169,7 +172,9 @@ def unit_scores(module: nn.Module, layers: list[HiddenLayer], forward: Callable[
         if not means:
             raise ValueError(f"forward() does not reach {layer.name!r}: ReDo needs a batch through the whole module.")
         mean = th.stack(means).mean(0)
-        scores.append(mean / (mean.mean() + 1e-9))
+        # A unit without any living input says nothing about the others, and new weights would not help it.
+        alive = ~_without_inputs(layer).to(mean.device)
+        scores.append(th.where(alive, mean / (mean[alive].mean() + 1e-9), math.inf))
     return scores
 
 
@@ -214,6 +219,13 @@ def _entries(layer: Any, units: th.Tensor, by_row: bool) -> tuple[nn.Parameter, 
         return layer.values, units[col.long()]
     mask = units[:, None] if by_row else units[None, :]
     return layer.weight, mask.expand_as(layer.weight)
+
+
+def _without_inputs(layer: HiddenLayer) -> th.Tensor:
+    """Units whose activation is a constant. Behind a normalisation layer that is not so."""
+    if isinstance(layer.incoming, SparseLinear) and not layer.norms:
+        return layer.incoming.topology.fan_in() == 0
+    return th.zeros(layer.incoming.out_features, dtype=th.bool)
 
 
 def _unconnected(layer: HiddenLayer) -> th.Tensor:

@@ -12,7 +12,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
-from sb3_sparse.plasticity.redo import DEFAULT_TAU, ReDoReport, check_tau, redo_
+from sb3_sparse.plasticity.redo import DEFAULT_TAU, ReDoReport, check_tau, hidden_layers, redo_
 from sb3_sparse.plasticity.resets import (
     assign_,
     blend_,
@@ -197,6 +197,12 @@ def check_model(
     for part in _parts(model, strategy, networks):
         if strategy == "last_layers":
             last_layers(_chains(part), n_layers)
+        if strategy == "redo" and not hidden_layers(part.online, _chains(part)):
+            raise ValueError(
+                f"strategy='redo': the {part.name} of {type(model).__name__} has no hidden layer between linear layers "
+                "(features extractors are left alone). Give it one by policy_kwargs=dict(net_arch=[...]), or use another "
+                "strategy."
+            )
     if include_temperature and getattr(model, "ent_coef_optimizer", None) is None:
         raise ValueError(f"include_temperature=True: {type(model).__name__} has no learned temperature (ent_coef='auto').")
 

@@ -20,6 +20,8 @@ class CsvTable:
 
     def __init__(self, path: str | os.PathLike[str], columns: Sequence[str], start: int = 0):
         self.path = Path(path)
+        if self.path.is_dir():
+            raise ValueError(f"{self.path} is a folder: expected the name of a CSV file.")
         self.rows: list[dict[str, str]] = []
         self.header = ["timesteps", *columns]
         if start > 0 and self.path.is_file():

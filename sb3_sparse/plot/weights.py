@@ -18,6 +18,9 @@ MAX_BARS = 30
 LAYERS_PER_ROW = 2
 
 
+LAYERS = (SparseLinear, SparseConv2d, nn.Linear, nn.Conv2d)
+
+
 def density_image(topology: Topology, max_cells: int = MAX_CELLS) -> np.ndarray:
     """
     Fraction of living weights in each cell of a grid laid over the weight matrix.
@@ -49,10 +52,10 @@ def draw_weights(networks: Mapping[str, nn.Module]) -> Any:
     :raises ValueError: If there is no such layer.
     """
     layers = [
-        (f"{network}.{name}" if name else network, topology)
+        (f"{network}.{name}" if name else network, layer)
         for network, module in networks.items()
         for name, layer in module.named_modules()
-        if (topology := _topology(layer)) is not None
+        if isinstance(layer, LAYERS)
     ]
     if not layers:
         raise ValueError(f"no linear or convolutional layer in {list(networks)}: there is nothing to draw.")
@@ -60,19 +63,19 @@ def draw_weights(networks: Mapping[str, nn.Module]) -> Any:
     figure = new_figure(figsize=(12, 2.4 * rows), layout="constrained")
     # The histogram beside a matrix is half as wide.
     grid = figure.add_gridspec(rows, 2 * LAYERS_PER_ROW, width_ratios=[2, 1] * LAYERS_PER_ROW)
-    for i, (name, topology) in enumerate(layers):
+    for i, (name, layer) in enumerate(layers):
+        # One at a time: the indices of a dense layer are larger than its weights.
+        topology = _topology(layer)
         row, column = divmod(i, LAYERS_PER_ROW)
         _draw_matrix(figure, figure.add_subplot(grid[row, 2 * column]), name, topology)
         _draw_fan_in(figure.add_subplot(grid[row, 2 * column + 1]), topology)
     return figure
 
 
-def _topology(layer: nn.Module) -> Topology | None:
+def _topology(layer: Any) -> Topology:
     if isinstance(layer, (SparseLinear, SparseConv2d)):
         return layer.topology
-    if isinstance(layer, (nn.Linear, nn.Conv2d)):
-        return Topology.from_mask(th.ones(layer.weight.shape, dtype=th.bool))
-    return None
+    return Topology.from_mask(th.ones(layer.weight.shape, dtype=th.bool))
 
 
 def _draw_matrix(figure: Any, axes: Any, name: str, topology: Topology) -> None:

@@ -257,9 +257,10 @@ def test_an_algorithm_without_a_buffer_is_measured_on_what_it_observes(tmp_path,
 
 def test_names_and_numbers_that_cannot_be(tmp_path):
     for kwargs, message in [
-        ({"log_freq": 0}, "log_freq=0: expected an integer of at least 1"),
-        ({"n_samples": 1}, "n_samples=1: expected an integer of at least 2"),
-        ({"log_freq": 1e4}, "log_freq=10000.0"),
+        ({"log_freq": 0}, "log_freq=0: expected a positive whole number"),
+        ({"n_samples": 1}, "n_samples=1: expected at least 2"),
+        ({"log_freq": 10.5}, "log_freq=10.5"),
+        ({"log_freq": float("inf")}, "log_freq=inf"),
         ({"metrics": ["srnak"]}, "unknown metric 'srnak': expected 'all' or some of"),
         ({"networks": "quantile_net"}, "goes by the name 'critic'"),
     ]:
@@ -269,6 +270,30 @@ def test_names_and_numbers_that_cannot_be(tmp_path):
         untrained(DQN, env=SpaceEnv(*DISCRETE)).learn(5, callback=PlasticityCallback(networks="actor"))
     with pytest.raises(ValueError, match="is recurrent"):
         RecurrentPPO("MlpLstmPolicy", "CartPole-v1", n_steps=8).learn(8, callback=PlasticityCallback())
+
+
+def test_every_measurement_reaches_tensorboard_under_its_own_step(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model = make(SAC, steps=0)
+    model.tensorboard_log = str(tmp_path)
+    model.learn(200, callback=PlasticityCallback(40, 16, metrics=["fau"], figures=False), log_interval=1000)
+    events = EventAccumulator(str(next(tmp_path.iterdir()))).Reload()
+    assert [event.step for event in events.Scalars("plasticity/critic_fau")] == [40, 80, 120, 160, 200]
+
+
+def test_two_callbacks_do_not_write_to_one_file(tmp_path):
+    path = str(tmp_path / "p.csv")
+    both = [PlasticityCallback(20, 8, metrics="fau", csv_path=path) for _ in range(2)]
+    with pytest.raises(ValueError, match="give one of them another csv_path"):
+        make(SAC, steps=0).learn(40, callback=both)
+    with pytest.raises(ValueError, match="is a folder"):
+        make(SAC, steps=0).learn(40, callback=PlasticityCallback(20, 8, csv_path=str(tmp_path)))
+
+
+def test_a_run_without_a_measurement_is_not_silent():
+    with pytest.warns(UserWarning, match="has measured nothing in 40 timesteps"):
+        make(SAC, steps=0).learn(40, callback=PlasticityCallback())
 
 
 def test_in_a_yaml_for_rl_zoo3(tmp_path):

@@ -233,8 +233,10 @@ def test_unconnected_units_are_told_apart():
     net = build()
     kill(net[0], [0, 2, 5])
     report = redo_(net, draw_fresh(build, 1), lambda: net(th.randn(8, 4)), tau=0.0)
-    assert report.recycled == {"0": 3}
-    assert report.unconnected == {"0": 2}
+    # Unit 0 has no input: new weights would not help it.
+    assert report.units == {"0": 5}
+    assert report.recycled == {"0": 2}
+    assert report.unconnected == {"0": 1}
 
 
 def test_scoring_changes_nothing():

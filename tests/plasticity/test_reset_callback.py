@@ -153,7 +153,7 @@ def test_progress_is_readable_in_the_checkpoint(tmp_path):
     model.save(tmp_path / "model")
     with zipfile.ZipFile(tmp_path / "model.zip") as archive:
         data = json.loads(archive.read("data"))
-    assert data["reset_progress"] == {"env_steps": 50, "count": 2}
+    assert data["reset_progress"] == {"env_steps/full": 50, "count": 2}
 
 
 def test_a_schedule_that_never_fires_is_told():
@@ -282,7 +282,7 @@ def test_fused_optimizer_state_is_made_anew_as_torch_makes_it():
     [
         ({"every_env_steps": 10, "every_grad_steps": 10}, "every_env_steps and every_grad_steps were given"),
         ({"every_env_steps": 10, "at": [10]}, "takes one schedule"),
-        ({"every_env_steps": 0}, "every_env_steps=0: expected positive whole"),
+        ({"every_env_steps": 0}, "every_env_steps=0: expected a positive whole"),
         ({"every_grad_steps": -5}, "every_grad_steps=-5"),
         ({"every_env_steps": 10.5}, r"every_env_steps=10\.5"),
         ({"at": []}, r"at=\[\]: expected at least one"),
@@ -327,3 +327,43 @@ def test_from_the_yaml_of_rl_zoo3():
 
 def test_a_float_from_yaml_is_a_whole_number():
     assert ResetCallback(every_env_steps=1e5).interval == 100_000
+
+
+def test_two_callbacks_each_keep_their_own_record(resets):
+    def both():
+        return [ResetCallback(every_env_steps=30, strategy="redo"), ResetCallback(every_env_steps=50)]
+
+    model = make_model()
+    model.learn(60, callback=both())
+    assert env_steps(resets) == [30, 50]
+    model.learn(60, reset_num_timesteps=False, callback=both())
+    # The one due at 60, the last step of the first run, is made up for.
+    expected = [(30, "redo"), (50, "full"), (61, "redo"), (90, "redo"), (100, "full")]
+    assert [(reset[0], reset[2]) for reset in resets] == expected
+
+
+def test_redo_waits_for_something_to_score_units_on():
+    model = make_model(n_envs=8, learning_starts=1000)
+    callback = ResetCallback(every_env_steps=8, strategy="redo")
+    model.learn(40, callback=callback)
+    assert model.reset_progress["count"] == 3  # at 16, 24 and 32: at 8 nothing is stored yet
+
+
+def test_redo_without_a_hidden_layer_is_refused_before_training():
+    model = DQN("MlpPolicy", "CartPole-v1", policy_kwargs={"net_arch": []})
+    with pytest.raises(ValueError, match="the critic of DQN has no hidden layer"):
+        model.learn(20, callback=ResetCallback(every_env_steps=10, strategy="redo"))
+    assert model.num_timesteps == 0
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"at": 1000}, r"at=1000: expected a list .* at=\[1000\]"),
+        ({"every_env_steps": float("inf")}, "every_env_steps=inf"),
+        ({"networks": ["q"]}, "unknown network 'q'"),
+    ],
+)
+def test_bad_input_is_refused_when_the_callback_is_made(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        ResetCallback(**kwargs)
