@@ -1,4 +1,4 @@
-"""What the benchmarks share: alternating measurements, tables, the machine in a line."""
+"""What the benchmarks share: alternating measurements, tables, the machine in a line, an environment of a size."""
 
 import os
 import platform
@@ -6,7 +6,10 @@ import statistics
 import time
 from collections.abc import Callable
 
+import gymnasium as gym
+import numpy as np
 import torch as th
+from gymnasium import spaces
 
 from sb3_sparse.sparse.kernels.llvm_ir import host_cpu
 
@@ -65,3 +68,22 @@ def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
 def milliseconds(seconds: float) -> str:
     """For a table."""
     return f"{1e3 * seconds:.1f}" if seconds < 1 else f"{1e3 * seconds:.0f}"
+
+
+class Humanoid(gym.Env):
+    """The sizes of the task, with nothing to simulate."""
+
+    def __init__(self, n_observations=67, n_actions=21):
+        self.observation_space = spaces.Box(-np.inf, np.inf, (n_observations,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (n_actions,), np.float32)
+
+    def _observation(self):
+        return self.np_random.standard_normal(self.observation_space.shape).astype(np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self._observation(), {}
+
+    def step(self, action):
+        observation = self._observation()
+        return observation, float(observation[0]), False, False, {}

@@ -15,11 +15,8 @@ import argparse
 import tempfile
 import time
 
-import gymnasium as gym
-import numpy as np
 import torch as th
-from common import alternate, machine, milliseconds, print_table
-from gymnasium import spaces
+from common import Humanoid, alternate, machine, milliseconds, print_table
 from memory import reset_peak, status
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import configure
@@ -30,25 +27,17 @@ from sb3_sparse.plasticity.callbacks import DEFAULT_METRICS
 N_OBSERVATIONS, N_ACTIONS, BATCH, LOG_FREQ = 67, 24, 256, 10_000
 
 
-class Humanoid(gym.Env):
-    """The sizes of the task, with nothing to simulate."""
-
-    observation_space = spaces.Box(-np.inf, np.inf, (N_OBSERVATIONS,), np.float32)
-    action_space = spaces.Box(-1.0, 1.0, (N_ACTIONS,), np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return self.np_random.standard_normal(N_OBSERVATIONS).astype(np.float32), {}
-
-    def step(self, action):
-        observation = self.np_random.standard_normal(N_OBSERVATIONS).astype(np.float32)
-        return observation, float(observation[0]), False, False, {}
-
-
 def make_model(width, sparsity):
     """SAC with a filled replay buffer."""
     kwargs = {"width_scale": width, "sparsity": sparsity, "n_critics": 1}
-    model = SAC("SparseSimBaPolicy", Humanoid(), learning_starts=10_000, buffer_size=2_000, seed=0, policy_kwargs=kwargs)
+    model = SAC(
+        "SparseSimBaPolicy",
+        Humanoid(N_OBSERVATIONS, N_ACTIONS),
+        learning_starts=10_000,
+        buffer_size=2_000,
+        seed=0,
+        policy_kwargs=kwargs,
+    )
     model.learn(512)
     return model
 

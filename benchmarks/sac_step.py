@@ -16,11 +16,9 @@ Humanoid sizes (67 observations, 21 actions), one critic, batch 256. The contend
 
 import argparse
 
-import gymnasium as gym
 import numpy as np
 import torch as th
-from common import alternate, machine, milliseconds, print_table
-from gymnasium import spaces
+from common import Humanoid, alternate, machine, milliseconds, print_table
 from stable_baselines3 import SAC
 from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.torch_layers import FlattenExtractor
@@ -33,26 +31,12 @@ from sb3_sparse.policy_networks import SimBaContinuousCritic
 N_OBSERVATIONS, N_ACTIONS, BATCH = 67, 21, 256
 
 
-class Humanoid(gym.Env):
-    """The sizes of the task, with nothing to simulate."""
-
-    observation_space = spaces.Box(-np.inf, np.inf, (N_OBSERVATIONS,), np.float32)
-    action_space = spaces.Box(-1.0, 1.0, (N_ACTIONS,), np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        return self.np_random.standard_normal(N_OBSERVATIONS).astype(np.float32), {}
-
-    def step(self, action):
-        return self.np_random.standard_normal(N_OBSERVATIONS).astype(np.float32), 0.0, False, False, {}
-
-
 def make_model(width, sparsity=0.0, device="cpu", **policy_kwargs):
     """SAC with a filled replay buffer."""
     kwargs = {"width_scale": width, "sparsity": sparsity, "n_critics": 1, **policy_kwargs}
     model = SAC(
         "SparseSimBaPolicy",
-        Humanoid(),
+        Humanoid(N_OBSERVATIONS, N_ACTIONS),
         learning_rate=1e-4,
         learning_starts=10_000,
         buffer_size=2_000,
@@ -126,7 +110,7 @@ def sbx_contender(width, depth=1):
         return None
     model = SBXSAC(
         "SimbaPolicy",
-        Humanoid(),
+        Humanoid(N_OBSERVATIONS, N_ACTIONS),
         learning_starts=10_000,
         buffer_size=2_000,
         policy_kwargs={"net_arch": {"pi": [128 * width] * depth, "qf": [512 * width] * 2 * depth}, "n_critics": 1},
