@@ -248,12 +248,24 @@ def _parts(model: BaseAlgorithm, strategy: str, networks: Sequence[str] | None) 
             f"{type(model).__name__} cannot be reset: expected PPO, A2C, or an off-policy model whose policy has 'actor' "
             "and 'critic', 'q_net' or 'quantile_net' (SAC, TQC, CrossQ, TD3, DDPG, DQN, QRDQN)."
         )
+    _check_all_trained(model, parts)
     if networks is None:
         return parts
     present = {part.name for part in parts}
     if missing := [name for name in networks if name not in present]:
         raise ValueError(f"networks={list(networks)}: {type(model).__name__} has no {missing[0]!r}, only {sorted(present)}.")
     return [part for part in parts if part.name in networks]
+
+
+def _check_all_trained(model: BaseAlgorithm, parts: list[_Part]) -> None:
+    trained = {p for part in parts for group in part.optimizer.param_groups for p in group["params"]}
+    for part in parts:
+        for name, parameter in part.online.named_parameters():
+            if parameter.requires_grad and parameter not in trained:
+                raise ValueError(
+                    f"{part.attribute}.{name} of {type(model).__name__} is in no optimizer: it is neither trained nor reset. "
+                    "Make the optimizer after changing layers, e.g. after sparsify_."
+                )
 
 
 def _on_policy_part(model: PPO | A2C, networks: Sequence[str]) -> _Part:
