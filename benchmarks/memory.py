@@ -41,7 +41,7 @@ def measure(kind: str, width: int, sparsity: float, threads: int, device: str) -
     import os
 
     # Measuring backends allocates a dense weight; the table is about training.
-    os.environ.setdefault("SB3_SPARSE_BACKEND", "dense" if device == "cuda" else "compiled" if sparsity else "auto")
+    os.environ.setdefault("SB3_SPARSE_BACKEND", "dense" if device == "cuda" else "blocked" if sparsity else "auto")
     from sac_step import make_model, make_pruned, step
 
     th.set_num_threads(threads)

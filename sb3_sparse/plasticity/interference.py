@@ -143,14 +143,14 @@ def _module_gram(module: nn.Module, uses: list[tuple[_Call, th.Tensor]], samples
 
 
 def _sparse_gram(layer: SparseLinear, inputs: th.Tensor, delta: th.Tensor) -> th.Tensor:
-    crow, col = layer.topology.tensors(inputs.device)[:2]
+    columns = layer.topology.column_index(inputs.device)
     # One row per unit: an edge then picks contiguous numbers of all samples.
     inputs, delta = inputs.T.contiguous(), delta.T.contiguous()
-    rows = th.repeat_interleave(crow.diff())
+    rows = th.repeat_interleave(layer.topology.fan_in().to(inputs.device))
     gram = th.zeros(delta.shape[1], delta.shape[1], dtype=th.float64, device=delta.device)
     if layer.bias is not None:
         gram += delta.T @ delta
-    for row, column in zip(rows.split(EDGES_PER_CHUNK), col.split(EDGES_PER_CHUNK), strict=True):
+    for row, column in zip(rows.split(EDGES_PER_CHUNK), columns.split(EDGES_PER_CHUNK), strict=True):
         per_sample = delta.index_select(0, row).mul_(inputs.index_select(0, column))
         gram += per_sample.T @ per_sample
     return gram

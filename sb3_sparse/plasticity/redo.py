@@ -213,10 +213,9 @@ class _Recycler:
 def _entries(layer: Any, units: th.Tensor, by_row: bool) -> tuple[nn.Parameter, th.Tensor]:
     """The weight of a layer and a mask over it: the rows (incoming weights) or columns (outgoing weights) of units."""
     if isinstance(layer, SparseLinear):
-        crow, col = layer.topology.tensors(units.device)[:2]
         if by_row:
-            return layer.values, units.repeat_interleave(crow.diff())
-        return layer.values, units[col.long()]
+            return layer.values, units.repeat_interleave(layer.topology.fan_in().to(units.device))
+        return layer.values, units[layer.topology.column_index(units.device)]
     mask = units[:, None] if by_row else units[None, :]
     return layer.weight, mask.expand_as(layer.weight)
 

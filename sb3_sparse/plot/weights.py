@@ -30,18 +30,17 @@ def density_image(topology: Topology, max_cells: int = MAX_CELLS) -> np.ndarray:
         picture of a small matrix holds zeros and ones.
     :return: ``(min(rows, max_cells), min(columns, max_cells))``, between 0 and 1.
     """
-    crow, col = (tensor.numpy() for tensor in topology.tensors()[:2])
     n_rows, n_columns = min(topology.rows, max_cells), min(topology.columns, max_cells)
     row_cell = np.arange(topology.rows) * n_rows // topology.rows
     column_cell = np.arange(topology.columns) * n_columns // topology.columns
-    cell = np.repeat(row_cell, np.diff(crow)) * n_columns + column_cell[col]
+    cell = np.repeat(row_cell, np.diff(topology.crow)) * n_columns + column_cell[topology.col]
     living = np.bincount(cell, minlength=n_rows * n_columns).reshape(n_rows, n_columns)
     return living / np.outer(np.bincount(row_cell), np.bincount(column_cell))
 
 
 def fan_in(topology: Topology) -> np.ndarray:
     """Number of living inputs of each output unit, ``(rows,)``."""
-    return np.diff(topology.tensors().crow.numpy())
+    return np.diff(topology.crow)
 
 
 def draw_weights(networks: Mapping[str, nn.Module]) -> Any:

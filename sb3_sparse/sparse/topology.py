@@ -57,10 +57,11 @@ class Topology:
         self.rows = self.shape[0]
         self.columns = math.prod(self.shape[1:])
         row, col = np.divmod(flat_index, self.columns)
-        crow = np.zeros(self.rows + 1, dtype=np.int32)
-        np.cumsum(np.bincount(row, minlength=self.rows), out=crow[1:])
-        self._crow = th.from_numpy(crow)
-        self._col = th.from_numpy(col.astype(np.int32))
+        #: ``(rows + 1,)`` int32: row ``i`` holds the weights ``crow[i]:crow[i + 1]``. Not to be written to.
+        self.crow: np.ndarray = np.zeros(self.rows + 1, dtype=np.int32)
+        np.cumsum(np.bincount(row, minlength=self.rows), out=self.crow[1:])
+        #: ``(nnz,)`` column of each weight, ascending inside a row; uint16 where that is enough, else int32.
+        self.col: np.ndarray = col.astype(np.uint16 if self.columns <= 2**16 else np.int32)
         self._tensors: dict[th.device, TopologyTensors] = {}
         self._flat_index: dict[th.device, th.Tensor] = {}
 
@@ -110,7 +111,7 @@ class Topology:
         return self.nnz / self.numel
 
     def tensors(self, device: th.device | str = "cpu") -> TopologyTensors:
-        """Row-wise and column-wise indices on a device, computed once and kept."""
+        """Row-wise and column-wise indices on a device, computed once and kept until :meth:`forget_tensors`."""
         device = _canonical_device(device)
         if device not in self._tensors:
             if device.type == "cpu":
@@ -118,6 +119,10 @@ class Topology:
             else:
                 self._tensors[device] = TopologyTensors(*(t.to(device) for t in self.tensors()))
         return self._tensors[device]
+
+    def forget_tensors(self) -> None:
+        """Free what :meth:`tensors` kept."""
+        self._tensors.clear()
 
     def flat_index(self, device: th.device | str = "cpu", keep: bool = False) -> th.Tensor:
         """
@@ -145,32 +150,41 @@ class Topology:
 
     def fan_in(self) -> th.Tensor:
         """``(rows,)`` number of living inputs of each output unit."""
-        return self._crow.diff()
+        return th.from_numpy(np.diff(self.crow))
 
     def fan_out(self) -> th.Tensor:
         """``(columns,)`` number of living outputs of each input."""
-        return th.bincount(self._col, minlength=self.columns)
+        return th.from_numpy(np.bincount(self.col, minlength=self.columns))
+
+    def column_index(self, device: th.device | str = "cpu") -> th.Tensor:
+        """``(nnz,)`` int64 column of each weight, computed anew."""
+        return th.from_numpy(self.col.astype(np.int64)).to(device)
+
+    def row_of_weights(self) -> np.ndarray:
+        """``(nnz,)`` int32: row of each weight."""
+        return np.repeat(np.arange(self.rows, dtype=np.int32), np.diff(self.crow))
+
+    def column_order(self) -> np.ndarray:
+        """``(nnz,)`` positions of the weights column by column, rows ascending."""
+        # NumPy sorts 16-bit keys by radix, ten times faster than others.
+        return np.argsort(self.col, kind="stable")
 
     def _flat_positions(self) -> np.ndarray:
-        rows = np.repeat(np.arange(self.rows, dtype=np.int64), np.diff(self._crow.numpy()))
-        return rows * self.columns + self._col.numpy()
+        return self.row_of_weights().astype(np.int64) * self.columns + self.col
 
     def _build_tensors(self) -> TopologyTensors:
-        col = self._col.numpy()
-        # A stable sort by column keeps the rows ascending. NumPy sorts 16-bit keys by radix, ten times faster.
-        keys = col.astype(np.uint16) if self.columns <= 2**16 else col
-        order = np.argsort(keys, kind="stable").astype(np.int32)
-        rows = np.repeat(np.arange(self.rows, dtype=np.int32), np.diff(self._crow.numpy()))
+        order = self.column_order().astype(np.int32)
         t_crow = np.zeros(self.columns + 1, dtype=np.int32)
-        np.cumsum(np.bincount(col, minlength=self.columns), out=t_crow[1:])
-        return TopologyTensors(self._crow, self._col, th.from_numpy(t_crow), th.from_numpy(rows[order]), th.from_numpy(order))
+        np.cumsum(np.bincount(self.col, minlength=self.columns), out=t_crow[1:])
+        arrays = (self.crow, self.col.astype(np.int32), t_crow, self.row_of_weights()[order], order)
+        return TopologyTensors(*map(th.from_numpy, arrays))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Topology):
             return NotImplemented
         if self is other:
             return True
-        return self.shape == other.shape and th.equal(self._crow, other._crow) and th.equal(self._col, other._col)
+        return self.shape == other.shape and np.array_equal(self.crow, other.crow) and np.array_equal(self.col, other.col)
 
     def __hash__(self) -> int:
         return hash((self.shape, self.nnz))

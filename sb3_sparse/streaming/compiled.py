@@ -210,8 +210,7 @@ def _is_linear(layer: Any) -> bool:
 def _layer(layer: Any, views: dict[th.Tensor, tuple[np.ndarray, np.ndarray]]) -> _Layer:
     weight, crow_and_col = layer.weight, None
     if isinstance(layer, SparseLinear):
-        index = layer.topology.tensors()
-        weight, crow_and_col = layer.values, (index.crow.numpy(), index.col.numpy().astype(np.uint16))
+        weight, crow_and_col = layer.values, (layer.topology.crow, layer.topology.col)
     (weights, weight_traces), (bias, bias_traces) = views[weight], views[layer.bias]
     return _Layer(weights, bias, weight_traces, bias_traces, layer.out_features, layer.in_features, crow_and_col)
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
+from sb3_sparse.sparse.kernels.codegen import DOUBLE, FLOAT, INT16, INT32, POINTER, WORD, Code, number, word
 from sb3_sparse.sparse.kernels.llvm_ir import compile_assembly
-from sb3_sparse.streaming.codegen import DOUBLE, FLOAT, INT16, INT32, WORD, Code, define_kernel, number, word
 
 # Words per instruction: the address of the kernel, then its arguments.
 WORDS = 16
@@ -101,6 +101,31 @@ exit:
 """
 
 
+def _define_kernel(module: ir.Module, name: str, arguments: str, body: Callable[..., None]) -> None:
+    """
+    Define a kernel.
+
+    :param arguments: Names, in the order of an instruction; those that begin with ``n_`` are integers.
+    :param body: Called with the code and the arguments.
+    """
+    names = arguments.split()
+    kinds = [WORD if argument.startswith("n_") else POINTER for argument in names]
+    inner = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name + ".inner")
+    inner.linkage = "internal"
+    # Inlined, it would lose the knowledge that its arrays do not overlap.
+    inner.attributes.add("noinline")
+    for argument, kind in zip(inner.args, kinds, strict=True):
+        if kind is POINTER:
+            argument.add_attribute("noalias")
+    code = Code(module, inner)
+    body(code, *inner.args)
+    code.build.ret_void()
+    outer = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER]), name)
+    code = Code(module, outer)
+    code.build.call(inner, [code.load(outer.args[0], word(i + 1), kind) for i, kind in enumerate(kinds)])
+    code.build.ret_void()
+
+
 def _linear(module: ir.Module, pair: bool) -> None:
     """``y = W x + b``; of a pair, for two samples."""
 
@@ -121,9 +146,9 @@ def _linear(module: ir.Module, pair: bool) -> None:
         code.loop(word(0), n_out, row)
 
     if pair:
-        define_kernel(module, "linear_pair", "y0 y1 weights bias x0 x1 n_out n_in", body)
+        _define_kernel(module, "linear_pair", "y0 y1 weights bias x0 x1 n_out n_in", body)
     else:
-        define_kernel(module, "linear", "y weights bias x n_out n_in", body)
+        _define_kernel(module, "linear", "y weights bias x n_out n_in", body)
 
 
 # Weights of a sparse row that are worked on at the same time, so that sums need not wait for each other. Columns of
@@ -182,9 +207,9 @@ def _sparse_linear(module: ir.Module, pair: bool) -> None:
         code.loop(word(0), n_out, row)
 
     if pair:
-        define_kernel(module, "sparse_linear_pair", "y0 y1 values bias crow col x0 x1 n_out", body)
+        _define_kernel(module, "sparse_linear_pair", "y0 y1 values bias crow col x0 x1 n_out", body)
     else:
-        define_kernel(module, "sparse_linear", "y values bias crow col x n_out", body)
+        _define_kernel(module, "sparse_linear", "y values bias crow col x n_out", body)
 
 
 def _normalize(module: ir.Module) -> None:
@@ -214,7 +239,7 @@ def _normalize(module: ir.Module) -> None:
 
         code.loop(zero, n, activate)
 
-    define_kernel(module, "normalize", "y x inverse settings n_features", body)
+    _define_kernel(module, "normalize", "y x inverse settings n_features", body)
 
 
 def _normalize_backward(module: ir.Module) -> None:
@@ -240,7 +265,7 @@ def _normalize_backward(module: ir.Module) -> None:
 
         code.loop(zero, n, normalization)
 
-    define_kernel(module, "normalize_backward", "grad normal inverse settings n_features", body)
+    _define_kernel(module, "normalize_backward", "grad normal inverse settings n_features", body)
 
 
 def _trace(code: Code, traces: ir.Value, k: ir.Value, decay: ir.Value, gradient: ir.Value) -> ir.Value:
@@ -297,7 +322,7 @@ def _learn_linear(module: ir.Module, with_input: bool) -> None:
 
     name = "learn_linear_and_input" if with_input else "learn_linear"
     arguments = "traces bias_traces grad x decay l1 n_out n_in" + " weights grad_x" * with_input
-    define_kernel(module, name, arguments, body)
+    _define_kernel(module, name, arguments, body)
 
 
 def _learn_sparse_linear(module: ir.Module, with_input: bool) -> None:
@@ -320,7 +345,7 @@ def _learn_sparse_linear(module: ir.Module, with_input: bool) -> None:
 
     name = "learn_sparse_linear_and_input" if with_input else "learn_sparse_linear"
     arguments = "traces bias_traces grad x decay l1 n_out crow col" + " values grad_x" * with_input
-    define_kernel(module, name, arguments, body)
+    _define_kernel(module, name, arguments, body)
 
 
 def _clear(module: ir.Module) -> None:
@@ -329,7 +354,7 @@ def _clear(module: ir.Module) -> None:
     def body(code: Code, x: ir.Value, n: ir.Value) -> None:
         code.loop(word(0), n, lambda i: code.store(number(0.0), x, i))
 
-    define_kernel(module, "clear", "x n_features", body)
+    _define_kernel(module, "clear", "x n_features", body)
 
 
 def _add_scaled(module: ir.Module) -> None:
@@ -343,4 +368,4 @@ def _add_scaled(module: ir.Module) -> None:
 
         code.loop(word(0), n, one)
 
-    define_kernel(module, "add_scaled", "parameters traces scale n_parameters", body)
+    _define_kernel(module, "add_scaled", "parameters traces scale n_parameters", body)

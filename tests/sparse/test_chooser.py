@@ -40,10 +40,11 @@ def pretend(monkeypatch, **seconds):
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
-        ({"dense": 3.0, "csr": 2.0, "compiled": 1.0}, "compiled"),
-        ({"dense": 3.0, "csr": 1.0, "compiled": 2.0}, "csr"),
-        ({"dense": 1.0, "csr": 2.0, "compiled": 2.0}, "dense"),
-        ({"dense": 1.0, "csr": 2.0, "compiled": 0.99}, "dense"),
+        ({"dense": 3.0, "csr": 2.0, "compiled": 1.0, "blocked": 2.0}, "compiled"),
+        ({"dense": 3.0, "csr": 1.0, "compiled": 2.0, "blocked": 2.0}, "csr"),
+        ({"dense": 3.0, "csr": 2.0, "compiled": 2.0, "blocked": 1.0}, "blocked"),
+        ({"dense": 1.0, "csr": 2.0, "compiled": 2.0, "blocked": 2.0}, "dense"),
+        ({"dense": 1.0, "csr": 2.0, "compiled": 0.99, "blocked": 2.0}, "dense"),
     ],
 )
 def test_the_fastest_is_chosen_and_dense_wins_ties(fresh, monkeypatch, seconds, expected):

@@ -14,7 +14,8 @@ from sb3_sparse.sparse.kernels import available_backends, sparse_linear
 from sb3_sparse.sparse.kernels.chooser import BACKEND_VARIABLE, BACKENDS
 
 BACKEND_NAMES = available_backends("cpu")
-SHAPES = [(1, 1), (5, 3), (3, 200), (200, 3), (129, 65), (300, 700)]
+# The last one has several rows of blocks, columns of blocks and, where all weights live, groups of blocks.
+SHAPES = [(1, 1), (5, 3), (3, 200), (200, 3), (129, 65), (300, 700), (600, 300)]
 
 
 @pytest.fixture(params=BACKEND_NAMES)
@@ -55,6 +56,35 @@ def test_products_equal_masked_dense_twin(backend, shape, density, batch):
     dv = (grad64.t() @ x64).view(-1)[topology.flat_index()]
     assert_close(values.grad, dv, grad64.abs().t() @ x64.abs())
     assert_close(bias.grad, grad64.sum(0), grad64.abs().sum(0))
+
+
+@pytest.mark.parametrize("shape", [(2, 70_000), (70_000, 2)])
+@pytest.mark.parametrize("batch", [1, 20])
+def test_more_columns_than_16_bits_count(backend, shape, batch):
+    test_products_equal_masked_dense_twin(backend, shape, 0.1, batch)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_blocks_where_weights_are_unevenly_spread(n_threads, monkeypatch):
+    monkeypatch.setenv(BACKEND_VARIABLE, "blocked")
+    th.manual_seed(0)
+    mask = th.zeros(700, 500)
+    mask[3], mask[:, 130], mask[650:, 300:310] = 1, 1, 1
+    topology = Topology.from_mask(mask)
+    values, x = th.randn(topology.nnz, requires_grad=True), th.randn(1000, 500, requires_grad=True)
+    grad = th.randn(1000, 700)
+    before = th.get_num_threads()
+    try:
+        th.set_num_threads(n_threads)
+        y = sparse_linear(x, values, topology)
+        y.backward(grad)
+    finally:
+        th.set_num_threads(before)
+    weight = dense_weight(values, topology)
+    assert_close(y.detach(), x.detach().double() @ weight.t(), x.detach().double().abs() @ weight.abs().t())
+    assert_close(x.grad, grad.double() @ weight, grad.double().abs() @ weight.abs())
+    dv = (grad.double().t() @ x.detach().double())[mask.bool()]
+    assert_close(values.grad, dv, (grad.double().abs().t() @ x.detach().double().abs()))
 
 
 def test_non_contiguous_inputs(backend):
@@ -164,7 +194,7 @@ def test_results_are_bit_equal_for_a_number_of_threads(backend, batch, monkeypat
     finally:
         th.set_num_threads(before)
     # Ours promises more: the sums of a row do not depend on who computes them.
-    for other in results[1:] if backend == "compiled" else results[1:2]:
+    for other in results[1:] if backend in ("compiled", "blocked") else results[1:2]:
         assert all(th.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
@@ -182,10 +212,10 @@ def _product(queue=None):
     return result
 
 
-@pytest.fixture
-def compiled(monkeypatch):
+@pytest.fixture(params=["compiled", "blocked"])
+def compiled(request, monkeypatch):
     """For comparisons bit by bit: with another number of threads, another backend may be the fastest."""
-    monkeypatch.setenv(BACKEND_VARIABLE, "compiled")
+    monkeypatch.setenv(BACKEND_VARIABLE, request.param)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -242,7 +272,7 @@ def test_importing_the_package_compiles_nothing():
 
 
 def test_backends_are_the_documented_ones():
-    assert set(BACKENDS) == {"dense", "csr", "compiled"}
+    assert set(BACKENDS) == {"dense", "csr", "compiled", "blocked"}
 
 
 @pytest.mark.parametrize("bad", [th.float64, th.float16, th.int64])

@@ -19,6 +19,7 @@ from typing import Any
 import torch as th
 
 from sb3_sparse.sparse.kernels.backend import Backend
+from sb3_sparse.sparse.kernels.blocked import BlockedBackend
 from sb3_sparse.sparse.kernels.compiled import CompiledBackend
 from sb3_sparse.sparse.kernels.csr import CsrBackend
 from sb3_sparse.sparse.kernels.dense import DenseBackend
@@ -32,8 +33,12 @@ BACKEND_VARIABLE = "SB3_SPARSE_BACKEND"
 CACHE_VARIABLE = "SB3_SPARSE_CACHE"
 """Environment variable with the folder for measured choices, instead of one in the user's cache folder; empty: none."""
 
-BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (DenseBackend(), CsrBackend(), CompiledBackend())}
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend for backend in (DenseBackend(), CsrBackend(), CompiledBackend(), BlockedBackend())
+}
 
+# Of the backends: what an older generation's measurements chose is forgotten.
+_GENERATION = 2
 # A measurement repeats each product so often, or until so much time has passed.
 _REPEATS = 5
 _SECONDS = 0.05
@@ -152,7 +157,7 @@ def _cache_file() -> Path | None:
         except RuntimeError:  # no home directory
             return None
         folder = str(base / "sb3-sparse")
-    return Path(folder) / f"backends-{host_cpu()}-torch{th.__version__.partition('+')[0]}.json"
+    return Path(folder) / f"backends-{_GENERATION}-{host_cpu()}-torch{th.__version__.partition('+')[0]}.json"
 
 
 def forget_choices() -> None:

@@ -1,4 +1,4 @@
-"""Compiled backend: our own kernels for the CPU, which skip what is not there. The fast one."""
+"""Compiled backend: our own kernels for the CPU, row by row. For single samples, and weights that are nearly all gone."""
 
 import itertools
 import weakref
@@ -10,7 +10,7 @@ import numpy as np
 import torch as th
 
 from sb3_sparse.sparse.kernels.backend import Backend
-from sb3_sparse.sparse.kernels.llvm_ir import LANES, kernel, tile_vectors
+from sb3_sparse.sparse.kernels.llvm_ir import LANES, Kernel, kernel, tile_vectors
 from sb3_sparse.sparse.kernels.threads import run, thread_count
 from sb3_sparse.sparse.topology import Topology
 
@@ -44,35 +44,31 @@ class CompiledBackend(Backend):
         bias_pointer = 0 if bias is None else bias.data_ptr()
         y = x.new_empty(topology.rows, x.shape[1])
         if batch == 1:
-            index = topology.tensors()
-            pointers = (values, index.crow, index.col, x)
-            arguments = (*(tensor.data_ptr() for tensor in pointers), bias_pointer, y.data_ptr())
-            run(kernel("multiply_one"), arguments, _row_bounds(topology, "rows", thread_count(topology.nnz)))
+            pointers = (values.data_ptr(), *_indices(topology), x.data_ptr(), bias_pointer, y.data_ptr())
+            run(_kernel_one("multiply_one", topology), pointers, _row_bounds(topology, "rows", thread_count(topology.nnz)))
         else:
             _multiply("multiply", x, values, topology, "rows", bias_pointer, y)
-        return _unpack(y, batch)
+        return unpack(y, batch)
 
     def grad_input(self, grad: th.Tensor, values: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         if batch == 1:
             # One thread: rows add to the same dx, and at this size the sum of partial ones costs what they save.
-            index = topology.tensors()
             dx = grad.new_zeros(topology.columns, 1)
-            pointers = (values, index.crow, index.col, grad, dx)
-            run(kernel("multiply_one_transposed"), tuple(t.data_ptr() for t in pointers), (0, topology.rows))
+            pointers = (values.data_ptr(), *_indices(topology), grad.data_ptr(), dx.data_ptr())
+            run(_kernel_one("multiply_one_transposed", topology), pointers, (0, topology.rows))
         else:
             dx = grad.new_empty(topology.columns, grad.shape[1])
             _multiply("multiply_transposed", grad, values, topology, "columns", 0, dx)
-        return _unpack(dx, batch)
+        return unpack(dx, batch)
 
     def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
-        index = topology.tensors()
         dv = grad.new_empty(topology.nnz) if batch else grad.new_zeros(topology.nnz)
         bounds = _row_bounds(topology, "rows", thread_count(topology.nnz * batch))
         if batch == 1:
-            pointers = (dv, index.crow, index.col, grad, x)
-            run(kernel("sample_product_one"), tuple(t.data_ptr() for t in pointers), bounds)
+            pointers = (dv.data_ptr(), *_indices(topology), grad.data_ptr(), x.data_ptr())
+            run(_kernel_one("sample_product_one", topology), pointers, bounds)
             return dv
-        stride = x.shape[1]
+        index, stride = topology.tensors(), x.shape[1]
         blocks = _blocks(topology, "rows", stride)
         for begin, end in itertools.pairwise(blocks):
             segment = tuple(t.data_ptr() for t in (dv, begin, end, index.col))
@@ -81,8 +77,20 @@ class CompiledBackend(Backend):
                 run(kernel("sample_product", vectors), (*segment, *shifted, stride, tiles, int(lane > 0)), bounds)
         return dv
 
+    def forget(self, topology: Topology) -> None:
+        _derived.pop(topology, None)
+        topology.forget_tensors()
 
-def _unpack(y: th.Tensor, batch: int) -> th.Tensor:
+
+def _indices(topology: Topology) -> tuple[int, int]:
+    return topology.crow.ctypes.data, topology.col.ctypes.data
+
+
+def _kernel_one(name: str, topology: Topology) -> Kernel:
+    return kernel(name, column_bits=8 * topology.col.itemsize)
+
+
+def unpack(y: th.Tensor, batch: int) -> th.Tensor:
     """``(features, padded batch)`` as ``(batch, features)``: the same memory, but no view, which autograd would not let
     anybody change in place."""
     features, stride = y.shape
@@ -165,8 +173,7 @@ def _row_bounds(topology: Topology, side: str, threads: int) -> tuple[int, ...]:
     key = ("bounds " + side, threads)
     per_topology = _derived.setdefault(topology, {})
     if key not in per_topology:
-        index = topology.tensors()
-        crow = (index.crow if side == "rows" else index.t_crow).numpy()
+        crow = topology.crow if side == "rows" else topology.tensors().t_crow.numpy()
         cuts = np.searchsorted(crow, np.linspace(0, topology.nnz, threads + 1)[1:-1])
         per_topology[key] = tuple(sorted({0, *map(int, cuts), len(crow) - 1}))
     return per_topology[key]

@@ -40,6 +40,9 @@ class CsrBackend(Backend):
         product = th.sparse.sampled_addmm(pattern, grad.t().contiguous(), x.contiguous(), beta=0.0)
         return product.values()
 
+    def forget(self, topology: Topology) -> None:
+        topology.forget_tensors()
+
 
 @cache
 def _silence_beta_warning() -> None:

@@ -50,12 +50,13 @@ class Kernel(NamedTuple):
 
 
 @cache
-def kernel(name: str, vectors: int = 0) -> Kernel:
+def kernel(name: str, vectors: int = 0, column_bits: int = 32) -> Kernel:
     """
     Compile a kernel for this processor, once.
 
     :param name: Name of one of the functions below, without its underscore.
     :param vectors: Vectors per tile, for the kernels that work on batches.
+    :param column_bits: Size of a column index, for those that do not: 16 or 32.
     """
     writers: dict[str, tuple[Callable[..., str], int, int]] = {
         "multiply": (_multiply, 8, 4),
@@ -66,7 +67,17 @@ def kernel(name: str, vectors: int = 0) -> Kernel:
         "sample_product_one": (_sample_product_one, 5, 0),
     }
     write, n_pointers, n_integers = writers[name]
-    engine = compile_assembly((write(vectors) if vectors else write()) + _task(n_pointers, n_integers))
+    return make_kernel(write(vectors) if vectors else write(column_bits), n_pointers, n_integers)
+
+
+def make_kernel(assembly: str, n_pointers: int, n_integers: int) -> Kernel:
+    """
+    Compile a module with a function ``kernel`` of pointers, integers, ``row_begin`` and ``row_end``.
+
+    :param n_pointers: How many pointers come first.
+    :param n_integers: How many integers follow, without the last two.
+    """
+    engine = compile_assembly(assembly + _task(n_pointers, n_integers))
     types = [_POINTER] * n_pointers + [_INT] * (n_integers + 2)
     call = ctypes.CFUNCTYPE(None, *types)(engine.get_function_address("kernel"))
     return Kernel(call, engine.get_function_address("task"), n_pointers + n_integers)
@@ -177,12 +188,12 @@ def _loop(name: str, start: str, stop: str, body: str, step: int | str = 1) -> s
 """
 
 
-def _load_index(name: str, array: str, position: str) -> str:
-    """``%name = array[position]``, a 32-bit index as a 64-bit number."""
+def _load_index(name: str, array: str, position: str, bits: int = 32) -> str:
+    """``%name = array[position]``, an index of 16 or 32 bits as a 64-bit number."""
     return f"""
-  %{name}.at = getelementptr inbounds i32, ptr {array}, i64 {position}
-  %{name}.32 = load i32, ptr %{name}.at
-  %{name} = sext i32 %{name}.32 to i64"""
+  %{name}.at = getelementptr inbounds i{bits}, ptr {array}, i64 {position}
+  %{name}.{bits} = load i{bits}, ptr %{name}.at
+  %{name} = zext i{bits} %{name}.{bits} to i64"""
 
 
 def _load_float(name: str, array: str, position: str) -> str:
@@ -381,12 +392,12 @@ def _sample_product(vectors: int) -> str:
 _UNROLL = 8
 
 
-def _multiply_one() -> str:
+def _multiply_one(column_bits: int) -> str:
     """``y[i] = bias[i] + sum over weights k of row i: values[k] * x[col[k]]``; ``bias`` may be null."""
 
     def term(k: str, tag: str) -> str:
         return (
-            _load_index(f"column{tag}", "%col", k)
+            _load_index(f"column{tag}", "%col", k, column_bits)
             + _load_float(f"x{tag}", "%x", f"%column{tag}")
             + _load_float(f"value{tag}", "%values", k)
             + f"""
@@ -451,7 +462,7 @@ with_or_without:
     )
 
 
-def _each_weight(body: str) -> str:
+def _each_weight(body: str, column_bits: int) -> str:
     """Rows, and weights of a row with ``%g.row``, the gradient of its output."""
     return _loop(
         "row",
@@ -462,11 +473,11 @@ def _each_weight(body: str) -> str:
   %after = add nsw i64 %row, 1"""
         + _load_index("to", "%crow", "%after")
         + _load_float("g.row", "%g", "%row")
-        + _loop("k", "%from", "%to", _load_index("column", "%col", "%k") + body),
+        + _loop("k", "%from", "%to", _load_index("column", "%col", "%k", column_bits) + body),
     )
 
 
-def _multiply_one_transposed() -> str:
+def _multiply_one_transposed(column_bits: int) -> str:
     """``dx[col[k]] += values[k] * g[i]``: values are read in order, unlike through the transposed topology."""
     body = (
         _load_float("value", "%values", "%k")
@@ -479,11 +490,11 @@ def _multiply_one_transposed() -> str:
         "ptr noalias %values, ptr noalias %crow, ptr noalias %col, ptr noalias %g, ptr noalias %dx, "
         "i64 %row_begin, i64 %row_end",
         [f"%{name}.slot = alloca i64" for name in ("row", "k")],
-        _each_weight(body),
+        _each_weight(body, column_bits),
     )
 
 
-def _sample_product_one() -> str:
+def _sample_product_one(column_bits: int) -> str:
     """``dv[k] = g[i] * x[col[k]]``."""
     body = (
         _load_float("x.value", "%x", "%column")
@@ -495,5 +506,5 @@ def _sample_product_one() -> str:
     return _function(
         "ptr noalias %dv, ptr noalias %crow, ptr noalias %col, ptr noalias %g, ptr noalias %x, i64 %row_begin, i64 %row_end",
         [f"%{name}.slot = alloca i64" for name in ("row", "k")],
-        _each_weight(body),
+        _each_weight(body, column_bits),
     )

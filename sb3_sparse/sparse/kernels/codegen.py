@@ -1,11 +1,11 @@
-"""A little code generator over llvmlite's builder, in which :mod:`~sb3_sparse.streaming.kernels` is written."""
+"""A little code generator over llvmlite's builder, in which kernels are written that are more than one loop."""
 
 from collections.abc import Callable, Sequence
 
 from llvmlite import ir
 
 FLOAT, DOUBLE, POINTER = ir.FloatType(), ir.DoubleType(), ir.PointerType()
-INT16, INT32, WORD = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+INT8, INT16, INT32, WORD = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 # Sums may be reordered and vectorised; NaN and infinity still mean what they mean.
 _FAST = ("reassoc", "contract", "nsz")
 
@@ -54,6 +54,28 @@ class Code:
         """``a / b``."""
         return self.build.fdiv(a, b)
 
+    def minimum(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """The smaller one of two words."""
+        return self.build.select(self.build.icmp_signed("<", a, b), a, b)
+
+    def array(self, kind: ir.Type, size: int, align: int = 8) -> ir.Value:
+        """A local array. To be asked for outside of loops."""
+        array = self.build.alloca(ir.ArrayType(kind, size))
+        array.align = align
+        array.type = POINTER  # llvmlite would write a typed pointer, which LLVM does not read any more
+        return array
+
+    def prefetch(self, address: ir.Value, locality: int = 3) -> None:
+        """
+        Fetch what will be read soon into the cache.
+
+        :param locality: 3 for the first level, 2 for the second.
+        """
+        name = "llvm.prefetch.p0"
+        kind = ir.FunctionType(ir.VoidType(), [POINTER, INT32, INT32, INT32])
+        prefetch = self.module.globals.get(name) or ir.Function(self.module, kind, name)
+        self.build.call(prefetch, [address, *(ir.Constant(INT32, setting) for setting in (0, locality, 1))])
+
     def call(self, intrinsic: str, a: ir.Value) -> ir.Value:
         """A function of LLVM's, such as ``llvm.sqrt``."""
         return self.build.call(self.module.declare_intrinsic(intrinsic, [a.type]), [a], fastmath=_FAST)
@@ -64,7 +86,7 @@ class Code:
         stop: ir.Value,
         body: Callable[..., Sequence[ir.Value] | None],
         *initial: ir.Value,
-        step: int = 1,
+        step: int | ir.Value = 1,
     ) -> list[ir.Value]:
         """
         ``for i in range(start, stop, step)``.
@@ -82,7 +104,7 @@ class Code:
         build.cbranch(build.icmp_signed("<", counter, stop), inside, after)
         build.position_at_end(inside)
         following = body(counter, *carried) or ()
-        following = [build.add(counter, word(step), flags=("nsw",)), *following]
+        following = [build.add(counter, word(step) if isinstance(step, int) else step, flags=("nsw",)), *following]
         for phi, first, later in zip([counter, *carried], [start, *initial], following, strict=True):
             phi.add_incoming(first, before)
             phi.add_incoming(later, build.block)
@@ -99,28 +121,3 @@ def word(value: int) -> ir.Constant:
 def number(value: float) -> ir.Constant:
     """A float32 constant."""
     return ir.Constant(FLOAT, value)
-
-
-def define_kernel(module: ir.Module, name: str, arguments: str, body: Callable[..., None]) -> None:
-    """
-    Define a kernel.
-
-    :param arguments: Names, in the order of an instruction; those that begin with ``n_`` are integers.
-    :param body: Called with the code and the arguments.
-    """
-    names = arguments.split()
-    kinds = [WORD if argument.startswith("n_") else POINTER for argument in names]
-    inner = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), name + ".inner")
-    inner.linkage = "internal"
-    # Inlined, it would lose the knowledge that its arrays do not overlap.
-    inner.attributes.add("noinline")
-    for argument, kind in zip(inner.args, kinds, strict=True):
-        if kind is POINTER:
-            argument.add_attribute("noalias")
-    code = Code(module, inner)
-    body(code, *inner.args)
-    code.build.ret_void()
-    outer = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER]), name)
-    code = Code(module, outer)
-    code.build.call(inner, [code.load(outer.args[0], word(i + 1), kind) for i, kind in enumerate(kinds)])
-    code.build.ret_void()

@@ -1,0 +1,158 @@
+"""Blocked backend: our own kernels for batches, cut into blocks that fit the first-level cache. The fastest one."""
+
+import weakref
+from typing import NamedTuple
+
+import numpy as np
+import torch as th
+
+from sb3_sparse.sparse.kernels.blocked_ir import BLOCK_COLUMNS, BLOCK_ROWS, GROUP_WEIGHTS, TILE_VECTORS, blocked_kernel
+from sb3_sparse.sparse.kernels.compiled import CompiledBackend, unpack
+from sb3_sparse.sparse.kernels.llvm_ir import LANES
+from sb3_sparse.sparse.kernels.threads import run, thread_count
+from sb3_sparse.sparse.topology import Topology
+
+
+class BlockedBackend(CompiledBackend):
+    """
+    float32 on the CPU, any batch size and shape; a batch of one runs as in :class:`CompiledBackend`, whose memory
+    layout of activations is used too. Results do not depend on the number of threads.
+    """
+
+    name = "blocked"
+
+    def pack(self, x: th.Tensor) -> th.Tensor:
+        """``(batch, features)`` to ``(features, padded batch)``: whole vectors, and whole tiles if it is more than one."""
+        batch, features = x.shape
+        if batch == 1:
+            return super().pack(x)
+        lanes = LANES if batch <= TILE_VECTORS * LANES else TILE_VECTORS * LANES
+        padded = -(-batch // lanes) * lanes
+        if padded == batch:
+            return x.detach().t().contiguous()
+        packed = x.new_zeros(features, padded)
+        packed[:, :batch].copy_(x.detach().t())
+        return packed
+
+    def forward(self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int) -> th.Tensor:
+        if batch == 1:
+            return super().forward(x, values, topology, bias, batch)
+        return unpack(_multiply("rows", x, values, topology, bias), batch)
+
+    def grad_input(self, grad: th.Tensor, values: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
+        if batch == 1:
+            return super().grad_input(grad, values, topology, batch)
+        return unpack(_multiply("columns", grad, values, topology, None), batch)
+
+    def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
+        if batch == 1:
+            return super().grad_values(grad, x, topology, batch)
+        if batch == 0:
+            return grad.new_zeros(topology.nnz)
+        blocks = _blocks(topology, "rows")
+        dv, packed = grad.new_empty(topology.nnz), _place_for_packed(topology, blocks)
+        arrays = (blocks.counts, blocks.local, blocks.crow)
+        pointers = (dv.data_ptr(), packed.data_ptr(), *(a.ctypes.data for a in arrays), grad.data_ptr(), x.data_ptr())
+        _run("sample_product", pointers, topology, blocks, x.shape[1])
+        return dv
+
+    def forget(self, topology: Topology) -> None:
+        _kept.pop(topology, None)
+
+
+class _Blocks(NamedTuple):
+    """A weight matrix, or its transpose, cut into blocks."""
+
+    rows: int
+    columns: int
+    block_rows: int
+    """Rows of a block; the last ones may have fewer."""
+    crow: np.ndarray
+    """``(rows + 1,)`` int32: how many weights there are before each row."""
+    counts: np.ndarray
+    """uint8: weights of each row in each block, block after block along a row of blocks."""
+    local: np.ndarray
+    """uint8: columns of the weights in their block, block after block, row by row; and some zeros."""
+    edges: np.ndarray
+    """Of the transpose: ``(rows of blocks + 1, columns)`` int32, see ``blocked_ir._gather_columns``."""
+
+
+_kept: "weakref.WeakKeyDictionary[Topology, dict[tuple[str, int], _Blocks]]" = weakref.WeakKeyDictionary()
+
+
+def _blocks(topology: Topology, side: str) -> _Blocks:
+    """
+    The blocks of a topology, computed once.
+
+    :param side: "rows" for the matrix, "columns" for its transpose.
+    """
+    rows = topology.rows if side == "rows" else topology.columns
+    # As many rows of blocks for every thread.
+    threads = min(rows, th.get_num_threads())
+    n_blocks = -(-rows // (BLOCK_ROWS * threads)) * threads
+    block_rows = -(-rows // n_blocks)
+    per_topology = _kept.setdefault(topology, {})
+    if (side, block_rows) not in per_topology:
+        per_topology[side, block_rows] = _cut(topology, side, block_rows)
+    return per_topology[side, block_rows]
+
+
+def _cut(topology: Topology, side: str, block_rows: int) -> _Blocks:
+    row, column, edges = topology.row_of_weights(), topology.col, np.zeros((0, 0), dtype=np.int32)
+    rows, columns, crow = topology.rows, topology.columns, topology.crow
+    if side == "columns":
+        n_edges = -(-columns // block_rows) + 1
+        # Weights before a row of blocks: counted by (row of the matrix, row of blocks), then summed up.
+        counts = np.bincount(row.astype(np.int64) * n_edges + column // block_rows + 1, minlength=rows * n_edges)
+        edges = np.ascontiguousarray((crow[:-1] + counts.reshape(rows, n_edges).cumsum(axis=1).T).astype(np.int32))
+        order = topology.column_order()
+        row, column = topology.col[order], row[order]
+        rows, columns = columns, rows
+        crow = np.zeros(rows + 1, dtype=np.int32)
+        np.cumsum(np.bincount(row, minlength=rows), out=crow[1:])
+    n_columns = -(-columns // BLOCK_COLUMNS)
+    block_row, block = row.astype(np.int64) // block_rows, column // BLOCK_COLUMNS
+    first = block_row * block_rows
+    counts = np.bincount(
+        first * n_columns + block * np.minimum(block_rows, rows - first) + row - first, minlength=rows * n_columns
+    )
+    key = block_row * n_columns + block
+    # NumPy sorts 16-bit keys by radix, ten times faster than others.
+    order = np.argsort(key.astype(np.uint16) if key.max(initial=0) < 2**16 else key, kind="stable")
+    # Kernels read some more, which have to be columns too.
+    local = np.zeros(len(order) + LANES, dtype=np.uint8)
+    local[: len(order)] = (column % BLOCK_COLUMNS)[order]
+    return _Blocks(rows, columns, block_rows, crow, counts.astype(np.uint8), local, edges)
+
+
+def _multiply(side: str, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None) -> th.Tensor:
+    """``W x + bias`` (side "rows") or ``Wᵀ x`` (side "columns"), feature by feature as ``x`` is."""
+    blocks = _blocks(topology, side)
+    y, packed = x.new_empty(blocks.rows, x.shape[1]), _place_for_packed(topology, blocks)
+    arrays = (blocks.counts, blocks.local, blocks.crow, blocks.edges, topology.col)
+    pointers = (
+        *(values.data_ptr(), packed.data_ptr()),
+        *(array.ctypes.data for array in arrays),
+        *(x.data_ptr(), 0 if bias is None else bias.data_ptr(), y.data_ptr()),
+    )
+    _run("multiply_" + side, pointers, topology, blocks, x.shape[1])
+    return y
+
+
+def _place_for_packed(topology: Topology, blocks: _Blocks) -> th.Tensor:
+    """Room for packed values of every thread. Only its beginning is touched, so most of it never takes memory."""
+    return th.empty(topology.nnz + LANES * (-(-blocks.rows // blocks.block_rows) + 1))
+
+
+def _run(name: str, pointers: tuple[int, ...], topology: Topology, blocks: _Blocks, stride: int) -> None:
+    vectors = min(TILE_VECTORS, stride // LANES)
+    if vectors == 0:
+        return
+    # So many weights are in a block on average.
+    block_weights = topology.density * blocks.block_rows * BLOCK_COLUMNS
+    group = max(1, int(GROUP_WEIGHTS / max(1.0, block_weights)))
+    sizes = (stride, stride // (vectors * LANES), blocks.rows, blocks.columns, blocks.block_rows, group)
+    n_blocks = -(-blocks.rows // blocks.block_rows)
+    threads = min(n_blocks, thread_count(topology.nnz * stride))
+    bounds = tuple(n_blocks * part // threads for part in range(threads + 1))
+    run(blocked_kernel(name, vectors, 8 * topology.col.itemsize), (*pointers, *sizes), bounds)
