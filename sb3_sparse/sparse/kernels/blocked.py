@@ -51,8 +51,7 @@ class BlockedBackend(CompiledBackend):
             return grad.new_zeros(topology.nnz)
         blocks = _blocks(topology, "rows")
         dv, packed = grad.new_empty(topology.nnz), _place_for_packed(topology, blocks)
-        arrays = (blocks.counts, blocks.local, blocks.crow)
-        pointers = (dv.data_ptr(), packed.data_ptr(), *(a.ctypes.data for a in arrays), grad.data_ptr(), x.data_ptr())
+        pointers = (dv.data_ptr(), packed.data_ptr(), *blocks.addresses[:3], grad.data_ptr(), x.data_ptr())
         _run("sample_product", pointers, topology, blocks, x.shape[1])
         return dv
 
@@ -67,14 +66,16 @@ class _Blocks(NamedTuple):
     columns: int
     block_rows: int
     """Rows of a block; the last ones may have fewer."""
-    crow: np.ndarray
-    """``(rows + 1,)`` int32: how many weights there are before each row."""
     counts: np.ndarray
     """uint8: weights of each row in each block, block after block along a row of blocks."""
     local: np.ndarray
     """uint8: columns of the weights in their block, block after block, row by row; and some zeros."""
+    crow: np.ndarray
+    """``(rows + 1,)`` int32: how many weights there are before each row."""
     edges: np.ndarray
     """Of the transpose: ``(rows of blocks + 1, columns)`` int32, see ``blocked_ir._gather_columns``."""
+    addresses: tuple[int, int, int, int]
+    """Of ``counts``, ``local``, ``crow`` and ``edges``."""
 
 
 _kept: "weakref.WeakKeyDictionary[Topology, dict[tuple[str, int], _Blocks]]" = weakref.WeakKeyDictionary()
@@ -122,19 +123,18 @@ def _cut(topology: Topology, side: str, block_rows: int) -> _Blocks:
     # Kernels read some more, which have to be columns too.
     local = np.zeros(len(order) + LANES, dtype=np.uint8)
     local[: len(order)] = (column % BLOCK_COLUMNS)[order]
-    return _Blocks(rows, columns, block_rows, crow, counts.astype(np.uint8), local, edges)
+    counts = counts.astype(np.uint8)
+    addresses = (counts.ctypes.data, local.ctypes.data, crow.ctypes.data, edges.ctypes.data)
+    return _Blocks(rows, columns, block_rows, counts, local, crow, edges, addresses)
 
 
 def _multiply(side: str, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None) -> th.Tensor:
     """``W x + bias`` (side "rows") or ``Wᵀ x`` (side "columns"), feature by feature as ``x`` is."""
     blocks = _blocks(topology, side)
     y, packed = x.new_empty(blocks.rows, x.shape[1]), _place_for_packed(topology, blocks)
-    arrays = (blocks.counts, blocks.local, blocks.crow, blocks.edges, topology.col)
-    pointers = (
-        *(values.data_ptr(), packed.data_ptr()),
-        *(array.ctypes.data for array in arrays),
-        *(x.data_ptr(), 0 if bias is None else bias.data_ptr(), y.data_ptr()),
-    )
+    bias_pointer = 0 if bias is None else bias.data_ptr()
+    indices = (*blocks.addresses, topology.addresses[1])
+    pointers = (values.data_ptr(), packed.data_ptr(), *indices, x.data_ptr(), bias_pointer, y.data_ptr())
     _run("multiply_" + side, pointers, topology, blocks, x.shape[1])
     return y
 

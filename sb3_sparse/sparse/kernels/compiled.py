@@ -44,7 +44,7 @@ class CompiledBackend(Backend):
         bias_pointer = 0 if bias is None else bias.data_ptr()
         y = x.new_empty(topology.rows, x.shape[1])
         if batch == 1:
-            pointers = (values.data_ptr(), *_indices(topology), x.data_ptr(), bias_pointer, y.data_ptr())
+            pointers = (values.data_ptr(), *topology.addresses, x.data_ptr(), bias_pointer, y.data_ptr())
             run(_kernel_one("multiply_one", topology), pointers, _row_bounds(topology, "rows", thread_count(topology.nnz)))
         else:
             _multiply("multiply", x, values, topology, "rows", bias_pointer, y)
@@ -54,7 +54,7 @@ class CompiledBackend(Backend):
         if batch == 1:
             # One thread: rows add to the same dx, and at this size the sum of partial ones costs what they save.
             dx = grad.new_zeros(topology.columns, 1)
-            pointers = (values.data_ptr(), *_indices(topology), grad.data_ptr(), dx.data_ptr())
+            pointers = (values.data_ptr(), *topology.addresses, grad.data_ptr(), dx.data_ptr())
             run(_kernel_one("multiply_one_transposed", topology), pointers, (0, topology.rows))
         else:
             dx = grad.new_empty(topology.columns, grad.shape[1])
@@ -65,7 +65,7 @@ class CompiledBackend(Backend):
         dv = grad.new_empty(topology.nnz) if batch else grad.new_zeros(topology.nnz)
         bounds = _row_bounds(topology, "rows", thread_count(topology.nnz * batch))
         if batch == 1:
-            pointers = (dv.data_ptr(), *_indices(topology), grad.data_ptr(), x.data_ptr())
+            pointers = (dv.data_ptr(), *topology.addresses, grad.data_ptr(), x.data_ptr())
             run(_kernel_one("sample_product_one", topology), pointers, bounds)
             return dv
         index, stride = topology.tensors(), x.shape[1]
@@ -80,10 +80,6 @@ class CompiledBackend(Backend):
     def forget(self, topology: Topology) -> None:
         _derived.pop(topology, None)
         topology.forget_tensors()
-
-
-def _indices(topology: Topology) -> tuple[int, int]:
-    return topology.crow.ctypes.data, topology.col.ctypes.data
 
 
 def _kernel_one(name: str, topology: Topology) -> Kernel:
