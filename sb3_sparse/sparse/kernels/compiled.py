@@ -29,10 +29,10 @@ class CompiledBackend(Backend):
         return device.type == "cpu" and dtype == th.float32
 
     def pack(self, x: th.Tensor) -> th.Tensor:
-        """``(batch, features)`` to ``(features, padded batch)``, without a copy where it already lies so."""
+        """``(batch, features)`` to ``(features, padded batch)``, without a copy where it already lies so. One sample stays."""
         batch, features = x.shape
         if batch == 1:
-            return x.detach().reshape(features, 1).contiguous()
+            return x.detach().contiguous()
         padded = -(-batch // LANES) * LANES
         if padded == batch:
             return x.detach().t().contiguous()
@@ -42,32 +42,33 @@ class CompiledBackend(Backend):
 
     def forward(self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int) -> th.Tensor:
         bias_pointer = 0 if bias is None else bias.data_ptr()
-        y = x.new_empty(topology.rows, x.shape[1])
         if batch == 1:
+            y = x.new_empty(1, topology.rows)
             pointers = (values.data_ptr(), *topology.addresses, x.data_ptr(), bias_pointer, y.data_ptr())
-            run(_kernel_one("multiply_one", topology), pointers, _row_bounds(topology, "rows", thread_count(topology.nnz)))
-        else:
-            _multiply("multiply", x, values, topology, "rows", bias_pointer, y)
+            run(_kernel_one("multiply_one", topology), pointers, _bounds_for_one(topology))
+            return y
+        y = x.new_empty(topology.rows, x.shape[1])
+        _multiply("multiply", x, values, topology, "rows", bias_pointer, y)
         return unpack(y, batch)
 
     def grad_input(self, grad: th.Tensor, values: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         if batch == 1:
             # One thread: rows add to the same dx, and at this size the sum of partial ones costs what they save.
-            dx = grad.new_zeros(topology.columns, 1)
+            dx = grad.new_zeros(1, topology.columns)
             pointers = (values.data_ptr(), *topology.addresses, grad.data_ptr(), dx.data_ptr())
             run(_kernel_one("multiply_one_transposed", topology), pointers, (0, topology.rows))
-        else:
-            dx = grad.new_empty(topology.columns, grad.shape[1])
-            _multiply("multiply_transposed", grad, values, topology, "columns", 0, dx)
+            return dx
+        dx = grad.new_empty(topology.columns, grad.shape[1])
+        _multiply("multiply_transposed", grad, values, topology, "columns", 0, dx)
         return unpack(dx, batch)
 
     def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         dv = grad.new_empty(topology.nnz) if batch else grad.new_zeros(topology.nnz)
-        bounds = _row_bounds(topology, "rows", thread_count(topology.nnz * batch))
         if batch == 1:
             pointers = (dv.data_ptr(), *topology.addresses, grad.data_ptr(), x.data_ptr())
-            run(_kernel_one("sample_product_one", topology), pointers, bounds)
+            run(_kernel_one("sample_product_one", topology), pointers, _bounds_for_one(topology))
             return dv
+        bounds = _row_bounds(topology, "rows", thread_count(topology.nnz * batch))
         index, stride = topology.tensors(), x.shape[1]
         blocks = _blocks(topology, "rows", stride)
         for begin, end in itertools.pairwise(blocks):
@@ -80,6 +81,14 @@ class CompiledBackend(Backend):
     def forget(self, topology: Topology) -> None:
         _derived.pop(topology, None)
         topology.forget_tensors()
+
+
+# So many multiply-adds of a batch take the time of one of a single sample, which are not done by vectors.
+_TIME_OF_ONE = 8
+
+
+def _bounds_for_one(topology: Topology) -> tuple[int, ...]:
+    return _row_bounds(topology, "rows", thread_count(_TIME_OF_ONE * topology.nnz))
 
 
 def _kernel_one(name: str, topology: Topology) -> Kernel:

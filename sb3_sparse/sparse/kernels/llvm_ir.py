@@ -67,17 +67,21 @@ def kernel(name: str, vectors: int = 0, column_bits: int = 32) -> Kernel:
         "sample_product_one": (_sample_product_one, 5, 0),
     }
     write, n_pointers, n_integers = writers[name]
-    return make_kernel(write(vectors) if vectors else write(column_bits), n_pointers, n_integers)
+    if vectors:
+        return make_kernel(write(vectors), n_pointers, n_integers)
+    # For one sample, LLVM would gather with vector instructions, which take longer than one load after the other.
+    return make_kernel(write(column_bits), n_pointers, n_integers, vectorize=False)
 
 
-def make_kernel(assembly: str, n_pointers: int, n_integers: int) -> Kernel:
+def make_kernel(assembly: str, n_pointers: int, n_integers: int, vectorize: bool = True) -> Kernel:
     """
     Compile a module with a function ``kernel`` of pointers, integers, ``row_begin`` and ``row_end``.
 
     :param n_pointers: How many pointers come first.
     :param n_integers: How many integers follow, without the last two.
+    :param vectorize: Whether LLVM may turn scalar operations into vector operations.
     """
-    engine = compile_assembly(assembly + _task(n_pointers, n_integers))
+    engine = compile_assembly(assembly + _task(n_pointers, n_integers), vectorize)
     types = [_POINTER] * n_pointers + [_INT] * (n_integers + 2)
     call = ctypes.CFUNCTYPE(None, *types)(engine.get_function_address("kernel"))
     return Kernel(call, engine.get_function_address("task"), n_pointers + n_integers)
