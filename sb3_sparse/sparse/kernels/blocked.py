@@ -21,18 +21,10 @@ class BlockedBackend(CompiledBackend):
 
     name = "blocked"
 
-    def pack(self, x: th.Tensor) -> th.Tensor:
-        """``(batch, features)`` to ``(features, padded batch)``: whole vectors, and whole tiles if it is more than one."""
-        batch, features = x.shape
-        if batch == 1:
-            return super().pack(x)
+    def padded(self, batch: int) -> int:
+        """Whole vectors, and whole tiles if it is more than one."""
         lanes = LANES if batch <= TILE_VECTORS * LANES else TILE_VECTORS * LANES
-        padded = -(-batch // lanes) * lanes
-        if padded == batch:
-            return x.detach().t().contiguous()
-        packed = x.new_zeros(features, padded)
-        packed[:, :batch].copy_(x.detach().t())
-        return packed
+        return -(-batch // lanes) * lanes
 
     def forward(self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int) -> th.Tensor:
         if batch == 1:

@@ -33,12 +33,16 @@ class CompiledBackend(Backend):
         batch, features = x.shape
         if batch == 1:
             return x.detach().contiguous()
-        padded = -(-batch // LANES) * LANES
+        padded = self.padded(batch)
         if padded == batch:
             return x.detach().t().contiguous()
         packed = x.new_zeros(features, padded)
         packed[:, :batch].copy_(x.detach().t())
         return packed
+
+    def padded(self, batch: int) -> int:
+        """Samples that a batch is filled up to: whole vectors."""
+        return -(-batch // LANES) * LANES
 
     def forward(self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int) -> th.Tensor:
         bias_pointer = 0 if bias is None else bias.data_ptr()
