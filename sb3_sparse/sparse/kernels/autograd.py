@@ -87,16 +87,15 @@ def sparse_linear(x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.
                 f"{name} is {tensor.dtype} on {tensor.device}, the weights are {values.dtype} on {values.device}: "
                 "convert one of them with .to()."
             )
-    rows = x.reshape(-1, topology.columns)
+    rows = x if x.dim() == 2 else x.reshape(-1, topology.columns)
     values, bias = values.contiguous(), None if bias is None else bias.contiguous()
-    training = th.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, values, bias))
+    training = th.is_grad_enabled() and (x.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad))
     backend = choose_backend(values.device, values.dtype, topology, len(rows), training)
     if training:
         y = _SparseLinear.apply(rows, values, bias, topology, backend)
     else:
         # Acting on single observations: a graph that nobody asked for would cost as much as the product.
-        with th.no_grad():
-            y = backend.forward(backend.pack(rows), values.detach(), topology, bias, len(rows))
+        y = backend.forward(backend.pack(rows), values, topology, bias, len(rows))
     return y if x.dim() == 2 else y.reshape(*x.shape[:-1], topology.rows)
 
 
