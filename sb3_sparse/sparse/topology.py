@@ -44,6 +44,7 @@ class Topology:
         the matrix ``(out, everything else)``.
     :param flat_index: Sorted positions of the living weights in the flattened tensor.
     :param seed: The seed that the positions were drawn from, or None if they were given.
+    :raises ValueError: If the positions are not ascending, or not inside the tensor.
     """
 
     _random_topologies: "weakref.WeakValueDictionary[tuple[tuple[int, ...], int, int], Topology]" = (
@@ -56,6 +57,11 @@ class Topology:
         self.nnz = len(flat_index)
         self.rows = self.shape[0]
         self.columns = math.prod(self.shape[1:])
+        if self.nnz and not (flat_index[0] >= 0 and flat_index[-1] < self.numel and (flat_index[1:] > flat_index[:-1]).all()):
+            raise ValueError(
+                f"positions of {self.nnz} weights in a tensor of shape {self.shape}: expected ascending numbers in "
+                f"[0, {self.numel}), each once. If they come from a checkpoint, it is damaged."
+            )
         row, col = np.divmod(flat_index, self.columns)
         #: ``(rows + 1,)`` int32: row ``i`` holds the weights ``crow[i]:crow[i + 1]``. Not to be written to.
         self.crow: np.ndarray = np.zeros(self.rows + 1, dtype=np.int32)
@@ -115,12 +121,12 @@ class Topology:
     def tensors(self, device: th.device | str = "cpu") -> TopologyTensors:
         """Row-wise and column-wise indices on a device, computed once and kept until :meth:`forget_tensors`."""
         device = _canonical_device(device)
-        if device not in self._tensors:
-            if device.type == "cpu":
-                self._tensors[device] = self._build_tensors()
-            else:
-                self._tensors[device] = TopologyTensors(*(t.to(device) for t in self.tensors()))
-        return self._tensors[device]
+        tensors = self._tensors.get(device)
+        if tensors is None:
+            on_cpu = device.type == "cpu"
+            tensors = self._build_tensors() if on_cpu else TopologyTensors(*(t.to(device) for t in self.tensors()))
+            self._tensors[device] = tensors
+        return tensors
 
     def forget_tensors(self) -> None:
         """Free what :meth:`tensors` kept."""

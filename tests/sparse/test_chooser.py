@@ -7,7 +7,7 @@ import pytest
 import torch as th
 
 from sb3_sparse.sparse import SparseLinear, Topology
-from sb3_sparse.sparse.kernels import chooser
+from sb3_sparse.sparse.kernels import blocked, chooser
 from sb3_sparse.sparse.kernels.chooser import BACKENDS, choose_backend
 from sb3_sparse.sparse.kernels.dense import _scratch
 
@@ -104,6 +104,20 @@ def test_measuring_draws_nothing_and_leaves_no_dense_buffer_behind(fresh, monkey
     if chosen.name != "dense":
         assert topology not in _scratch.buffers
         assert not topology._flat_index
+
+
+def test_measuring_one_kind_leaves_what_another_kind_uses(fresh, monkeypatch):
+    topology = Topology.random((128, 64), 800, 0)
+    monkeypatch.setattr(chooser, "_measure", lambda *args: "blocked")
+    backend = choose_backend(CPU, th.float32, topology, 256)
+    monkeypatch.undo()
+    monkeypatch.setenv(chooser.CACHE_VARIABLE, "")
+    x, values = th.zeros(256, 64), th.zeros(800)
+    backend.forward(backend.pack(x), values, topology, None, 256)
+    kept = blocked._kept[topology]["rows"]
+    pretend(monkeypatch, dense=3.0, csr=1.0, compiled=2.0, blocked=2.0)
+    assert choose_backend(CPU, th.float32, topology, 16).name == "csr"
+    assert blocked._kept[topology]["rows"] is kept
 
 
 def test_only_what_can_run_is_measured(fresh):

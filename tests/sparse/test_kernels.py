@@ -10,7 +10,7 @@ import pytest
 import torch as th
 
 from sb3_sparse.sparse import SparseLinear, Topology
-from sb3_sparse.sparse.kernels import available_backends, sparse_linear
+from sb3_sparse.sparse.kernels import available_backends, blocked, sparse_linear
 from sb3_sparse.sparse.kernels.chooser import BACKEND_VARIABLE, BACKENDS
 
 BACKEND_NAMES = available_backends("cpu")
@@ -85,6 +85,39 @@ def test_blocks_where_weights_are_unevenly_spread(n_threads, monkeypatch):
     assert_close(x.grad, grad.double() @ weight, grad.double().abs() @ weight.abs())
     dv = (grad.double().t() @ x.detach().double())[mask.bool()]
     assert_close(values.grad, dv, (grad.double().abs().t() @ x.detach().double().abs()))
+
+
+def test_defaults_of_torch_do_not_matter(backend):
+    topology = Topology.random((64, 64), 500, seed=0)
+    values, x, grad = th.randn(500, requires_grad=True), th.randn(32, 64, requires_grad=True), th.randn(32, 64)
+
+    def run():
+        y = sparse_linear(x, values, topology)
+        return y, *th.autograd.grad(y, (x, values), grad)
+
+    expected = run()
+    with th.device("meta"):
+        results = [run()]
+    th.set_default_dtype(th.float16)
+    try:
+        results.append(run())
+    finally:
+        th.set_default_dtype(th.float32)
+    for result in results:
+        assert all(th.equal(a, b) for a, b in zip(result, expected, strict=True))
+
+
+def test_blocks_of_one_number_of_threads_are_kept(monkeypatch):
+    topology = Topology.random((1024, 512), 5000, seed=0)
+    before = th.get_num_threads()
+    try:
+        for n_threads, block_rows in ((1, 512), (3, 342), (4, 256), (64, 128)):
+            th.set_num_threads(n_threads)
+            assert blocked._blocks(topology, "rows").block_rows == block_rows
+            assert blocked._blocks(topology, "rows") is blocked._blocks(topology, "rows")
+    finally:
+        th.set_num_threads(before)
+    assert list(blocked._kept[topology]) == ["rows"]
 
 
 def test_non_contiguous_inputs(backend):
@@ -266,7 +299,7 @@ def test_wrong_number_of_features_is_named():
 
 
 def test_importing_the_package_compiles_nothing():
-    code = "import sb3_sparse, sb3_sparse.sparse.kernels.llvm_ir as ir; print(ir.kernel.cache_info().currsize)"
+    code = "import sb3_sparse, sb3_sparse.sparse.kernels.llvm_ir as ir; print(len(ir._engines))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))
     assert output.stdout.strip() == "0"
 

@@ -76,6 +76,12 @@ def test_indices_equal_scipy(shape):
     assert np.array_equal(values[index.t_order.numpy()], columns.data)
 
 
+@pytest.mark.parametrize("positions", [[3, 1, 2], [1, 1, 2], [-1, 0, 1], [0, 5, 12]])
+def test_positions_have_to_ascend_inside_the_tensor(positions):
+    with pytest.raises(ValueError, match=r"ascending numbers in \[0, 12\)"):
+        Topology((3, 4), np.array(positions))
+
+
 def test_equal_arguments_share_one_object():
     first = Topology.random((20, 10), 30, 4)
     assert Topology.random((20, 10), 30, 4) is first

@@ -197,8 +197,12 @@ def test_who_is_supported(monkeypatch):
     trunk, latent_dim = mlp_trunk(N_IN, [8])
     own = Subclass(trunk, latent_dim, {"value": 1})
     assert not CompiledLearner.supports(own, ObGD(own.parameters()))
-    monkeypatch.setenv("SB3_SPARSE_BACKEND", "dense")
-    assert not CompiledLearner.supports(net, ObGD(net.parameters()))
+    for backend in ("dense", "csr"):
+        monkeypatch.setenv("SB3_SPARSE_BACKEND", backend)
+        assert not CompiledLearner.supports(net, ObGD(net.parameters()))
+    for backend in ("compiled", "blocked"):
+        monkeypatch.setenv("SB3_SPARSE_BACKEND", backend)
+        assert CompiledLearner.supports(net, ObGD(net.parameters()))
 
 
 @pytest.mark.parametrize("sign", [-1.0, 0.0, 1.0])

@@ -6,7 +6,14 @@ from typing import NamedTuple
 import numpy as np
 import torch as th
 
-from sb3_sparse.sparse.kernels.blocked_ir import BLOCK_COLUMNS, BLOCK_ROWS, GROUP_WEIGHTS, TILE_VECTORS, blocked_kernel
+from sb3_sparse.sparse.kernels.blocked_ir import (
+    BLOCK_COLUMNS,
+    BLOCK_ROWS,
+    GROUP_WEIGHTS,
+    MIN_BLOCK_ROWS,
+    TILE_VECTORS,
+    blocked_kernel,
+)
 from sb3_sparse.sparse.kernels.compiled import CompiledBackend, unpack
 from sb3_sparse.sparse.kernels.llvm_ir import LANES
 from sb3_sparse.sparse.kernels.threads import run, thread_count
@@ -43,7 +50,7 @@ class BlockedBackend(CompiledBackend):
             return grad.new_zeros(topology.nnz)
         blocks = _blocks(topology, "rows")
         dv, packed = grad.new_empty(topology.nnz), _place_for_packed(topology, blocks)
-        pointers = (dv.data_ptr(), packed.data_ptr(), *blocks.addresses[:3], grad.data_ptr(), x.data_ptr())
+        pointers = (dv.data_ptr(), packed.ctypes.data, *blocks.addresses[:3], grad.data_ptr(), x.data_ptr())
         _run("sample_product", pointers, topology, blocks, x.shape[1])
         return dv
 
@@ -70,24 +77,25 @@ class _Blocks(NamedTuple):
     """Of ``counts``, ``local``, ``crow`` and ``edges``."""
 
 
-_kept: "weakref.WeakKeyDictionary[Topology, dict[tuple[str, int], _Blocks]]" = weakref.WeakKeyDictionary()
+_kept: "weakref.WeakKeyDictionary[Topology, dict[str, _Blocks]]" = weakref.WeakKeyDictionary()
 
 
 def _blocks(topology: Topology, side: str) -> _Blocks:
     """
-    The blocks of a topology, computed once.
+    The blocks of a topology, kept until the number of threads changes.
 
     :param side: "rows" for the matrix, "columns" for its transpose.
     """
     rows = topology.rows if side == "rows" else topology.columns
-    # As many rows of blocks for every thread.
-    threads = min(rows, th.get_num_threads())
+    # As many rows of blocks for every thread, unless they got too short to be worth a panel.
+    threads = max(1, min(th.get_num_threads(), rows // MIN_BLOCK_ROWS))
     n_blocks = -(-rows // (BLOCK_ROWS * threads)) * threads
     block_rows = -(-rows // n_blocks)
     per_topology = _kept.setdefault(topology, {})
-    if (side, block_rows) not in per_topology:
-        per_topology[side, block_rows] = _cut(topology, side, block_rows)
-    return per_topology[side, block_rows]
+    blocks = per_topology.get(side)
+    if blocks is None or blocks.block_rows != block_rows:
+        per_topology[side] = blocks = _cut(topology, side, block_rows)
+    return blocks
 
 
 def _cut(topology: Topology, side: str, block_rows: int) -> _Blocks:
@@ -126,14 +134,14 @@ def _multiply(side: str, x: th.Tensor, values: th.Tensor, topology: Topology, bi
     y, packed = x.new_empty(blocks.rows, x.shape[1]), _place_for_packed(topology, blocks)
     bias_pointer = 0 if bias is None else bias.data_ptr()
     indices = (*blocks.addresses, topology.addresses[1])
-    pointers = (values.data_ptr(), packed.data_ptr(), *indices, x.data_ptr(), bias_pointer, y.data_ptr())
+    pointers = (values.data_ptr(), packed.ctypes.data, *indices, x.data_ptr(), bias_pointer, y.data_ptr())
     _run("multiply_" + side, pointers, topology, blocks, x.shape[1])
     return y
 
 
-def _place_for_packed(topology: Topology, blocks: _Blocks) -> th.Tensor:
-    """Room for packed values of every thread. Only its beginning is touched, so most of it never takes memory."""
-    return th.empty(topology.nnz + LANES * (-(-blocks.rows // blocks.block_rows) + 1))
+def _place_for_packed(topology: Topology, blocks: _Blocks) -> np.ndarray:
+    """Room for packed values of every thread. Only the beginning of each part is touched: most never takes memory."""
+    return np.empty(topology.nnz + LANES * (-(-blocks.rows // blocks.block_rows) + 1), dtype=np.float32)
 
 
 def _run(name: str, pointers: tuple[int, ...], topology: Topology, blocks: _Blocks, stride: int) -> None:
@@ -147,4 +155,5 @@ def _run(name: str, pointers: tuple[int, ...], topology: Topology, blocks: _Bloc
     n_blocks = -(-blocks.rows // blocks.block_rows)
     threads = min(n_blocks, thread_count(topology.nnz * stride))
     bounds = tuple(n_blocks * part // threads for part in range(threads + 1))
-    run(blocked_kernel(name, vectors, 8 * topology.col.itemsize), (*pointers, *sizes), bounds)
+    column_bits = 8 * topology.col.itemsize if name == "multiply_columns" else 0
+    run(blocked_kernel(name, vectors, column_bits), (*pointers, *sizes), bounds)

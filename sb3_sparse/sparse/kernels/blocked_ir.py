@@ -20,6 +20,8 @@ BLOCK_COLUMNS = 128
 """Columns of a block: with the widest tile, the panel is as large as a first-level cache of 32 KiB. At most 255."""
 BLOCK_ROWS = 512
 """Rows of a block at most: their outputs of one tile stay in the second-level cache."""
+MIN_BLOCK_ROWS = 128
+"""Rows of a block at least, if there are as many: filling a panel has to pay."""
 GROUP_WEIGHTS = 1 << 16
 """Weights of a group of blocks, about: a quarter of a second-level cache of 1 MiB."""
 TILE_VECTORS = 4
@@ -33,13 +35,13 @@ _PREFETCH_DISTANCE = 8
 
 
 @cache
-def blocked_kernel(name: str, vectors: int, column_bits: int = 32) -> Kernel:
+def blocked_kernel(name: str, vectors: int, column_bits: int = 0) -> Kernel:
     """
     Compile a kernel for this processor, once.
 
     :param name: "multiply_rows" for ``y = W x``, "multiply_columns" for ``y = Wᵀ x``, or "sample_product".
     :param vectors: Vectors per tile.
-    :param column_bits: Size of the columns of the topology, which only "multiply_columns" reads.
+    :param column_bits: Size of the columns of the topology, 16 or 32, for "multiply_columns", which alone reads them.
     """
     if name == "sample_product":
         return _define("dv packed counts local crow g x", _sample_product(vectors))

@@ -138,8 +138,9 @@ def _measure(candidates: list[str], device: th.device, dtype: th.dtype, topology
     best = min(measured, key=measured.__getitem__)
     if measured["dense"] < _MARGIN * measured[best]:
         best = "dense"
+    in_use = {best, *(backend.name for backend in _chosen.get(topology, {}).values())}
     for name in candidates:
-        if name != best:
+        if name not in in_use:
             BACKENDS[name].forget(topology)
     times = ", ".join(f"{name} {1e3 * t:.3g} ms" for name, t in sorted(measured.items(), key=lambda item: item[1]))
     logger.info("%s: chose %s (%s)", _kind(device, dtype, topology, batch, training), best, times)

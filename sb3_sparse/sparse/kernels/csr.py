@@ -49,9 +49,9 @@ def _silence_beta_warning() -> None:
     # Torch says once per process that its sparse tensors are in beta. Users did not ask for them; we tested them.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        th.sparse_csr_tensor([0, 0], [], [], (1, 1), dtype=th.float32)
+        th.sparse_csr_tensor([0, 0], [], [], (1, 1), dtype=th.float32, device="cpu")
 
 
 def _csr(crow: th.Tensor, col: th.Tensor, values: th.Tensor, size: tuple[int, int]) -> th.Tensor:
     _silence_beta_warning()
-    return th.sparse_csr_tensor(crow, col, values.detach(), size, check_invariants=False)
+    return th.sparse_csr_tensor(crow, col, values.detach(), size, device=values.device, check_invariants=False)
