@@ -109,7 +109,7 @@ class SparsityReport:
     parameter_bytes: int = field(repr=False)
     """Memory of the parameters that exist."""
     topology_bytes: int = field(repr=False)
-    """Memory of the indices, shared by layers of the same topology (an online network and its target)."""
+    """Memory of the indices and of what backends keep, shared by layers of the same topology (online and target)."""
 
     @property
     def sparsity(self) -> float:
@@ -145,16 +145,17 @@ def sparsity_report(module: nn.Module) -> SparsityReport:
 
     :param module: Any module, sparse or not.
     """
-    layers, topologies, hidden = [], set(), 0
+    layers, topology_bytes, hidden = [], {}, 0
     for name, layer in module.named_modules():
         if isinstance(layer, (SparseLinear, SparseConv2d)):
             topology = layer.topology
-            topologies.add(topology)
             hidden += topology.numel - topology.nnz
             if isinstance(layer, SparseConv2d):
-                backend = "conv"
+                kept, backend = 8 * topology.nnz, "conv"
             else:
-                backend = choose_backend(layer.values.device, layer.values.dtype, topology).name
+                chosen = choose_backend(layer.values.device, layer.values.dtype, topology)
+                kept, backend = chosen.memory(topology), chosen.name
+            topology_bytes[topology] = topology.nbytes + kept
             layers.append(LayerReport(name, topology.shape, topology.nnz, topology.numel, backend))
         elif isinstance(layer, (nn.Linear, nn.Conv2d)):
             total = layer.weight.numel()
@@ -166,8 +167,7 @@ def sparsity_report(module: nn.Module) -> SparsityReport:
         total_parameters=learnable + hidden,
         learnable_parameters=learnable,
         parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
-        # Column, row and order of each weight, int32, and the two arrays of offsets.
-        topology_bytes=sum(4 * (3 * t.nnz + t.rows + t.columns + 2) for t in topologies),
+        topology_bytes=sum(topology_bytes.values()),
     )
 
 

@@ -114,6 +114,11 @@ class Topology:
         return self.rows * self.columns
 
     @property
+    def nbytes(self) -> int:
+        """Memory of ``crow`` and ``col``."""
+        return self.crow.nbytes + self.col.nbytes
+
+    @property
     def density(self) -> float:
         """Fraction of weights that exist."""
         return self.nnz / self.numel
@@ -211,6 +216,12 @@ class Topology:
     def __repr__(self) -> str:
         origin = "given" if self.seed is None else f"seed={self.seed}"
         return f"Topology({'x'.join(map(str, self.shape))}, nnz={self.nnz}, {origin})"
+
+
+def tensor_bytes(topology: Topology) -> int:
+    """Memory of the tensors that :meth:`Topology.tensors` makes."""
+    # Column, row and order of each weight, and where columns begin. Rows begin where the topology itself says.
+    return 4 * (3 * topology.nnz + topology.columns + 1)
 
 
 def derive_seed(base: int, position: str) -> int:

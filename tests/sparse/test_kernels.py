@@ -6,12 +6,14 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 import torch as th
 
 from sb3_sparse.sparse import SparseLinear, Topology
 from sb3_sparse.sparse.kernels import available_backends, blocked, sparse_linear
 from sb3_sparse.sparse.kernels.chooser import BACKEND_VARIABLE, BACKENDS
+from sb3_sparse.sparse.kernels.dense import _scratch
 
 BACKEND_NAMES = available_backends("cpu")
 # The last one has several rows of blocks, columns of blocks and, where all weights live, groups of blocks.
@@ -118,6 +120,29 @@ def test_blocks_of_one_number_of_threads_are_kept(monkeypatch):
     finally:
         th.set_num_threads(before)
     assert list(blocked._kept[topology]) == ["rows"]
+
+
+@pytest.mark.parametrize("shape", [(1000, 700), (300, 2000), (3, 5)])
+def test_memory_is_what_is_kept(shape):
+    topology = Topology.random(shape, shape[0] * shape[1] // 5, seed=1)
+    x, grad, values = th.zeros(32, shape[1]), th.zeros(32, shape[0]), th.zeros(topology.nnz)
+    for name, backend in BACKENDS.items():
+        packed, packed_grad = backend.pack(x), backend.pack(grad)
+        backend.forward(packed, values, topology, None, 32)
+        backend.grad_input(packed_grad, values, topology, 32)
+        backend.grad_values(packed_grad, packed, topology, 32)
+        if name == "blocked":
+            kept = [
+                array for cut in blocked._kept[topology].values() for array in (cut.counts, cut.local, cut.crow, cut.edges)
+            ]
+            shared = topology.crow
+        elif name == "dense":
+            kept = [array.numpy() for array in (*_scratch.buffers[topology].values(), *topology._flat_index.values())]
+            shared = None
+        else:
+            kept, shared = [tensor.numpy() for tensor in topology.tensors()], topology.crow
+        assert backend.memory(topology) == sum(a.nbytes for a in kept if shared is None or not np.shares_memory(a, shared))
+        backend.forget(topology)
 
 
 def test_non_contiguous_inputs(backend):

@@ -38,5 +38,9 @@ class Backend(ABC):
     def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         """The entries of ``gradᵀ x`` where weights live, of shape ``(nnz,)``."""
 
+    @abstractmethod
+    def memory(self, topology: Topology) -> int:
+        """Bytes that the backend keeps for a topology, beside the topology itself, once it has trained in float32."""
+
     def forget(self, topology: Topology) -> None:  # noqa: B027
         """Free what the backend keeps for a topology."""

@@ -54,6 +54,12 @@ class BlockedBackend(CompiledBackend):
         _run("sample_product", pointers, topology, blocks, x.shape[1])
         return dv
 
+    def memory(self, topology: Topology) -> int:
+        rows, columns = topology.rows, topology.columns
+        counts = rows * -(-columns // BLOCK_COLUMNS) + columns * -(-rows // BLOCK_COLUMNS)
+        edges = rows * (-(-columns // _block_rows(columns)) + 1)
+        return counts + 2 * (topology.nnz + LANES) + 4 * (columns + 1 + edges)
+
     def forget(self, topology: Topology) -> None:
         _kept.pop(topology, None)
 
@@ -86,16 +92,19 @@ def _blocks(topology: Topology, side: str) -> _Blocks:
 
     :param side: "rows" for the matrix, "columns" for its transpose.
     """
-    rows = topology.rows if side == "rows" else topology.columns
-    # As many rows of blocks for every thread, unless they got too short to be worth a panel.
-    threads = max(1, min(th.get_num_threads(), rows // MIN_BLOCK_ROWS))
-    n_blocks = -(-rows // (BLOCK_ROWS * threads)) * threads
-    block_rows = -(-rows // n_blocks)
+    block_rows = _block_rows(topology.rows if side == "rows" else topology.columns)
     per_topology = _kept.setdefault(topology, {})
     blocks = per_topology.get(side)
     if blocks is None or blocks.block_rows != block_rows:
         per_topology[side] = blocks = _cut(topology, side, block_rows)
     return blocks
+
+
+def _block_rows(rows: int) -> int:
+    """As many rows of blocks for every thread, unless they got too short to be worth a panel."""
+    threads = max(1, min(th.get_num_threads(), rows // MIN_BLOCK_ROWS))
+    n_blocks = -(-rows // (BLOCK_ROWS * threads)) * threads
+    return -(-rows // n_blocks)
 
 
 def _cut(topology: Topology, side: str, block_rows: int) -> _Blocks:

@@ -12,7 +12,7 @@ import torch as th
 from sb3_sparse.sparse.kernels.backend import Backend
 from sb3_sparse.sparse.kernels.llvm_ir import LANES, Kernel, kernel, tile_vectors
 from sb3_sparse.sparse.kernels.threads import run, thread_count
-from sb3_sparse.sparse.topology import Topology
+from sb3_sparse.sparse.topology import Topology, tensor_bytes
 
 
 class CompiledBackend(Backend):
@@ -81,6 +81,9 @@ class CompiledBackend(Backend):
                 shifted = (grad.data_ptr() + 4 * lane, x.data_ptr() + 4 * lane)
                 run(kernel("sample_product", vectors), (*segment, *shifted, stride, tiles, int(lane > 0)), bounds)
         return dv
+
+    def memory(self, topology: Topology) -> int:
+        return tensor_bytes(topology)
 
     def forget(self, topology: Topology) -> None:
         _derived.pop(topology, None)

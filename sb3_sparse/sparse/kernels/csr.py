@@ -6,7 +6,7 @@ from functools import cache
 import torch as th
 
 from sb3_sparse.sparse.kernels.backend import Backend
-from sb3_sparse.sparse.topology import Topology
+from sb3_sparse.sparse.topology import Topology, tensor_bytes
 
 
 class CsrBackend(Backend):
@@ -39,6 +39,9 @@ class CsrBackend(Backend):
         pattern = _csr(index.crow, index.col, grad.new_zeros(topology.nnz), (topology.rows, topology.columns))
         product = th.sparse.sampled_addmm(pattern, grad.t().contiguous(), x.contiguous(), beta=0.0)
         return product.values()
+
+    def memory(self, topology: Topology) -> int:
+        return tensor_bytes(topology)
 
     def forget(self, topology: Topology) -> None:
         topology.forget_tensors()

@@ -60,5 +60,8 @@ class DenseBackend(Backend):
     def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         return (grad.t() @ x).view(-1).index_select(0, topology.flat_index(grad.device, keep=True))
 
+    def memory(self, topology: Topology) -> int:
+        return 8 * topology.nnz + 4 * topology.numel
+
     def forget(self, topology: Topology) -> None:
         _scratch.forget(topology)
