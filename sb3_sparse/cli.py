@@ -99,6 +99,8 @@ def _with_packaged_hyperparams(args: list[str], known: argparse.Namespace) -> li
     from sb3_sparse.zoo import hyperparams_file
 
     path = hyperparams_file(known.algo)
+    if not known.conf_file and path is None:
+        print(f"sb3-sparse has no hyperparameters for {known.algo}: rl-zoo3's own are used, with the policy that they name.")
     return args if known.conf_file or path is None else ["-conf", str(path), *args]
 
 

@@ -2,11 +2,14 @@
 
 import argparse
 import contextlib
+import difflib
+import importlib
 import io
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
@@ -40,17 +43,18 @@ def trained_networks(model: Any) -> dict[str, nn.Module]:
 def main(args: list[str]) -> None:
     """Build the agent that ``train`` with the same options would build, and print its tables."""
     from rl_zoo3 import ALGOS
-    from rl_zoo3.exp_manager import ExperimentManager
     from rl_zoo3.utils import StoreDict
 
     from sb3_sparse.dmc import register_dmc
-    from sb3_sparse.zoo import hyperparams_file
+    from sb3_sparse.zoo import experiment_manager, hyperparams_file
 
     parser = argparse.ArgumentParser(prog="sb3-sparse describe", description=describe_model.__doc__)
     parser.add_argument("--algo", default="sac", choices=list(ALGOS))
     parser.add_argument("--env", required=True, help="environment ID")
     parser.add_argument("-params", "--hyperparams", nargs="+", action=StoreDict, help="overwrite hyperparameters")
     parser.add_argument("-conf", "--conf-file", help="YAML file of rl-zoo3; default: the packaged one")
+    parser.add_argument("--env-kwargs", nargs="+", action=StoreDict, help="arguments of the environment")
+    parser.add_argument("--gym-packages", nargs="+", default=[], help="packages to import, which register environments")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
@@ -67,18 +71,24 @@ def main(args: list[str]) -> None:
 
     if options.env.startswith("dm_control/"):
         register_dmc()
+    for package in options.gym_packages:
+        importlib.import_module(package)
+    if options.env not in gym.registry:
+        close = difflib.get_close_matches(options.env, gym.registry, n=1)
+        parser.error(f"unknown environment {options.env!r}." + (f" Did you mean {close[0]!r}?" if close else ""))
     config = options.conf_file or hyperparams_file(options.algo)
     hyperparams = dict(options.hyperparams or {})
     if issubclass(ALGOS[options.algo], OffPolicyAlgorithm):
         # A replay buffer is of no use here, and may be larger than the machine.
         hyperparams["buffer_size"] = 1
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        manager = ExperimentManager(
+        manager = experiment_manager()(
             options,
             options.algo,
             options.env,
             log_folder=folder,
             eval_freq=-1,
+            env_kwargs=options.env_kwargs,
             hyperparams=hyperparams,
             config=None if config is None else str(config),
             seed=options.seed,

@@ -1,5 +1,6 @@
 """DeepMind Control tasks as SB3 wants them."""
 
+import sys
 import warnings
 from typing import Any
 
@@ -82,5 +83,8 @@ def register_dmc() -> None:
             import dm_control.suite  # noqa: F401
             import shimmy
     except ImportError as error:
-        raise ImportError('DeepMind Control needs the extra "dmc": pip install "sb3-sparse[dmc]"') from error
+        hint = 'the extra "dmc": pip install "sb3-sparse[dmc]"'
+        if sys.version_info >= (3, 13):
+            hint = "Python 3.12 or older: dm_control has no packages for later ones"
+        raise ImportError(f"DeepMind Control needs {hint}.") from error
     gym.register_envs(shimmy)

@@ -8,6 +8,7 @@ below it say which policy it is mixed into, one for each algorithm. The algorith
 import difflib
 import inspect
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, ClassVar
 
 import torch as th
@@ -28,6 +29,8 @@ from stable_baselines3.td3 import policies as td3
 
 from sb3_sparse.networks import simba_sizes
 from sb3_sparse.policy_networks import (
+    WRONG_POLICY,
+    HintsAtItsAlgorithm,
     ObservationNorm,
     SimBaContinuousCritic,
     SimBaCrossQActor,
@@ -46,9 +49,11 @@ NetArch = list[int] | dict[str, list[int]]
 
 DEFAULT_WIDTH_SCALE = 2.0
 DEFAULT_DEPTH_SCALE = 1.0
+# What NatureCNN's kernels need. Smaller images, such as the grids of MiniGrid, are flattened.
+MIN_IMAGE_SIZE = 36
 
 
-class _SparseSimBaPolicy:
+class _SparseSimBaPolicy(HintsAtItsAlgorithm):
     """
     Mixin for a policy of SB3 that builds sparse SimBa networks. Keywords not listed are SB3's own.
 
@@ -62,11 +67,13 @@ class _SparseSimBaPolicy:
     :param net_arch: Explicit sizes instead of the scales, one entry per residual block, all of a network equal:
         ``{"pi": [128], "qf": [512, 512]}``. A list alone stands for both networks (or the only one).
     :param sparsity_distribution: ``"erdos_renyi"`` or ``"uniform"``: how sparsity is spread over the layers.
-    :param mask_seed: Fixes which weights exist, apart from the initial values. None: follows SB3's ``seed=``.
+    :param mask_seed: Fixes which weights exist, apart from the initial values. None: follows SB3's ``seed=``;
+        agents made without one in the same process have the same weights living.
     :param rescale: Multiply the surviving initial weights of a layer by ``1 / sqrt(density)``.
     :param normalize_observations: Normalise vector observations by running statistics kept inside the policy.
         Pass False together with ``VecNormalize``.
-    :param features_extractor_class: SB3's; by default chosen from the observation space. It is not pruned.
+    :param features_extractor_class: SB3's; by default chosen from the observation space: ``NatureCNN`` for images of
+        36 x 36 pixels and more. It is not pruned.
     :param optimizer_class: AdamW by default, with weight decay 0.01 and torch's fused implementation.
     :param optimizer_kwargs: Arguments of the optimizer, without the learning rate.
     :raises ValueError: If a value is out of range or a keyword is unknown.
@@ -99,8 +106,11 @@ class _SparseSimBaPolicy:
         **kwargs: Any,
     ):
         _check_keywords(type(self), kwargs)
+        _check_observations(observation_space)
         get_distribution(sparsity_distribution)
-        _check_mask_seed(mask_seed)
+        mask_seed = _check_mask_seed(mask_seed)
+        _check_flag("rescale", rescale)
+        _check_flag("normalize_observations", normalize_observations)
         # Plain attributes, which a module may have before its own constructor ran; `_build` needs them.
         self.simba_kwargs = {
             "sparsity": sparsity,
@@ -155,6 +165,11 @@ class _SparseSimBaPolicy:
         """Build a critic; SB3 calls this, once more for the target."""
         return self._make_network("qf", self.critic_kwargs, features_extractor)
 
+    def forget_sparsity(self) -> None:
+        """What is saved from now on is a dense policy."""
+        self.simba_kwargs["sparsity"] = 0.0
+        self._sparsity = dict.fromkeys(self._sparsity, 0.0)
+
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = {**super()._get_constructor_parameters(), **self.simba_kwargs}
         if hasattr(self, "share_features_extractor"):
@@ -172,6 +187,7 @@ class _SquashedLogStdPolicy(_SparseSimBaPolicy):
     """
 
     def __init__(self, *args: Any, squash_log_std: bool = True, **kwargs: Any):
+        _check_flag("squash_log_std", squash_log_std)
         self.squash_log_std = squash_log_std
         super().__init__(*args, **kwargs)
 
@@ -231,9 +247,10 @@ class SparseSimBaDQNPolicy(_SparseSimBaPolicy, dqn.DQNPolicy):
 class SparseSimBaQRDQNPolicy(_SparseSimBaPolicy, qrdqn.QRDQNPolicy):
     __doc__ = f"""Sparse SimBa policy for QR-DQN. Its one network has the size of SimBa's critic.
 
-    QR-DQN hands every policy ``Adam`` with ``eps = 0.01 / batch_size`` when the user names no optimizer. This
-    policy takes exactly that for "none named" and uses AdamW. To really use Adam with such an ``eps``, name a
-    second argument too: ``optimizer_kwargs=dict(eps=1e-4, betas=(0.9, 0.999))``.
+    QR-DQN hands every policy ``Adam`` with ``eps = 0.01 / batch_size`` when the user names no ``optimizer_class``,
+    and drops the user's ``optimizer_kwargs`` then: give both or neither. This policy takes ``Adam`` with an ``eps``
+    of 0.01 divided by some integer, and nothing else, for "none named" and uses AdamW. To really use Adam with such
+    an ``eps``, name a second argument too: ``optimizer_kwargs=dict(eps=1e-4, betas=(0.9, 0.999))``.
     {_SparseSimBaPolicy.__doc__}"""
 
     network_classes = {"qf": SimBaQuantileNetwork}
@@ -268,7 +285,8 @@ def register_aliases() -> None:
 def _default_features_extractor(observation_space: spaces.Space, normalize_images: bool) -> type[BaseFeaturesExtractor]:
     if isinstance(observation_space, spaces.Dict):
         return CombinedExtractor
-    if is_image_space(observation_space, normalized_image=not normalize_images):
+    is_image = is_image_space(observation_space, normalized_image=not normalize_images)
+    if is_image and min(sorted(observation_space.shape or ())[-2:]) >= MIN_IMAGE_SIZE:
         return NatureCNN
     return FlattenExtractor
 
@@ -301,18 +319,38 @@ def _resolve_net_arch(net_arch: Any, width_scale: float, depth_scale: float, net
 
 
 def _check_blocks(blocks: Any) -> list[int]:
-    if not isinstance(blocks, (list, tuple)) or not all(isinstance(b, int) and b > 0 for b in blocks):
+    if not isinstance(blocks, (list, tuple)) or not all(_is_integer(b) and b > 0 for b in blocks):
         raise ValueError(f"net_arch {blocks!r}: expected a list of positive widths, one entry per residual block.")
     if len(set(blocks)) > 1:
         raise ValueError(
             f"net_arch {blocks!r}: all residual blocks of a network are equally wide, e.g. {[blocks[0]] * len(blocks)}."
         )
-    return list(blocks)
+    return [int(b) for b in blocks]
 
 
-def _check_mask_seed(mask_seed: Any) -> None:
-    if mask_seed is not None and (isinstance(mask_seed, bool) or not isinstance(mask_seed, int) or mask_seed < 0):
+def _check_mask_seed(mask_seed: Any) -> int | None:
+    if mask_seed is not None and not (_is_integer(mask_seed) and mask_seed >= 0):
         raise ValueError(f"mask_seed={mask_seed!r}: expected a non-negative integer, or None to follow SB3's seed=.")
+    return None if mask_seed is None else int(mask_seed)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _check_flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r}: expected True or False.")
+
+
+def _check_observations(space: spaces.Space) -> None:
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    if numbers := [key for key, part in parts.items() if isinstance(part, spaces.Box) and part.shape == ()]:
+        where = f"the parts {numbers} of the observation are" if numbers != [""] else "the observation is"
+        raise ValueError(
+            f"{where} a Box of shape (), which SB3's replay buffer cannot hold: wrap the environment, in "
+            "sb3_sparse.dmc.DMCWrapper if it is one of DeepMind Control, else in gymnasium.wrappers.FlattenObservation."
+        )
 
 
 def _check_keywords(policy_class: type, kwargs: dict[str, Any]) -> None:
@@ -327,6 +365,8 @@ def _check_keywords(policy_class: type, kwargs: dict[str, Any]) -> None:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
+            # SB3 passes this one itself, to the policies of some algorithms.
+            hint = f" {WRONG_POLICY}" if name == "use_sde" else hint
             raise ValueError(f"{policy_class.__name__} has no keyword {name!r}.{hint} Keywords: {sorted(known)}.")
 
 

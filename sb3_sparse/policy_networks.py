@@ -57,7 +57,27 @@ class ObservationNorm(nn.Module):
         return self.norms[0](obs) if self.keys else obs
 
 
-class SimBaNetwork:
+WRONG_POLICY = "Is this the policy of another algorithm? The string 'SparseSimBaPolicy' names the right one on each."
+# What algorithms ask their policies and networks for.
+_ASKED_FOR = {"actor", "actor_target", "critic", "critic_target", "q_net", "q_net_target", "quantile_net"} | {
+    "quantiles_total",
+    "set_bn_training_mode",
+}
+
+
+class HintsAtItsAlgorithm:
+    """Mixin for a module that is asked for what it has not, since it was given to another algorithm than its own."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            if name in _ASKED_FOR and "_modules" in self.__dict__:
+                raise AttributeError(f"{error}. {WRONG_POLICY}") from None
+            raise
+
+
+class SimBaNetwork(HintsAtItsAlgorithm):
     """
     Mixin for a sub-network of SB3: SimBa trunk instead of the MLP, pruned, with normalised observations.
 
@@ -117,13 +137,19 @@ class SimBaNetwork:
 
     def _observe(self, obs: PyTorchObs) -> None:
         """Update the observation statistics if this is a training pass of the network that feeds them."""
-        if self.obs_norm is not None and self.simba_kwargs["feeds_obs_norm"] and self.training and th.is_grad_enabled():
+        if self.obs_norm is None or not self.obs_norm.keys or not self.simba_kwargs["feeds_obs_norm"]:
+            return
+        if self.training and th.is_grad_enabled():
             self.obs_norm.update(self._preprocess(obs))
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
         """Preprocess and normalise observations, then extract features."""
         preprocessed = self._preprocess(obs)
         return features_extractor(preprocessed if self.obs_norm is None else self.obs_norm(preprocessed))
+
+    def forget_sparsity(self) -> None:
+        """What is saved from now on is a dense network."""
+        self.simba_kwargs["sparsity"] = 0.0
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

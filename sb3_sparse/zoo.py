@@ -14,6 +14,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 # Search space of `sb3-sparse tune`, besides rl-zoo3's own of the algorithm.
 WIDTH_SCALES = (0.25, 0.5, 1.0, 2.0)
 SPARSITY_RANGE = (0.5, 0.95)
+# Of DeepMind Control tasks whose entry names no `env_wrapper` (null stands for none at all).
+DMC_WRAPPER = {"sb3_sparse.dmc.DMCWrapper": {"action_repeat": 2}}
 
 
 def hyperparams_file(algo: str) -> Path | None:
@@ -56,13 +58,15 @@ def _convert_stream(sampled_params: dict[str, Any]) -> dict[str, Any]:
 def register() -> None:
     """Make rl-zoo3's hyperparameter search keep ``policy_kwargs`` and know sparse networks. Safe to call twice."""
     import rl_zoo3.train
-    from rl_zoo3 import hyperparams_opt
 
-    # rl-zoo3 has no search space for CrossQ; that of SAC has the same keywords.
-    samplers, converters = hyperparams_opt.HYPERPARAMS_SAMPLER, hyperparams_opt.HYPERPARAMS_CONVERTER
-    samplers.setdefault("crossq", samplers["sac"])
-    converters.setdefault("crossq", converters["sac"])
-    rl_zoo3.train.ExperimentManager = _experiment_manager()  # type: ignore[assignment, misc]
+    rl_zoo3.train.ExperimentManager = experiment_manager()  # type: ignore[assignment, misc]
+
+
+def _without_tau(propose: Any) -> Any:
+    def without_tau(*args: Any) -> dict[str, Any]:
+        return {name: value for name, value in propose(*args).items() if name != "tau"}
+
+    return without_tau
 
 
 def shrink_buffers_on_load() -> None:
@@ -131,14 +135,31 @@ def _merge(hyperparams: dict[str, Any], policy_kwargs: dict[str, Any], sampled: 
     return {**hyperparams, "policy_kwargs": {**proposed, **policy_kwargs, **sampled}}
 
 
-def _experiment_manager() -> type:
+def experiment_manager() -> type:
+    """rl-zoo3's ``ExperimentManager``, as the commands of this package use it."""
     from rl_zoo3 import exp_manager, hyperparams_opt
     from rl_zoo3.exp_manager import ExperimentManager
 
+    # rl-zoo3 has no search space for CrossQ. That of SAC serves, but for the target network that CrossQ does not have.
+    samplers, converters = hyperparams_opt.HYPERPARAMS_SAMPLER, hyperparams_opt.HYPERPARAMS_CONVERTER
+    samplers.setdefault("crossq", _without_tau(samplers["sac"]))
+    converters.setdefault("crossq", _without_tau(converters["sac"]))
+
     class SparseExperimentManager(ExperimentManager):
-        """rl-zoo3 replaces ``policy_kwargs`` by what its samplers propose; with our policies they are merged."""
+        """
+        rl-zoo3 replaces ``policy_kwargs`` by what its samplers propose; with our policies they are merged. Tasks of
+        DeepMind Control get their wrapper, without which they have Dict observations, where the file does not say it.
+        """
 
         def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+            hyperparams, saved = self._read_and_register()
+            is_unwrapped_dmc = self.env_name.gym_id.startswith("dm_control/") and "env_wrapper" not in hyperparams
+            if is_unwrapped_dmc and (_is_ours(hyperparams.get("policy")) or self.algo in STREAM_KAPPAS):
+                print(f"{self.env_name.gym_id} has no env_wrapper in the file: using {DMC_WRAPPER}")
+                hyperparams["env_wrapper"] = saved["env_wrapper"] = [DMC_WRAPPER]
+            return hyperparams, saved
+
+        def _read_and_register(self) -> tuple[dict[str, Any], dict[str, Any]]:
             trial_id, self.trial_id = self.trial_id, None
             hyperparams, saved = super().read_hyperparameters()
             if _is_ours(hyperparams.get("policy")):

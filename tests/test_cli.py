@@ -1,19 +1,23 @@
 """The command, as a user runs it."""
 
+import argparse
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from sb3_contrib import CrossQ
 from stable_baselines3 import SAC
 from torch import nn
 
-from sb3_sparse import cli, policies, zoo
+from sb3_sparse import SparseSimBaCrossQPolicy, cli, policies, zoo
+from sb3_sparse.dmc import register_dmc
 
-pytest.importorskip("rl_zoo3")
+ALGOS = pytest.importorskip("rl_zoo3").ALGOS
 
-ALGORITHMS = ("sac", "ddpg", "td3", "tqc", "dqn", "qrdqn")
+ALGORITHMS = ("sac", "ddpg", "td3", "tqc", "crossq", "dqn", "qrdqn")
 DMC_HARD = [f"dm_control/{task}-v0" for task in ("humanoid-run", "humanoid-walk", "humanoid-stand")] + [
     f"dm_control/dog-{task}-v0" for task in ("run", "walk", "trot", "stand")
 ]
@@ -127,6 +131,81 @@ def test_describe_any_policy_and_algorithm(tmp_path):
     assert "quantile_net\n" in out
 
 
+def test_describe_takes_what_makes_the_environment(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import gymnasium\n"
+        "from gymnasium.envs.classic_control import PendulumEnv\n"
+        "gymnasium.register('Mine-v0', PendulumEnv, max_episode_steps=200)\n"
+    )
+    out = run(
+        *("describe", "--env", "Mine-v0", "--gym-packages", "mine", "--env-kwargs", "g:5.0"),
+        *("-params", "policy_kwargs:dict(width_scale=0.1)"),
+        cwd=tmp_path,
+    )
+    assert "critic\n" in out.stdout
+    result = run("describe", "--env", "Pendulm-v1", cwd=tmp_path, check=False)
+    assert result.returncode == 2
+    assert "unknown environment 'Pendulm-v1'. Did you mean 'Pendulum-v1'?" in result.stderr
+
+
+@pytest.mark.parametrize(("algo", "wrappers"), [("sac", 1), ("stream_ac", 1), ("a2c", 0)])
+def test_deepmind_control_tasks_without_an_entry_are_wrapped(algo, wrappers, tmp_path):
+    pytest.importorskip("dm_control")
+    register_dmc()
+    zoo.register_algorithms()
+    hyperparams = {"policy": "MlpPolicy"} if algo == "a2c" else {}
+    (tmp_path / "a2c.yml").write_text("default: {}")
+    manager = zoo.experiment_manager()(
+        argparse.Namespace(),
+        algo,
+        "dm_control/quadruped-run-v0",
+        log_folder=str(tmp_path),
+        config=str(zoo.hyperparams_file(algo) or tmp_path / "a2c.yml"),
+        hyperparams=hyperparams,
+    )
+    hyperparams, saved = manager.read_hyperparameters()
+    assert hyperparams.get("env_wrapper") == saved.get("env_wrapper") == ([zoo.DMC_WRAPPER] * wrappers or None)
+
+
+def test_a_task_without_an_entry_is_trained(tmp_path):
+    pytest.importorskip("dm_control")
+    out = run(
+        *("train", "--algo", "td3", "--env", "dm_control/walker-run-v0", "-n", "40", "-f", "logs", "--eval-freq", "-1"),
+        *("-params", "learning_starts:20", "batch_size:8", "policy_kwargs:dict(width_scale=0.05)"),
+        cwd=tmp_path,
+    )
+    assert "has no env_wrapper in the file: using" in out.stdout
+    assert (tmp_path / "logs/td3/dm_control-walker-run-v0_1/dm_control-walker-run-v0.zip").is_file()
+
+
+def test_crossq_is_ours_on_the_command_line(tmp_path):
+    arguments = ("--algo", "crossq", "--env", "Pendulum-v1", "-n", "40", "-params", "learning_starts:20", "batch_size:8")
+    run("train", *arguments, "policy_kwargs:dict(width_scale=0.1)", "-f", "logs", "--eval-freq", "-1", cwd=tmp_path)
+    assert isinstance(CrossQ.load(tmp_path / "logs/crossq/Pendulum-v1_1/Pendulum-v1.zip").policy, SparseSimBaCrossQPolicy)
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_the_search_proposes_keywords_of_the_algorithm(algo):
+    import optuna
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+
+    zoo.experiment_manager()
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    sampled = HYPERPARAMS_SAMPLER[algo](study.ask(), 1, 1, {"using_her_replay_buffer": False})
+    trial = study.get_trials()[0]
+    keywords = set(inspect.signature(ALGOS[algo]).parameters) | {"noise_type", "noise_std"}
+    assert set(sampled) <= keywords
+    assert set(HYPERPARAMS_CONVERTER[algo](dict(trial.params))) <= keywords
+
+
+def test_rl_zoos_own_hyperparameters_are_announced(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_run_zoo", lambda command, args: None)
+    cli.train(["--algo", "ppo", "--env", "CartPole-v1"])
+    assert "has no hyperparameters for ppo: rl-zoo3's own are used" in capsys.readouterr().out
+    cli.train(["--algo", "sac", "--env", "Pendulum-v1"])
+    assert capsys.readouterr().out == ""
+
+
 def test_unknown_command_is_named(tmp_path):
     result = run("trian", cwd=tmp_path, check=False)
     assert result.returncode != 0
@@ -153,11 +232,18 @@ def test_packaged_hyperparameters_are_complete_and_valid(algo):
     settings = yaml.safe_load(zoo.hyperparams_file(algo).read_text())
     assert "default" in settings
     known = {policy.__name__ for policy in policies.POLICIES.values()}
+    # What rl-zoo3 takes out before the algorithm sees the rest.
+    of_rl_zoo = {"n_timesteps", "env_wrapper", "noise_type", "noise_std"}
+    keywords = set(inspect.signature(ALGOS[algo]).parameters)
     for entry in settings.values():
+        assert set(entry) - of_rl_zoo <= keywords
         module, _, name = entry["policy"].rpartition(".")
         assert (module, name in known) == ("sb3_sparse", True)
     if algo in ("dqn", "qrdqn"):
         assert {"CartPole-v1", "LunarLander-v3"} <= set(settings)
+        return
+    assert {"dm_control/cartpole-swingup-v0", "Pendulum-v1"} <= set(settings)
+    if algo == "crossq":
         return
     assert set(DMC_HARD) <= set(settings)
     for task in DMC_HARD:

@@ -15,7 +15,14 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_sparse import SparseLinear, SparseSimBaDQNPolicy, SparseSimBaPolicy, SparseSimBaQRDQNPolicy, sparsity_report
+from sb3_sparse import (
+    SparseLinear,
+    SparseSimBaDQNPolicy,
+    SparseSimBaPolicy,
+    SparseSimBaQRDQNPolicy,
+    sparsity_report,
+    to_dense,
+)
 from sb3_sparse.networks import RunningNorm
 from sb3_sparse.policies import POLICIES, POLICY_ALIAS
 from sb3_sparse.policy_networks import SimBaContinuousCritic, SimBaSACActor
@@ -142,7 +149,6 @@ def test_mask_seed_fixes_the_masks_alone():
     first, second = (make_model(SAC, seed=seed, mask_seed=7) for seed in (0, 1))
     masks = [[layer.topology for layer in sparse_layers(model.policy).values()] for model in (first, second)]
     assert masks[0] == masks[1]
-    assert not th.equal(first.policy.actor.latent_pi.norm.weight + first.policy.actor.mu.bias.sum(), th.zeros(1))
     values = [next(iter(sparse_layers(model.policy).values())).values for model in (first, second)]
     assert not th.equal(*values)
 
@@ -201,6 +207,7 @@ def test_optimizer_kwargs_without_a_class_reach_adamw():
         (spaces.Box(-1, 1, (3,)), FlattenExtractor, 1),
         (spaces.Box(-1, 1, (3, 2), np.float64), FlattenExtractor, 1),
         (spaces.Box(0, 255, (36, 36, 1), np.uint8), NatureCNN, 0),
+        (spaces.Box(0, 255, (7, 7, 3), np.uint8), FlattenExtractor, 0),
         (spaces.Discrete(4), FlattenExtractor, 0),
         (spaces.MultiDiscrete([3, 2]), FlattenExtractor, 0),
         (spaces.MultiBinary(5), FlattenExtractor, 0),
@@ -394,11 +401,72 @@ def test_a_checkpoint_shrinks_with_the_network(tmp_path):
         ({"mask_seed": -1}, "mask_seed=-1"),
         ({"sparcity": 0.5}, "no keyword 'sparcity'. Did you mean 'sparsity'"),
         ({"hidden_dim": 5}, "no keyword 'hidden_dim'"),
+        ({"net_arch": [True]}, r"\[True\].*positive widths"),
+        ({"sparsity_distribution": ["er"]}, r"\['er'\] is unknown"),
+        ({"rescale": "yes"}, "rescale='yes': expected True or False"),
+        ({"normalize_observations": "no"}, "normalize_observations='no'"),
+        ({"squash_log_std": 3}, "squash_log_std=3"),
     ],
 )
 def test_bad_keywords_are_named(kwargs, message):
     with pytest.raises(ValueError, match=message):
         SAC(POLICY_ALIAS, ReachEnv(), policy_kwargs=kwargs, buffer_size=1)
+
+
+def test_numbers_of_numpy_are_numbers():
+    kwargs = {"sparsity": np.float32(0.5), "net_arch": [np.int32(16)], "mask_seed": np.int64(3)}
+    model = SAC(POLICY_ALIAS, ReachEnv(), policy_kwargs=kwargs, buffer_size=1)
+    assert sparsity_report(model.actor).sparsity == pytest.approx(0.5, abs=1e-2)
+    SAC(POLICY_ALIAS, ReachEnv(), policy_kwargs={"width_scale": np.float64(0.1), "depth_scale": np.int64(1)}, buffer_size=1)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "policy", "missing"),
+    [
+        (DQN, SparseSimBaPolicy, "q_net"),
+        (QRDQN, SparseSimBaPolicy, "quantile_net"),
+        (TD3, SparseSimBaPolicy, "actor_target"),
+        (TQC, SparseSimBaPolicy, "quantiles_total"),
+        (CrossQ, SparseSimBaPolicy, "set_bn_training_mode"),
+        (SAC, SparseSimBaDQNPolicy, "use_sde"),
+    ],
+)
+def test_the_policy_of_another_algorithm_is_named(algorithm, policy, missing):
+    env = "CartPole-v1" if algorithm in DISCRETE else ReachEnv()
+    with pytest.raises((AttributeError, ValueError), match=f"'{missing}'.*The string 'SparseSimBaPolicy' names"):
+        algorithm(policy, env, policy_kwargs=dict(SMALL), buffer_size=100, learning_starts=2).learn(10)
+
+
+def test_what_the_replay_buffer_cannot_hold_is_said_at_once():
+    number = spaces.Box(-1, 1, ())
+    for space, message in [
+        (number, r"the observation is a Box of shape \(\).*FlattenObservation"),
+        (spaces.Dict({"height": number, "v": spaces.Box(-1, 1, (2,))}), r"the parts \['height'\].*DMCWrapper"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            SAC(POLICY_ALIAS, SpaceEnv(space, spaces.Box(-1, 1, (2,))), policy_kwargs=dict(SMALL), buffer_size=1)
+
+
+@pytest.mark.parametrize(("algorithm", "published"), [(SAC, 4_394_923), (DDPG, 4_392_214)])
+def test_policies_have_the_published_number_of_parameters(algorithm, published):
+    env = SpaceEnv(spaces.Box(-1, 1, (67,)), spaces.Box(-1, 1, (21,)))
+    kwargs = {"width_scale": 1, "sparsity": 0.8, "n_critics": 1}
+    policy = algorithm(POLICY_ALIAS, env, policy_kwargs=kwargs, buffer_size=1).policy
+    assert sum(sparsity_report(network).total_parameters for network in (policy.actor, policy.critic)) == published
+
+
+@pytest.mark.parametrize("algorithm", [SAC, DQN])
+def test_a_dense_copy_of_a_policy_can_be_saved(algorithm, tmp_path):
+    model = make_model(algorithm).learn(40)
+    obs = model.observation_space.sample()
+    for module in (model.policy, next(networks(model))[0]):
+        dense = to_dense(module)
+        dense.save(tmp_path / "dense")
+        loaded = type(dense).load(tmp_path / "dense")
+        assert not sparse_layers(loaded)
+        assert np.array_equal(loaded.predict(obs, deterministic=True)[0], dense.predict(obs, deterministic=True)[0])
+        assert np.allclose(loaded.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0], atol=1e-5)
+    assert sparse_layers(model.policy)
 
 
 def test_one_network_takes_one_sparsity_and_a_list():

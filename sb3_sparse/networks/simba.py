@@ -1,6 +1,7 @@
 """SimBa: residual feed-forward blocks with pre-layer-normalisation (Lee et al. 2024; sizes of the paper, Table 2)."""
 
 import math
+from numbers import Real
 
 import torch as th
 from torch import nn
@@ -98,7 +99,7 @@ def simba_sizes(width_scale: float = 1.0, depth_scale: float = 1.0) -> dict[str,
     :raises ValueError: If a scale is not positive, or leaves a network without units.
     """
     for name, scale in (("width_scale", width_scale), ("depth_scale", depth_scale)):
-        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
+        if isinstance(scale, bool) or not isinstance(scale, Real) or not 0 < scale < math.inf:
             raise ValueError(f"{name}={scale!r}: expected a positive number. 1 is SimBa's default size.")
     sizes = {}
     for network, width, n_blocks in (("pi", 128, 1), ("qf", 512, 2)):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Literal
 
 Budget = Literal["weights", "all_parameters"]
@@ -15,7 +16,7 @@ def check_sparsity(sparsity: float, name: str = "sparsity") -> float:
     :param name: How the error message calls it.
     :raises ValueError: If it is not a number in [0, 1).
     """
-    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)) or not 0.0 <= sparsity < 1.0:
+    if isinstance(sparsity, bool) or not isinstance(sparsity, Real) or not 0.0 <= sparsity < 1.0:
         raise ValueError(
             f"{name}={sparsity!r}: expected a number in [0, 1), the fraction of weights removed. "
             "0 is the dense network, 0.9 keeps one weight in ten."
@@ -95,6 +96,6 @@ def get_distribution(name: str) -> Callable[[Mapping[str, Sequence[int]], float]
 
     :raises ValueError: If there is none of that name.
     """
-    if name not in DISTRIBUTIONS:
+    if not isinstance(name, str) or name not in DISTRIBUTIONS:
         raise ValueError(f"sparsity distribution {name!r} is unknown: expected one of {sorted(DISTRIBUTIONS)}.")
     return DISTRIBUTIONS[name]

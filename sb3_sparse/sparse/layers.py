@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from numbers import Real
 from typing import Any
 
 import torch as th
@@ -252,14 +253,14 @@ def _with_weights(dense: nn.Module, sparse: _SparseWeight) -> Any:
 def _draw_topology(
     shape: tuple[int, ...], density: float | None, seed: int | None, device: th.device | str | None
 ) -> Topology:
-    if density is None or not 0.0 <= density <= 1.0:
+    if isinstance(density, bool) or not isinstance(density, Real) or not 0.0 <= density <= 1.0:
         raise ValueError(f"density={density!r}: expected the fraction of weights that exist, a number in [0, 1].")
     if seed is None:
         # Of the generator that the weights are drawn from, so that the next layer finds another state.
         place = th.device("cpu" if device is None else device)
         state = th.cuda.get_rng_state(place) if place.type == "cuda" else th.get_rng_state()
         seed = zlib.crc32(state.numpy().tobytes()) % MAX_SEED
-    return Topology.random(shape, round(density * math.prod(shape)), seed)
+    return Topology.random(shape, round(float(density) * math.prod(shape)), seed)
 
 
 def _seed_from_float(value: float, prefix: str) -> int:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch as th
 from torch import nn
@@ -13,6 +14,14 @@ from sb3_sparse.sparse.layers import SparseConv2d, SparseLinear
 from sb3_sparse.sparse.topology import Topology, derive_seed
 
 Exclude = Iterable[str] | Callable[[str, nn.Module], bool]
+
+
+@runtime_checkable
+class RemembersSparsity(Protocol):
+    """A module that keeps the sparsity it was built with, such as a policy for its checkpoints."""
+
+    def forget_sparsity(self) -> None:
+        """:func:`to_dense` made all layers dense."""
 
 
 def sparsify_(
@@ -40,7 +49,8 @@ def sparsify_(
     :param seed: Draws the topologies; by default ``torch.initial_seed()``, from which nothing is drawn.
     :param rescale: Multiply the surviving weights of a layer by ``1 / sqrt(density)``.
     :return: The module.
-    :raises ValueError: If an argument is out of range, or a name in ``exclude`` is not a submodule.
+    :raises ValueError: If an argument is out of range, a name in ``exclude`` is not a submodule, a layer is sparse
+        already, or layers share a weight.
     """
     check_sparsity(sparsity)
     allocate = get_distribution(distribution)
@@ -74,6 +84,8 @@ def to_dense(module: nn.Module) -> nn.Module:
     for name, layer in list(dense.named_modules()):
         if isinstance(layer, (SparseLinear, SparseConv2d)):
             dense = _replace(dense, name, layer.to_dense())
+        elif isinstance(layer, RemembersSparsity):
+            layer.forget_sparsity()
     return dense
 
 
@@ -114,7 +126,8 @@ class SparsityReport:
     @property
     def sparsity(self) -> float:
         """Fraction removed of the weights of all layers in the table."""
-        return 1.0 - sum(row.nnz for row in self.layers) / max(1, sum(row.total for row in self.layers))
+        total = sum(row.total for row in self.layers)
+        return 1.0 - sum(row.nnz for row in self.layers) / total if total else 0.0
 
     def __str__(self) -> str:
         header = ("layer", "shape", "density", "nnz", "total", "backend")
@@ -173,10 +186,15 @@ def sparsity_report(module: nn.Module) -> SparsityReport:
 
 def _prunable_layers(module: nn.Module, exclude: Exclude) -> Iterable[tuple[str, nn.Linear | nn.Conv2d]]:
     is_excluded = exclude if callable(exclude) else _excluded_by_name(module, exclude)
+    owners: dict[th.Tensor, str] = {}
     for name, layer in module.named_modules():
+        if isinstance(layer, (SparseLinear, SparseConv2d)) and not is_excluded(name, layer):
+            raise ValueError(f"{name or 'the module'} is sparse already: take to_dense(module) first, or name it in exclude=.")
         # Subclasses may compute something else with their weight, so they are left alone.
         if type(layer) in (nn.Linear, nn.Conv2d) and not is_excluded(name, layer):
             assert isinstance(layer, (nn.Linear, nn.Conv2d))
+            if (owner := owners.setdefault(layer.weight, name)) != name:
+                raise ValueError(f"{owner} and {name} share one weight, which sparse layers cannot: name them in exclude=.")
             yield name, layer
 
 

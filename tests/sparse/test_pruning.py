@@ -107,6 +107,18 @@ def test_report_counts():
     assert "100x100" in text
     assert "2,800 learnable of 10,300 parameters, weight sparsity 0.7500" in text
     assert str(sparsity_report(nn.ReLU())).startswith("layer")
+    assert sparsity_report(nn.GRU(3, 4)).sparsity == 0.0
+
+
+def test_what_cannot_be_pruned_is_named():
+    twice = sparsify_(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64)), 0.5)
+    with pytest.raises(ValueError, match=r"^0 is sparse already: .*to_dense"):
+        sparsify_(twice, 0.9)
+    tied = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    tied[1].weight = tied[0].weight
+    with pytest.raises(ValueError, match=r"^0 and 1 share one weight"):
+        sparsify_(tied, 0.9)
+    assert isinstance(sparsify_(tied, 0.9, exclude=["1"])[0], SparseLinear)
 
 
 @pytest.mark.parametrize(
