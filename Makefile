@@ -1,6 +1,7 @@
 # Everything below creates .venv on its own. PYTHON is the interpreter it is made with.
 PYTHON ?= python3
-# Torch comes first and by its exact version: left to the resolver, pip takes a build with several GB of CUDA.
+# Torch comes first and by its exact version. Where pip's own build is the one for CUDA (several GB, on Linux), another one
+# can be named, with the options that pytorch.org gives: make demo TORCH="torch==2.13.0 --index-url ..."
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
