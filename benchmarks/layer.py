@@ -25,7 +25,12 @@ parser.add_argument("--sparsity", nargs="+", type=float, default=[0.8, 0.9, 0.95
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--rounds", type=int, default=9)
 parser.add_argument("--device", default="cpu")
+parser.add_argument(
+    "--without-avx512", action="store_true", help="with ATEN_CPU_CAPABILITY=avx2: as processors without it are"
+)
 args = parser.parse_args()
+if args.without_avx512:
+    import without_avx512  # noqa: F401
 th.set_num_threads(args.threads)
 
 

@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 import torch as th
@@ -321,6 +323,21 @@ def test_variable_names_the_backend(monkeypatch):
 def test_wrong_number_of_features_is_named():
     with pytest.raises(ValueError, match=r"\(2, 5\).*expected 4 features"):
         SparseLinear(4, 3, density=0.5)(th.zeros(2, 5))
+
+
+def test_kernels_of_processors_without_avx512(tmp_path):
+    if not llvm.get_host_cpu_features().get("avx2", False):
+        pytest.skip("for x86-64 processors with AVX2")
+    root = Path(__file__).parents[2]
+    tests = ["test_products_equal_masked_dense_twin", "test_blocks_where_weights_are_unevenly_spread"]
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "without_avx512", "-p", "no:cacheprovider", "-k", " or ".join(tests), __file__],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(root / "benchmarks")])},
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_importing_the_package_compiles_nothing():
