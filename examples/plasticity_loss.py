@@ -130,6 +130,11 @@ def result_file(folder: Path, arm: str, seed: int) -> Path:
     return folder / f"{arm.replace(', ', '_').replace(' ', '_')}_{seed}.csv"
 
 
+def n_rows(path: Path) -> int:
+    """Tasks in a result file: one of a shorter trial run does not count as done."""
+    return len(path.read_text().splitlines()) - 1 if path.exists() else 0
+
+
 def collect(folder: Path, seeds: int, n_tasks: int) -> list[dict]:
     """The rows of all results that are there."""
     rows = []
@@ -234,7 +239,7 @@ def main() -> None:
     for seed in range(args.seeds):
         for arm in args.arms:
             path = result_file(args.results, arm, seed)
-            if not path.exists():
+            if n_rows(path) < args.tasks:
                 start = time.monotonic()
                 rows = run(ARMS[arm], seed, args.tasks)
                 write_csv(path, rows)

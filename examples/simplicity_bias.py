@@ -63,12 +63,13 @@ def measure(name, factory, n_inits):
 def summary(network, sparsity, scores):
     n = len(scores)
     mean = sum(scores) / n
-    deviation = math.sqrt(sum((score - mean) ** 2 for score in scores) / (n - 1))
+    deviation = math.sqrt(sum((score - mean) ** 2 for score in scores) / (n - 1)) if n > 1 else math.nan
     print(f"{network:10s} S={sparsity:<5g} {mean:.3f} ± {deviation / math.sqrt(n):.3f} ({n} initialisations)", flush=True)
     return (network, sparsity, n, f"{mean:.4f}", f"{deviation / math.sqrt(n):.4f}", f"{deviation:.4f}")
 
 
-Path(args.scores).mkdir(parents=True, exist_ok=True)
+for folder in (Path(args.scores), Path(args.output).parent):
+    folder.mkdir(parents=True, exist_ok=True)
 rows = [summary("MLP 256x2", 0.0, measure("mlp", mlp(), args.n_inits))]
 kinds = {"SimBa actor": (simba_actor, args.n_inits), "SimBa critic": (simba_critic, args.n_critic_inits)}
 for kind, (make, n_inits) in kinds.items():

@@ -66,6 +66,8 @@ def main(args: list[str]) -> None:
     )
     options = parser.parse_args(args)
     if options.plot is not None:
+        if Path(options.plot).suffix != ".png":
+            parser.error(f"--plot {options.plot}: expected the name of a .png file.")
         # Before the agent is built: what is missing is better said at once.
         new_figure()
 

@@ -1,6 +1,7 @@
 """What happens inside a network while it trains: metrics, a probe for models of SB3, callbacks; and resets."""
 
 from sb3_sparse.plasticity.activations import Activations, record_activations
+from sb3_sparse.plasticity.batches import ObservedBatch
 from sb3_sparse.plasticity.callbacks import PlasticityCallback, ResetCallback
 from sb3_sparse.plasticity.interference import gradient_gram, gradient_interference
 from sb3_sparse.plasticity.measure import METRICS, measure
@@ -38,6 +39,7 @@ __all__ = [
     "DormantRatio",
     "Interference",
     "Network",
+    "ObservedBatch",
     "PlasticityCallback",
     "Probe",
     "ResetCallback",

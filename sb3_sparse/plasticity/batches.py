@@ -18,10 +18,16 @@ from stable_baselines3.her import HerReplayBuffer
 
 
 class ObservedBatch(NamedTuple):
-    """A batch for algorithms without a buffer: enough for all metrics that need no loss."""
+    """
+    A batch for algorithms without a buffer: enough for all metrics that need no loss.
+
+    >>> measure(model, batch=ObservedBatch(th.as_tensor(model.policy.features(observations))))
+    """
 
     observations: PyTorchObs
+    """What the networks are given, ``(batch, ...)``: of the streaming algorithms ``policy.features(obs)``."""
     actions: th.Tensor | None = None
+    """``(batch, ...)``, for critics of state and action."""
 
 
 def sample_batch(model: BaseAlgorithm, n_samples: int = 256, seed: int = 0) -> Any:
@@ -38,7 +44,9 @@ def sample_batch(model: BaseAlgorithm, n_samples: int = 256, seed: int = 0) -> A
         return _rollout_batch(model.rollout_buffer, n_samples, seed)
     buffer = getattr(model, "replay_buffer", None)
     if buffer is None:
-        raise ValueError(f"{type(model).__name__} has no buffer to sample from: pass a batch.")
+        raise ValueError(
+            f"{type(model).__name__} has no buffer to sample from: pass batch=ObservedBatch(...), see its documentation."
+        )
     if n_stored(buffer) < n_samples:
         return None
     with undisturbed(model, seed):

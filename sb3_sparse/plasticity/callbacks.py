@@ -1,9 +1,11 @@
 """Callbacks about plasticity, for any algorithm of Stable-Baselines3: one that looks, and one that resets."""
 
 import math
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,10 @@ from sb3_sparse.plasticity.reset_model import check_model, check_options, reset_
 from sb3_sparse.plasticity.table import CsvTable
 from sb3_sparse.sparse.topology import derive_seed
 
+_HIDDEN_ROLLOUTS = (
+    "{0} inside an event callback, such as EveryNTimesteps, does not see the rollouts of PPO and A2C: "
+    "pass it to learn() directly. {1}= is its schedule."
+)
 DEFAULT_METRICS = (
     *("dormant_redo", "dormant_authors", "fau", "srank"),
     *("gradient_norm", "parameter_norm", "feature_norm", "interference"),
@@ -78,7 +84,7 @@ class PlasticityCallback(BaseCallback):
         metrics: str | Sequence[str] = DEFAULT_METRICS,
         networks: str | Sequence[str] = NETWORKS,
         figures: bool = True,
-        csv_path: str | None = None,
+        csv_path: str | os.PathLike[str] | None = None,
         verbose: int = 0,
     ):
         super().__init__(verbose)
@@ -89,6 +95,8 @@ class PlasticityCallback(BaseCallback):
         self.metrics = check_metrics(metrics)
         self.wanted = check_networks(networks)
         self.figures = figures
+        if csv_path is not None and not isinstance(csv_path, (str, os.PathLike)):
+            raise ValueError(f"csv_path={csv_path!r}: expected the name of a CSV file.")
         self.csv_path = csv_path
         self.table: CsvTable | None = None
         self._next = 0
@@ -101,11 +109,16 @@ class PlasticityCallback(BaseCallback):
         path = self.csv_path or _default_csv_path(self.logger, self.locals.get("callback"))
         self._check_path(path)
         self.table = None if path is None else CsvTable(path, names, self.num_timesteps)
-        self._began, self._n_logged = self.num_timesteps, 0
+        self._began, self._n_logged, self._saw_rollout = self.num_timesteps, 0, False
         if self.table is not None and self.verbose:
             print(f"Plasticity metrics are written to {self.table.path}")
         self._next = self._after(self.num_timesteps)
         self._source = batch_source(self.model, self.n_samples, self.log_freq)
+        buffer = getattr(self.model, "replay_buffer", None)
+        if buffer is not None and (capacity := buffer.buffer_size * buffer.n_envs) < self.n_samples:
+            raise ValueError(
+                f"n_samples={self.n_samples}: the replay buffer holds {capacity} transitions at most. Take fewer samples."
+            )
         if not has_losses(self.model) and any(METRICS[name].needs_losses for name in self.metrics):
             warnings.warn(
                 f"PlasticityCallback: the losses of {type(self.model).__name__} are not known, so metrics of gradients are "
@@ -113,7 +126,7 @@ class PlasticityCallback(BaseCallback):
                 stacklevel=2,
             )
 
-    def _check_path(self, path: str | Path | None) -> None:
+    def _check_path(self, path: str | os.PathLike[str] | None) -> None:
         for other in _all_callbacks(self.locals.get("callback")):
             table = other.table if isinstance(other, PlasticityCallback) and other is not self else None
             if table is not None and path is not None and table.path.resolve() == Path(path).resolve():
@@ -130,9 +143,14 @@ class PlasticityCallback(BaseCallback):
     def _after(self, timesteps: int) -> int:
         return (timesteps // self.log_freq + 1) * self.log_freq
 
+    def _on_rollout_start(self) -> None:
+        self._saw_rollout = True
+
     def _on_step(self) -> bool:
         if not self._source.at_rollout_end:
             self._look()
+        elif not self._saw_rollout:
+            raise ValueError(_HIDDEN_ROLLOUTS.format("PlasticityCallback", "log_freq"))
         return True
 
     def _on_rollout_end(self) -> None:
@@ -153,17 +171,23 @@ class PlasticityCallback(BaseCallback):
         for column, value in values.items():
             self.logger.record(f"plasticity/{column}", value)
         if self.table is not None:
-            self.table.append(self.num_timesteps, values)
+            self._append(self.table, values)
         if self.figures and any(isinstance(output, TensorBoardOutputFormat) for output in self.logger.output_formats):
             try:
                 self._draw(probe)
             except ImportError as error:
                 self.figures = False
                 warnings.warn(f"PlasticityCallback: {error}. Training goes on without figures.", stacklevel=2)
-        if not self._source.at_rollout_end:
-            # SB3 logs every few episodes, under the step of then: the next measurement would take the place of this one.
-            self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
-            self.logger.dump(self.num_timesteps)
+        # SB3 logs every few episodes or rollouts, under the step of then: the next measurement would take this one's place.
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(self.num_timesteps)
+
+    def _append(self, table: CsvTable, values: dict[str, float]) -> None:
+        try:
+            table.append(self.num_timesteps, values)
+        except OSError as error:
+            # The table keeps its rows: the next measurement writes them too.
+            warnings.warn(f"PlasticityCallback: cannot write {table.path} ({error}). Training goes on.", stacklevel=2)
 
     def _draw(self, probe: Probe) -> None:
         for name in self.networks:
@@ -255,11 +279,16 @@ class ResetCallback(BaseCallback):
         self.networks = None if networks is None else check_networks(networks)
         # Of its record of handled resets: several callbacks may reset one model.
         self.record = "/".join([self.clock, strategy, *(self.networks or ())])
-        self.seed = seed
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, Integral)):
+            raise ValueError(f"seed={seed!r}: expected a whole number, or None.")
+        flags = {"redraw_topology": redraw_topology, "include_temperature": include_temperature}
+        for name, flag in {**flags, "reset_step": kwargs.get("reset_step", False)}.items():
+            if not isinstance(flag, bool):
+                raise ValueError(f"{name}={flag!r}: expected True or False.")
+        self.seed = None if seed is None else int(seed)
         self.options = {
             "target": target,
-            "redraw_topology": redraw_topology,
-            "include_temperature": include_temperature,
+            **flags,
             **kwargs,
         }
         check_options(
@@ -280,6 +309,7 @@ class ResetCallback(BaseCallback):
                 f"every_grad_steps={self.interval}: {type(self.model).__name__} counts epochs, not gradient steps. "
                 "Use every_env_steps."
             )
+        self._saw_rollout = False
         now = self._now()
         # A model that starts anew at step 0 has a record from further on; one without a record has nothing to make up for.
         self._handled = min(self._progress().setdefault(self.record, now), now)
@@ -288,9 +318,12 @@ class ResetCallback(BaseCallback):
     def _on_step(self) -> bool:
         if isinstance(self.model, OffPolicyAlgorithm):
             self._reset_if_due()
+        elif not self._saw_rollout:
+            raise ValueError(_HIDDEN_ROLLOUTS.format("ResetCallback", "every_env_steps"))
         return True
 
     def _on_rollout_start(self) -> None:
+        self._saw_rollout = True
         if not isinstance(self.model, OffPolicyAlgorithm):
             self._reset_if_due()
 
@@ -299,12 +332,17 @@ class ResetCallback(BaseCallback):
         if self.positions(self._handled, now):
             if self.model.num_timesteps >= self.model._total_timesteps:
                 return
-            if self.strategy == "redo" and not n_stored(self.model.replay_buffer):  # type: ignore[attr-defined]
-                # Nothing to score units on yet: due at the next step again.
+            if self.strategy == "redo" and not self._can_score_units():
+                # Due at the next step again.
                 return
             self._reset(now)
         self._handled = now
         self._progress()[self.record] = now
+
+    def _can_score_units(self) -> bool:
+        """Whether the replay buffer holds a batch. A resumed run begins with an empty one."""
+        buffer: Any = self.model.replay_buffer  # type: ignore[attr-defined]
+        return n_stored(buffer) >= min(self.options.get("batch_size", 256), buffer.buffer_size * buffer.n_envs)
 
     def _reset(self, now: int) -> None:
         seed = None if self.seed is None else derive_seed(self.seed, f"reset at {self.clock} {now}")

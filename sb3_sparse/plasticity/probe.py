@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
 from sb3_sparse.plasticity.activations import Activations, record_activations
-from sb3_sparse.plasticity.batches import ObservedBatch, sample_batch, undisturbed
+from sb3_sparse.plasticity.batches import ObservedBatch, n_stored, sample_batch, undisturbed
 from sb3_sparse.plasticity.interference import gradient_interference
 from sb3_sparse.plasticity.losses import has_losses, has_own_losses, per_sample_losses
 from sb3_sparse.plasticity.metrics import Interference, Spectrum, spectrum
@@ -66,6 +67,14 @@ def find_networks(model: BaseAlgorithm) -> dict[str, Network]:
     return networks
 
 
+def _why_too_few(model: BaseAlgorithm) -> str:
+    if isinstance(model, OnPolicyAlgorithm):
+        size = model.rollout_buffer.buffer_size * model.n_envs
+        return f"a rollout of this model has {size} samples (n_steps * n_envs) and has to be complete: take at most {size}."
+    stored = n_stored(model.replay_buffer)  # type: ignore[attr-defined]
+    return f"the replay buffer holds {stored} transitions: train longer, load_replay_buffer after loading, or take fewer."
+
+
 class Probe:
     """
     One look at a model: a batch, and everything the metrics are computed from. Each part is computed when asked for.
@@ -86,9 +95,7 @@ class Probe:
         if batch is None:
             batch = sample_batch(model, n_samples, seed)
             if batch is None:
-                raise ValueError(
-                    f"the buffer of the model does not hold n_samples={n_samples} yet: train longer, or take fewer."
-                )
+                raise ValueError(f"n_samples={n_samples}: {_why_too_few(model)}")
         self.batch = batch
         self.networks = {name: NetworkProbe(self, name, network) for name, network in find_networks(model).items()}
 

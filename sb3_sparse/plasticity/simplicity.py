@@ -28,7 +28,7 @@ class SimplicityBias:
     """What :func:`simplicity_bias_score` found."""
 
     scores: tuple[float, ...]
-    """``1 / c`` of each initialisation; infinite where the network is constant over the grid."""
+    """``1 / c`` of each initialisation."""
     seeds: tuple[int, ...]
     """The seed of each initialisation."""
 

@@ -33,13 +33,15 @@ def main(args: list[str]) -> None:
         help="plasticity series to draw, patterns such as 'critic_*' allowed (default: all). The return is always drawn",
     )
     options = parser.parse_args(args)
+    output = Path(options.output)
+    if not output.name:
+        parser.error(f"--output {options.output}: expected the name of a file, without ending.")
     try:
         groups = group_runs([read_run(run) for run in options.runs])
         curves = collect(groups, options.x, options.smooth, options.series)
     except ValueError as error:
         sys.exit(f"sb3-sparse plot: {error}")
     png = to_png(draw_curves(curves, options.x))
-    output = Path(options.output)
     output = output.with_suffix("") if output.suffix in (".png", ".html") else output
     for ending, content in ((".png", png), (".html", to_html(curves, groups, png, options.x, options.smooth))):
         path = output.with_name(output.name + ending)

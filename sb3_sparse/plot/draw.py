@@ -43,7 +43,14 @@ def to_png(figure: Any) -> bytes:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write beside, then rename, so that no half-written file is ever seen; makes the folder."""
+    """Write beside, then rename, so that no half-written file is ever seen; makes the folder. Ends the program on failure."""
+    try:
+        _write(path, content)
+    except (OSError, ValueError) as error:
+        sys.exit(f"sb3-sparse: cannot write {str(path)!r} ({error}): name another file.")
+
+
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".part")
     beside.write_bytes(content)

@@ -3,7 +3,9 @@
 import csv
 import json
 import sys
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,8 +92,19 @@ def _split_label(argument: str) -> tuple[str, str]:
     return next((split for split in splits if split[1] and Path(split[1]).is_dir()), splits[-1])
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read ({type(error).__name__}: {error}). "
+            "If a run is writing it just now, try again; else remove it."
+        ) from error
+
+
 def _read_evaluations(path: Path) -> Series:
-    with np.load(path) as file:
+    with _reading(path), np.load(path) as file:
         return _series(file["timesteps"], file["results"].mean(axis=1))
 
 
@@ -99,7 +112,7 @@ def _read_monitor(folder: Path, frames_per_step: int) -> dict[str, Series]:
     """Returns and clock of all environments of a run: every one counts its own steps."""
     episodes, starts = [], []
     for path in sorted(folder.glob("*monitor.csv")):
-        with path.open(newline="") as file:
+        with _reading(path), path.open(newline="") as file:
             # The first line is a comment that says when the environment was made. It is missing, and the last line
             # short, while a run is starting or writing.
             if not (comment := file.readline()):
@@ -189,10 +202,13 @@ def _read_settings(folder: Path) -> dict[str, Any] | None:
     Loader.add_multi_constructor("tag:yaml.org,2002:python/", plain)
 
     def read(path: Path) -> dict[str, Any]:
-        with path.open() as file:
-            content = yaml.load(file, Loader)
-        # An OrderedDict is written as a call with one argument, the list of its pairs.
-        return content if isinstance(content, dict) else dict(content[0])
+        with _reading(path):
+            try:
+                content = yaml.load(path.read_text(), Loader)
+            except yaml.YAMLError as error:
+                raise ValueError(error) from error
+            # An OrderedDict is written as a call with one argument, the list of its pairs.
+            return content if isinstance(content, dict) else dict(content[0])
 
     config = read(paths[0])
     arguments = paths[0].with_name("args.yml")

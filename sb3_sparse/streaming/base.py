@@ -128,6 +128,12 @@ class StreamAlgorithm(BaseAlgorithm):
         # Known already when a saved agent is loaded, perhaps into another environment.
         if self.time_feature and self._time_limit is None:
             self._time_limit = self._find_time_limit()
+        if not issubclass(self.policy_class, tuple(self.policy_aliases.values())):
+            names = sorted({policy.__name__ for policy in self.policy_aliases.values()})
+            raise ValueError(
+                f"{self.policy_class.__name__} is no policy of {type(self).__name__}: expected 'MlpPolicy', 'CnnPolicy', "
+                f"or a subclass of one of {names}."
+            )
         self.policy = self.policy_class(  # type: ignore[assignment]
             self.observation_space,
             self.action_space,
@@ -250,7 +256,7 @@ class StreamAlgorithm(BaseAlgorithm):
             callback.on_training_end()
         except BaseException:
             # Perhaps between a step of the environment and what follows from it: go on with a new episode.
-            self._features = None
+            self._features = self._last_obs = None
             raise
         finally:
             th.set_num_threads(threads)

@@ -84,7 +84,8 @@ def cnn_trunk(image_shape: Sequence[int], network: str, width_scale: float = 1.0
         out_channels = scaled(out_channels, width_scale)
         height, width_px = (height - kernel) // stride + 1, (width_px - kernel) // stride + 1
         if min(height, width_px) < 1:
-            raise ValueError(f"an image of shape {tuple(image_shape)} is too small for the {network!r} network.")
+            hint = " Take network='minatar'." if network == "atari" else " Flatten it, and take MlpPolicy."
+            raise ValueError(f"an image of shape {tuple(image_shape)} is too small for the {network!r} network." + hint)
         layers += _normalized(nn.Conv2d(channels, out_channels, kernel, stride), [out_channels, height, width_px])
         channels = out_channels
     width = scaled(width, width_scale)

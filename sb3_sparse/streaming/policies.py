@@ -120,11 +120,11 @@ class StreamPolicy(BasePolicy):
         self._steps: np.ndarray | None = None
         self._build()
 
-    def _per_network(self, keyword: str, value: Any) -> dict[str, Any]:
+    def _per_network(self, keyword: str, value: Any, noun: str = "number") -> dict[str, Any]:
         if not isinstance(value, Mapping):
             return dict.fromkeys(self.network_names, value)
         if set(value) != set(self.network_names) or len(self.network_names) == 1:
-            expected = "one number" if len(self.network_names) == 1 else f"one number, or one for each of {self.network_names}"
+            expected = f"one {noun}" + (f", or one for each of {self.network_names}" if len(self.network_names) > 1 else "")
             raise ValueError(f"{keyword}={dict(value)!r}: expected {expected}.")
         return dict(value)
 
@@ -137,7 +137,7 @@ class StreamPolicy(BasePolicy):
                 f"net_arch={net_arch!r} together with width_scale={self.width_scale}: "
                 "the scale multiplies the default widths, net_arch replaces them. Give one or the other."
             )
-        resolved = self._per_network("net_arch", net_arch)
+        resolved = self._per_network("net_arch", net_arch, "list of widths")
         for widths in resolved.values():
             if not isinstance(widths, (list, tuple)) or not all(isinstance(w, int) and w > 0 for w in widths):
                 raise ValueError(f"net_arch={net_arch!r}: expected a list of positive widths, one per hidden layer.")

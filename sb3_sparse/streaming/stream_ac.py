@@ -101,7 +101,7 @@ class StreamAC(StreamAlgorithm):
         outputs = self._actor.outputs(self._features, keep=True)
         if isinstance(self.action_space, spaces.Discrete):
             probabilities = _softmax(outputs)
-            logs["entropy"] = -float(probabilities @ np.log(probabilities))
+            logs["entropy"] = -float(probabilities @ _log(probabilities))
         else:
             std = _gaussian(outputs)[1]
             logs["std"] = float(std.mean())
@@ -118,6 +118,11 @@ _ONE = np.ones(1, dtype=np.float32)
 def _softmax(logits: np.ndarray) -> np.ndarray:
     weights = np.exp(logits.astype(np.float64) - logits.max())
     return weights / weights.sum()
+
+
+def _log(probabilities: np.ndarray) -> np.ndarray:
+    """Finite also where a probability was rounded to zero."""
+    return np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
 
 
 def _gaussian(outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -156,7 +161,7 @@ def categorical_gradient(outputs: np.ndarray, action: int, entropy_weight: float
     :return: float32, ``(n_actions,)``
     """
     probabilities = _softmax(outputs)
-    log_probabilities = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+    log_probabilities = _log(probabilities)
     entropy = -(probabilities @ log_probabilities)
     gradient = -probabilities - entropy_weight * probabilities * (log_probabilities + entropy)
     gradient[action] += 1.0

@@ -13,13 +13,13 @@ import yaml
 from sb3_contrib import QRDQN, TQC, CrossQ, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, EveryNTimesteps
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
-from sb3_sparse.plasticity import METRICS, PlasticityCallback
+from sb3_sparse.plasticity import METRICS, PlasticityCallback, ResetCallback
 from sb3_sparse.plasticity.callbacks import DEFAULT_METRICS
 from sb3_sparse.plasticity.measure import columns
 from tests.envs import ReachEnv, SpaceEnv
@@ -293,7 +293,51 @@ def test_two_callbacks_do_not_write_to_one_file(tmp_path):
 
 def test_a_run_without_a_measurement_is_not_silent():
     with pytest.warns(UserWarning, match="has measured nothing in 40 timesteps"):
+        make(SAC, steps=0).learn(40, callback=PlasticityCallback(n_samples=64))
+
+
+def test_a_batch_that_the_buffer_can_never_hold_is_refused():
+    with pytest.raises(ValueError, match="n_samples=256: the replay buffer holds 200 transitions at most"):
         make(SAC, steps=0).learn(40, callback=PlasticityCallback())
+
+
+def test_a_file_that_cannot_be_written_is_named_before_training(tmp_path):
+    (tmp_path / "mine.csv").write_text("my precious,data\n")
+    (tmp_path / "afile").write_text("")
+    for name, message in [("mine.csv", "is not a table of plasticity metrics"), ("afile/x.csv", "choose another csv_path")]:
+        model = make(SAC, steps=0)
+        with pytest.raises(ValueError, match=message):
+            model.learn(40, callback=PlasticityCallback(csv_path=tmp_path / name))
+        assert model.num_timesteps == 0
+    assert (tmp_path / "mine.csv").read_text() == "my precious,data\n"
+    with pytest.raises(ValueError, match="csv_path=5"):
+        PlasticityCallback(csv_path=5)
+
+
+def test_a_disk_that_fills_up_does_not_end_the_training(tmp_path, monkeypatch):
+    def append(self, timesteps, values):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("sb3_sparse.plasticity.table.CsvTable.append", append)
+    callback = PlasticityCallback(log_freq=30, n_samples=16, metrics="fau", csv_path=tmp_path / "p.csv")
+    with pytest.warns(UserWarning, match="No space left on device"):
+        assert make(SAC, steps=0).learn(40, callback=callback).num_timesteps == 40
+
+
+def test_rollouts_hidden_by_an_event_callback_are_an_error():
+    for callback in (PlasticityCallback(log_freq=16, n_samples=8), ResetCallback(every_env_steps=16)):
+        model = PPO("MlpPolicy", "CartPole-v1", n_steps=16, batch_size=8)
+        with pytest.raises(ValueError, match=f"{type(callback).__name__} inside an event callback"):
+            model.learn(64, callback=EveryNTimesteps(8, callback))
+
+
+def test_on_policy_measurements_are_logged_under_their_own_steps(tmp_path):
+    model = A2C("MlpPolicy", "CartPole-v1")
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(100, callback=PlasticityCallback(log_freq=20, n_samples=5, metrics="fau"))
+    with (tmp_path / "progress.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["plasticity/critic_fau"]]
+    assert [int(row["time/total_timesteps"]) for row in rows] == [20, 40, 60, 80, 100]
 
 
 def test_in_a_yaml_for_rl_zoo3(tmp_path):

@@ -284,7 +284,7 @@ def test_an_algorithm_may_name_its_own_networks():
 def test_what_cannot_work_is_named():
     model = make(SAC)
     for call, message in [
-        (lambda: measure(model, 500), "does not hold n_samples=500 yet"),
+        (lambda: measure(model, 500), "n_samples=500: the replay buffer holds 40 transitions"),
         (lambda: measure(model, 16, metrics=["dormant"]), "unknown metric 'dormant' \\(name the convention"),
         (lambda: measure(model, 16, metrics=[]), "no metric named"),
         (lambda: measure(model, 16, networks=["q_net"]), "q_net goes by the name 'critic'"),

@@ -215,7 +215,8 @@ def test_real_resets_in_training(algorithm, strategy, tmp_path):
     model = algorithm(policy, env, seed=0, policy_kwargs=policy_kwargs, device="cpu", **kwargs)
     model.set_logger(configure(str(tmp_path), ["csv"]))
     objects = [id(p) for p in model.policy.parameters()]
-    model.learn(80, callback=ResetCallback(30, strategy=strategy))
+    options = {"batch_size": 16} if strategy == "redo" else {}
+    model.learn(80, callback=ResetCallback(30, strategy=strategy, **options))
     assert model.reset_progress["count"] == 2
     assert [id(p) for p in model.policy.parameters()] == objects
     assert all(p.isfinite().all() for p in model.policy.parameters())
@@ -236,7 +237,7 @@ def test_on_policy_rollouts_come_from_one_policy(monkeypatch):
 def test_redo_with_vec_normalize_scores_normalised_observations():
     env = VecNormalize(make_vec_env(ReachEnv), norm_reward=False)
     model = SAC("MlpPolicy", env, learning_starts=10, batch_size=8, buffer_size=200, policy_kwargs={"net_arch": [8]})
-    model.learn(40, callback=ResetCallback(20, strategy="redo", tau=0.5))
+    model.learn(40, callback=ResetCallback(20, strategy="redo", tau=0.5, batch_size=16))
     assert model.logger.name_to_value["reset/count"] == 1
     assert 0 < model.logger.name_to_value["reset/critic_dormant"] < 1
     assert {name for name in model.logger.name_to_value if name.startswith("reset/actor")} == {
@@ -331,7 +332,7 @@ def test_a_float_from_yaml_is_a_whole_number():
 
 def test_two_callbacks_each_keep_their_own_record(resets):
     def both():
-        return [ResetCallback(every_env_steps=30, strategy="redo"), ResetCallback(every_env_steps=50)]
+        return [ResetCallback(every_env_steps=30, strategy="redo", batch_size=16), ResetCallback(every_env_steps=50)]
 
     model = make_model()
     model.learn(60, callback=both())
@@ -344,9 +345,21 @@ def test_two_callbacks_each_keep_their_own_record(resets):
 
 def test_redo_waits_for_something_to_score_units_on():
     model = make_model(n_envs=8, learning_starts=1000)
-    callback = ResetCallback(every_env_steps=8, strategy="redo")
+    callback = ResetCallback(every_env_steps=8, strategy="redo", batch_size=16)
     model.learn(40, callback=callback)
-    assert model.reset_progress["count"] == 3  # at 16, 24 and 32: at 8 nothing is stored yet
+    assert model.reset_progress["count"] == 2  # at 24 and 32: before, less than a batch is stored
+
+
+def test_redo_after_a_resume_waits_for_a_batch(tmp_path):
+    model = make_model(learning_starts=1000)
+    model.learn(60)
+    model.save(tmp_path / "model")
+    resumed = type(model).load(tmp_path / "model", env=model.get_env())
+    callback = ResetCallback(every_env_steps=61, strategy="redo", batch_size=32)
+    resumed.learn(20, callback=callback, reset_num_timesteps=False)
+    assert "count" not in resumed.reset_progress
+    resumed.learn(40, callback=callback, reset_num_timesteps=False)
+    assert resumed.reset_progress["count"] == 1
 
 
 def test_redo_without_a_hidden_layer_is_refused_before_training():
@@ -362,6 +375,10 @@ def test_redo_without_a_hidden_layer_is_refused_before_training():
         ({"at": 1000}, r"at=1000: expected a list .* at=\[1000\]"),
         ({"every_env_steps": float("inf")}, "every_env_steps=inf"),
         ({"networks": ["q"]}, "unknown network 'q'"),
+        ({"seed": "a"}, "seed='a'"),
+        ({"seed": 1.5}, "seed=1.5"),
+        ({"strategy": "redo", "reset_step": "no"}, "reset_step='no': expected True or False"),
+        ({"redraw_topology": 1}, "redraw_topology=1"),
     ],
 )
 def test_bad_input_is_refused_when_the_callback_is_made(kwargs, message):

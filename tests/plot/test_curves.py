@@ -143,6 +143,18 @@ def test_a_run_that_is_just_being_written(tmp_path):
     assert run.returns["monitor"].x[-1] == 60
 
 
+@pytest.mark.parametrize("name", ["evaluations.npz", "Pendulum-v1/config.yml", "Pendulum-v1/args.yml", "monitor.csv"])
+@pytest.mark.parametrize("content", [b"", b"{: x", b"PK\x03\x04 half"])
+def test_a_damaged_file_is_named(tmp_path, name, content):
+    zoo_run(tmp_path / "run", 1)
+    (tmp_path / "run" / name).write_bytes(content)
+    if name == "monitor.csv" and not content:
+        assert read_run(str(tmp_path / "run")).returns  # an environment that was just made
+        return
+    with pytest.raises(ValueError, match=rf"(?s){name}' cannot be read .*try again"):
+        read_run(str(tmp_path / "run"))
+
+
 def test_equal_signs_in_labels_and_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monitor_run(tmp_path / "S=0.9")
@@ -282,6 +294,16 @@ def test_output_may_name_either_file(tmp_path):
     run = zoo_run(tmp_path / "run", 1)
     cli.main(["plot", run, "-o", str(tmp_path / "new/v1.5.png")])
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["v1.5.html", "v1.5.png"]
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path):
+    run = zoo_run(tmp_path / "run", 1)
+    (tmp_path / "afile").write_text("")
+    with pytest.raises(SystemExit, match=r"afile/x.png.*name another file"):
+        cli.main(["plot", run, "-o", str(tmp_path / "afile/x")])
+    for command in (["plot", run, "-o", "."], ["describe", "--env", "Pendulum-v1", "--plot", "weights.pdf"]):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(command)
 
 
 def test_a_missing_matplotlib_is_named(tmp_path, monkeypatch):

@@ -13,9 +13,11 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback,
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_sparse.streaming import AdaptiveObGD, ObGD, StreamAC, StreamQ, StreamSARSA
 from sb3_sparse.streaming.compiled import CompiledLearner
+from sb3_sparse.streaming.policies import StreamACPolicy, StreamQPolicy
 from tests.envs import ReachEnv, SpaceEnv
 
 ALGORITHMS = [(StreamAC, "Pendulum-v1"), (StreamAC, "CartPole-v1"), (StreamQ, "CartPole-v1"), (StreamSARSA, "CartPole-v1")]
@@ -456,8 +458,26 @@ def test_an_interrupted_step_is_followed_by_a_new_episode():
     with pytest.raises(KeyboardInterrupt):
         model.learn(20, callback=Each(interrupt))
     steps = []
-    model.learn(3, reset_num_timesteps=False, callback=Each(lambda callback: steps.append(model._episode_steps)))
-    assert steps == [0, 1, 2]
+    elapsed = lambda: model.env.get_attr("_elapsed_steps")[0]  # noqa: E731
+    watch = Each(lambda callback: steps.append((model._episode_steps, elapsed())))
+    model.learn(3, reset_num_timesteps=False, callback=watch)
+    # Callbacks come after the environment's step: agent and environment are at the same place.
+    assert steps == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_the_policy_of_another_algorithm_is_named():
+    for algorithm, policy in ((StreamAC, StreamQPolicy), (StreamQ, StreamACPolicy), (StreamAC, SACPolicy)):
+        with pytest.raises(ValueError, match=f"{policy.__name__} is no policy of {algorithm.__name__}: expected 'MlpPolicy'"):
+            algorithm(policy, "CartPole-v1")
+
+
+def test_the_entropy_of_a_saturated_policy_is_a_number():
+    model = StreamAC("MlpPolicy", "CartPole-v1", seed=0).learn(5)
+    with th.no_grad():
+        model.policy.actor.heads[0].bias[0] = 2000.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert model._training_logs()["entropy"] == 0.0
 
 
 def test_without_compiled_code_learning_goes_on(monkeypatch):
