@@ -59,9 +59,10 @@ class ObservationNorm(nn.Module):
 
 WRONG_POLICY = "Is this the policy of another algorithm? The string 'SparseSimBaPolicy' names the right one on each."
 # What algorithms ask their policies and networks for.
-_ASKED_FOR = {"actor", "actor_target", "critic", "critic_target", "q_net", "q_net_target", "quantile_net"} | {
-    "quantiles_total",
-    "set_bn_training_mode",
+_ASKED_FOR = {
+    *("actor", "actor_target", "critic", "critic_target"),
+    *("q_net", "q_net_target", "quantile_net"),
+    *("quantiles_total", "set_bn_training_mode"),
 }
 
 
