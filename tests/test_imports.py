@@ -27,7 +27,7 @@ def roots(names: set[str]) -> set[str]:
 
 ALL = sorted(PACKAGE.rglob("*.py"))
 PURE_PLASTICITY = ("metrics", "activations", "interference", "figures", "table", "simplicity", "resets", "redo")
-PURE = [path for path in ALL if path.relative_to(PACKAGE).parts[0] in ("sparse", "networks")]
+PURE = [path for path in ALL if path.relative_to(PACKAGE).parts[0] in ("common", "sparse", "networks")]
 PURE += [PACKAGE / "plasticity" / f"{name}.py" for name in PURE_PLASTICITY]
 
 
@@ -37,7 +37,7 @@ def test_networks_sparse_layers_and_metrics_know_no_rl_library(path):
     assert not roots(names) & RL_LIBRARIES
     ours = {name for name in names if name.startswith("sb3_sparse")}
     allowed = {f"sb3_sparse.plasticity.{name}" for name in PURE_PLASTICITY}
-    assert all(name.split(".")[1] in ("sparse", "networks") or name in allowed for name in ours)
+    assert all(name.split(".")[1] in ("common", "sparse", "networks") or name in allowed for name in ours)
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(PACKAGE)))

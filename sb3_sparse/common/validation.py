@@ -1,0 +1,112 @@
+"""
+Checks of arguments: one sentence for each kind of mistake, wherever it is made.
+
+Each function returns the value as a plain Python object, or raises a ``ValueError`` that names the argument, what was
+given and what is allowed. NumPy's scalars, and arrays without dimensions, count as the numbers that they hold; a bool is
+no number.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+
+def whole_number(name: str, value: Any, minimum: int | None = None, maximum: int | None = None) -> int:
+    """
+    An integer. A float without a fraction counts as one, such as the 1.0e5 of a YAML file.
+
+    :param minimum: The smallest that is allowed.
+    :param maximum: The largest that is allowed.
+    :raises ValueError: If it is no such number.
+    """
+    number = _plain(value)
+    if (
+        isinstance(number, (int, float))
+        and not isinstance(number, bool)
+        and (isinstance(number, int) or number.is_integer())
+        and (minimum is None or number >= minimum)
+        and (maximum is None or number <= maximum)
+    ):
+        return int(number)
+    expected = "a whole number"
+    if minimum is not None and maximum is not None:
+        expected += f" from {minimum} to {maximum}"
+    elif minimum == 1:
+        expected = "a positive whole number"
+    elif minimum is not None:
+        expected += f" of at least {minimum}"
+    raise ValueError(f"{name}={value!r}: expected {expected}.")
+
+
+def whole_numbers(name: str, value: Any, minimum: int | None = None) -> list[int]:
+    """
+    A list of integers, from a list, tuple or array of them.
+
+    :raises ValueError: If it is something else.
+    """
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) != 1:
+        kind = "positive whole numbers" if minimum == 1 else "whole numbers"
+        raise ValueError(f"{name}={value!r}: expected a list of {kind}.")
+    return [whole_number(f"{name}[{i}]", entry, minimum) for i, entry in enumerate(value)]
+
+
+def fraction(name: str, value: Any) -> float:
+    """
+    :raises ValueError: If it is not a number in [0, 1].
+    """
+    return _number(name, value, lambda number: 0.0 <= number <= 1.0, "a number in [0, 1]")
+
+
+def positive(name: str, value: Any) -> float:
+    """
+    :raises ValueError: If it is not a finite number above 0.
+    """
+    return _number(name, value, lambda number: 0.0 < number < math.inf, "a positive number")
+
+
+def non_negative(name: str, value: Any) -> float:
+    """
+    :raises ValueError: If it is not a finite number of at least 0.
+    """
+    return _number(name, value, lambda number: 0.0 <= number < math.inf, "a number that is not negative")
+
+
+def flag(name: str, value: Any) -> bool:
+    """
+    :raises ValueError: If it is neither True nor False.
+    """
+    plain = _plain(value)
+    if not isinstance(plain, bool):
+        raise ValueError(f"{name}={value!r}: expected True or False.")
+    return plain
+
+
+def choice(name: str, value: Any, allowed: Collection[str]) -> str:
+    """
+    :raises ValueError: If it is none of the names that are allowed.
+    """
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name}={value!r}: expected one of {sorted(allowed)}.")
+    return str(value)
+
+
+def number_in(name: str, value: Any, low: float, high: float) -> float:
+    """
+    :raises ValueError: If it is not a number in [low, high).
+    """
+    return _number(name, value, lambda number: low <= number < high, f"a number in [{low:g}, {high:g})")
+
+
+def _number(name: str, value: Any, is_allowed: Any, expected: str) -> float:
+    number = _plain(value)
+    if not isinstance(number, (int, float)) or isinstance(number, bool) or not is_allowed(number):
+        raise ValueError(f"{name}={value!r}: expected {expected}.")
+    return float(number)
+
+
+def _plain(value: Any) -> Any:
+    """What a NumPy scalar, or an array without dimensions, holds; anything else as it is."""
+    is_scalar = isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0)
+    return value.item() if is_scalar else value
