@@ -1,16 +1,22 @@
 """Which weights of a layer exist: an exact number of positions, fixed by a seed, never changed."""
 
+import itertools
 import math
 import weakref
 import zlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch as th
 
-# Seeds travel through state dicts as float32 scalars, which are exact up to here.
-MAX_SEED = 2**24
+from sb3_sparse.common.validation import whole_number, whole_numbers
+from sb3_sparse.sparse.identity import MAX_NUMBER, encode
+
+MAX_SEED = MAX_NUMBER
+# Of the columns of a topology, so many tell it from others in a hash table.
+_HASHED_COLUMNS = 4096
 
 
 class TopologyTensors(NamedTuple):
@@ -47,9 +53,11 @@ class Topology:
     :raises ValueError: If the positions are not ascending, or not inside the tensor.
     """
 
-    _random_topologies: "weakref.WeakValueDictionary[tuple[tuple[int, ...], int, int], Topology]" = (
+    _random_topologies: ClassVar["weakref.WeakValueDictionary[tuple[tuple[int, ...], int, int], Topology]"] = (
         weakref.WeakValueDictionary()
     )
+    _by_handle: ClassVar["weakref.WeakValueDictionary[int, Topology]"] = weakref.WeakValueDictionary()
+    _handles: ClassVar["itertools.count[int]"] = itertools.count()
 
     def __init__(self, shape: Sequence[int], flat_index: np.ndarray, seed: int | None = None):
         self.shape = _check_shape(shape)
@@ -57,21 +65,45 @@ class Topology:
         self.nnz = len(flat_index)
         self.rows = self.shape[0]
         self.columns = math.prod(self.shape[1:])
-        if self.nnz and not (flat_index[0] >= 0 and flat_index[-1] < self.numel and (flat_index[1:] > flat_index[:-1]).all()):
+        flat_index = np.asarray(flat_index)
+        is_index = flat_index.ndim == 1 and flat_index.dtype.kind in "iu"
+        if not is_index or (
+            self.nnz and not (flat_index[0] >= 0 and flat_index[-1] < self.numel and (flat_index[1:] > flat_index[:-1]).all())
+        ):
             raise ValueError(
                 f"positions of {self.nnz} weights in a tensor of shape {self.shape}: expected ascending numbers in "
                 f"[0, {self.numel}), each once. If they come from a checkpoint, it is damaged."
             )
         row, col = np.divmod(flat_index, self.columns)
-        #: ``(rows + 1,)`` int32: row ``i`` holds the weights ``crow[i]:crow[i + 1]``. Not to be written to.
-        self.crow: np.ndarray = np.zeros(self.rows + 1, dtype=np.int32)
-        np.cumsum(np.bincount(row, minlength=self.rows), out=self.crow[1:])
-        #: ``(nnz,)`` column of each weight, ascending inside a row; uint16 where that is enough, else int32.
+        self._crow = np.zeros(self.rows + 1, dtype=np.int32)
+        np.cumsum(np.bincount(row, minlength=self.rows), out=self._crow[1:])
+        #: ``(rows + 1,)`` int32, read-only: row ``i`` holds the weights ``crow[i]:crow[i + 1]``.
+        self.crow: np.ndarray = self._crow.view()
+        #: ``(nnz,)``, read-only: column of each weight, ascending inside a row; uint16 where that is enough, else int32.
         self.col: np.ndarray = col.astype(np.uint16 if self.columns <= 2**16 else np.int32)
+        # Native code reads at their addresses and trusts what it finds.
+        self.crow.flags.writeable = self.col.flags.writeable = False
         #: Addresses of ``crow`` and ``col``, which take numpy a microsecond each to tell.
         self.addresses = (self.crow.ctypes.data, self.col.ctypes.data)
         self._tensors: dict[th.device, TopologyTensors] = {}
         self._flat_index: dict[th.device, th.Tensor] = {}
+        #: Stands for this object inside graphs of torch, which hold numbers and tensors only.
+        self.handle = next(self._handles)
+        self._by_handle[self.handle] = self
+
+    @classmethod
+    def of_handle(cls, handle: int) -> "Topology":
+        """
+        The topology with that :attr:`handle`.
+
+        :raises ValueError: If it does not exist any more: graphs do not keep the layers alive that they came from.
+        """
+        topology = cls._by_handle.get(handle)
+        if topology is None:
+            raise ValueError(
+                f"the topology {handle} of a compiled graph is gone together with its layer. Compile the module again."
+            )
+        return topology
 
     @classmethod
     def random(cls, shape: Sequence[int], nnz: int, seed: int) -> "Topology":
@@ -87,11 +119,9 @@ class Topology:
         """
         shape = _check_shape(shape)
         numel = math.prod(shape)
-        if not 0 <= nnz <= numel:
-            raise ValueError(f"nnz={nnz}: a weight of shape {shape} can keep 0 to {numel} of its entries.")
-        if not 0 <= seed < MAX_SEED:
-            raise ValueError(f"topology seed {seed}: expected an integer in [0, {MAX_SEED}).")
-        key = (shape, int(nnz), int(seed))
+        nnz = whole_number("nnz", nnz, 0, numel)
+        seed = whole_number("seed", seed, 0, MAX_SEED - 1)
+        key = (shape, nnz, seed)
         topology = cls._random_topologies.get(key)
         if topology is None:
             topology = cls(shape, _draw_positions(shape[0], numel // shape[0], nnz, seed), seed)
@@ -109,6 +139,21 @@ class Topology:
         return cls(mask.shape, np.flatnonzero(mask))
 
     @property
+    def kind(self) -> int:
+        """0 if it was drawn from a seed, 1 if it was given."""
+        return 0 if self.seed is not None else 1
+
+    @cached_property
+    def number(self) -> int:
+        """What tells it from others of its kind, shape and number of weights: the seed, or a checksum of the positions."""
+        return self.seed if self.seed is not None else positions_checksum(self._flat_positions())
+
+    @cached_property
+    def identity(self) -> list[float]:
+        """What stands for it in a state dict, see ``identity.py``."""
+        return encode(self.number, (self.kind, *self.shape, self.nnz))
+
+    @property
     def numel(self) -> int:
         """Size of the dense weight tensor."""
         return self.rows * self.columns
@@ -124,7 +169,11 @@ class Topology:
         return self.nnz / self.numel
 
     def tensors(self, device: th.device | str = "cpu") -> TopologyTensors:
-        """Row-wise and column-wise indices on a device, computed once and kept until :meth:`forget_tensors`."""
+        """
+        Row-wise and column-wise indices on a device, computed once and kept until :meth:`forget_tensors`.
+
+        Not to be written to: kernels read them.
+        """
         device = _canonical_device(device)
         tensors = self._tensors.get(device)
         if tensors is None:
@@ -189,7 +238,7 @@ class Topology:
         order = self.column_order().astype(np.int32)
         t_crow = np.zeros(self.columns + 1, dtype=np.int32)
         np.cumsum(np.bincount(self.col, minlength=self.columns), out=t_crow[1:])
-        arrays = (self.crow, self.col.astype(np.int32), t_crow, self.row_of_weights()[order], order)
+        arrays = (self._crow, self.col.astype(np.int32), t_crow, self.row_of_weights()[order], order)
         return TopologyTensors(*map(th.from_numpy, arrays))
 
     def __eq__(self, other: object) -> bool:
@@ -199,8 +248,14 @@ class Topology:
             return True
         return self.shape == other.shape and np.array_equal(self.crow, other.crow) and np.array_equal(self.col, other.col)
 
+    @cached_property
+    def _hash(self) -> int:
+        # Of a part, so that it is cheap. Positions in one hash table differ nearly everywhere or nowhere.
+        some = self.col[:: max(1, self.nnz // _HASHED_COLUMNS)]
+        return hash((self.shape, self.nnz, zlib.crc32(self.crow.tobytes()), zlib.crc32(some.astype(np.int32).tobytes())))
+
     def __hash__(self) -> int:
-        return hash((self.shape, self.nnz))
+        return self._hash
 
     def __copy__(self) -> "Topology":
         return self
@@ -222,6 +277,11 @@ def tensor_bytes(topology: Topology) -> int:
     """Memory of the tensors that :meth:`Topology.tensors` makes."""
     # Column, row and order of each weight, and where columns begin. Rows begin where the topology itself says.
     return 4 * (3 * topology.nnz + topology.columns + 1)
+
+
+def positions_checksum(flat_index: np.ndarray) -> int:
+    """A 24-bit checksum of positions in a flattened weight, the same on every platform."""
+    return zlib.crc32(flat_index.astype("<i8").tobytes()) % MAX_NUMBER
 
 
 def derive_seed(base: int, position: str) -> int:
@@ -259,7 +319,7 @@ def _draw_positions(rows: int, columns: int, nnz: int, seed: int) -> np.ndarray:
 
 
 def _check_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    shape = tuple(int(size) for size in shape)
+    shape = tuple(whole_numbers("weight shape", shape))
     if len(shape) < 2 or min(shape) < 1:
         raise ValueError(f"weight shape {shape}: expected at least two dimensions, all of them positive.")
     if math.prod(shape) >= 2**31:

@@ -114,8 +114,8 @@ def test_different_seeds_differ():
     [
         ((3, 4), 13, 0, "nnz=13"),
         ((3, 4), -1, 0, "nnz=-1"),
-        ((3, 4), 5, MAX_SEED, "topology seed"),
-        ((3, 4), 5, -1, "topology seed"),
+        ((3, 4), 5, MAX_SEED, "seed="),
+        ((3, 4), 5, -1, "seed="),
         ((3,), 1, 0, "weight shape"),
         ((3, 0), 0, 0, "weight shape"),
         ((2**16, 2**15), 5, 0, "more than"),

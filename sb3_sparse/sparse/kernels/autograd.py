@@ -1,17 +1,23 @@
-"""The differentiable operations on compressed weights."""
+"""
+The product that layers call. Eager torch runs our kernels through one autograd function; where a tool of torch's is at
+work on the computation, it gets what it can read: ``operation.py`` or ``formula.py``.
+"""
 
 from typing import Any
 
 import torch as th
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
 
+from sb3_sparse.sparse.kernels import formula, operation
 from sb3_sparse.sparse.kernels.backend import Backend
 from sb3_sparse.sparse.kernels.chooser import choose_backend
 from sb3_sparse.sparse.topology import Topology
 
+_PLAIN = (th.Tensor, th.nn.Parameter)
+
 
 class _SparseLinear(th.autograd.Function):
-    """``y = x Wᵀ + bias`` with gradients for ``x``, the living weights and the bias. Differentiable once."""
+    """``y = x Wᵀ + bias`` with gradients for ``x``, the living weights and the bias."""
 
     @staticmethod
     def forward(
@@ -27,66 +33,113 @@ class _SparseLinear(th.autograd.Function):
         return backend.forward(packed, values.detach(), topology, bias, len(x))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor | None, ...]:
         (grad,) = grad_outputs
         packed_x, values = ctx.saved_tensors
-        packed = ctx.backend.pack(grad)
         grad_x = grad_values = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            grad_x = ctx.backend.grad_input(packed, values.detach(), ctx.topology, ctx.batch)
-        if ctx.needs_input_grad[1]:
-            grad_values = ctx.backend.grad_values(packed, packed_x, ctx.topology, ctx.batch)
-        if ctx.needs_input_grad[2]:
-            grad_bias = grad.sum(dim=0)
+        wants_x, wants_values, wants_bias = ctx.needs_input_grad[:3]
+        if not _is_eager(grad):
+            # A batch of gradients at once, under vmap.
+            if wants_x:
+                grad_x = grad @ formula.scatter(values, ctx.topology)
+            if wants_values:
+                x = ctx.backend.unpack(packed_x, ctx.batch)
+                index = ctx.topology.flat_index(x.device)
+                grad_values = (grad.transpose(-1, -2) @ x).flatten(-2).index_select(-1, index)
+            return grad_x, grad_values, grad.sum(dim=-2) if wants_bias else None, None, None
+        with th.no_grad():
+            packed = ctx.backend.pack(grad)
+            if wants_x:
+                grad_x = ctx.backend.grad_input(packed, values.detach(), ctx.topology, ctx.batch)
+            if wants_values:
+                grad_values = ctx.backend.grad_values(packed, packed_x, ctx.topology, ctx.batch)
+            if wants_bias:
+                grad_bias = grad.sum(dim=0)
+        if th.is_grad_enabled():
+            # With create_graph=True. Gradients of ours are numbers: whoever differentiates them again has to be told.
+            grad_x, grad_values, grad_bias = (
+                g if g is None else _Once.apply(g, grad) for g in (grad_x, grad_values, grad_bias)
+            )
         return grad_x, grad_values, grad_bias, None, None
 
 
-class _ScatterDense(th.autograd.Function):
-    """Living weights to the dense weight tensor; the gradient is gathered back."""
+class _Once(th.autograd.Function):
+    """Passes a gradient on that cannot be differentiated again."""
 
     @staticmethod
-    def forward(ctx: Any, values: th.Tensor, topology: Topology) -> th.Tensor:
-        ctx.topology = topology
-        dense = values.new_zeros(topology.numel)
-        dense.index_copy_(0, topology.flat_index(values.device, keep=True), values)
-        return dense.view(topology.shape)
+    def forward(ctx: Any, grad: th.Tensor, origin: th.Tensor) -> th.Tensor:
+        return grad.view_as(grad)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor, None]:
-        (grad,) = grad_outputs
-        return grad.reshape(-1).index_select(0, ctx.topology.flat_index(grad.device, keep=True)), None
+    def backward(ctx: Any, *grad_outputs: th.Tensor) -> Any:
+        raise RuntimeError(
+            "the gradient of a sparse layer is differentiated again, which its kernels cannot: do it on a plain copy, "
+            "sb3_sparse.to_dense(module), or with torch.func.grad, jacrev and the like instead of create_graph=True."
+        )
 
 
-def sparse_linear(x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None = None) -> th.Tensor:
+def _is_eager(tensor: Any) -> bool:
+    """Whether nothing but torch's own autograd looks at computations with that tensor."""
+    return (
+        type(tensor) in _PLAIN
+        and th._C._functorch.peek_interpreter_stack() is None
+        and th._C._len_torch_dispatch_stack() == 0
+        and th._C._get_tracing_state() is None
+        and forward_ad._current_level < 0
+    )
+
+
+def _wants_formula(*tensors: Any) -> bool:
+    """Whether the tool that is at work has to see torch's own operations: what it makes is to run without this package."""
+    if th.compiler.is_compiling():
+        return th.compiler.is_exporting()
+    return (
+        any(isinstance(tensor, th.fx.Proxy) for tensor in tensors)
+        or th._C._get_tracing_state() is not None
+        or th._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+    )
+
+
+def _for_tools(
+    x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, identity: th.Tensor | None
+) -> th.Tensor:
+    """The product, as the tool that is at work wants to see it."""
+    if _wants_formula(x, values):
+        return formula.linear(x, values, topology, bias, None if identity is None else identity.device)
+    _check(x, values, topology, bias)
+    x, values, bias = _autocast(x, values, bias)
+    y = operation.linear(x.reshape(-1, topology.columns), values, bias, identity, topology.handle)
+    return y if x.dim() == 2 else y.reshape(*x.shape[:-1], topology.rows)
+
+
+def sparse_linear(
+    x: th.Tensor,
+    values: th.Tensor,
+    topology: Topology,
+    bias: th.Tensor | None = None,
+    identity: th.Tensor | None = None,
+) -> th.Tensor:
     """
     ``x Wᵀ + bias`` for a weight given by its living values.
 
     Under autocast the product runs in the autocast dtype, as ``torch.nn.functional.linear`` does. Gradients
-    exist once: differentiating them again raises.
+    exist once: differentiating them again raises, unless by the transforms of ``torch.func``.
 
     :param x: Input of shape ``(..., in)``.
     :param values: Living weights, ``(nnz,)``, row by row.
     :param topology: Where they live.
     :param bias: ``(out,)`` or None.
-    :return: Output of shape ``(..., out)``.
+    :param identity: The layer's buffer ``topology_seed``, by which a compiled graph notices another topology.
+    :return: Output of shape ``(..., out)``; its memory layout is described at :class:`Backend`.
     :raises ValueError: If a shape, dtype or device does not fit.
     """
-    if x.shape[-1] != topology.columns:
-        raise ValueError(f"input of shape {tuple(x.shape)}: expected {topology.columns} features in the last dimension.")
-    if values.shape != (topology.nnz,) or (bias is not None and bias.shape != (topology.rows,)):
-        shapes = f"values {tuple(values.shape)}, bias {None if bias is None else tuple(bias.shape)}"
-        raise ValueError(f"{shapes}: expected {(topology.nnz,)} and {(topology.rows,)} for {topology}.")
-    if th.is_autocast_enabled(x.device.type) and values.dtype != th.float64:
-        dtype = th.get_autocast_dtype(x.device.type)
-        x, values = x.to(dtype), values.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
-    for name, tensor in (("input", x), ("bias", bias)):
-        if tensor is not None and (tensor.dtype, tensor.device) != (values.dtype, values.device):
-            raise ValueError(
-                f"{name} is {tensor.dtype} on {tensor.device}, the weights are {values.dtype} on {values.device}: "
-                "convert one of them with .to()."
-            )
+    if th.compiler.is_compiling() or not (_is_eager(x) and type(values) in _PLAIN):
+        return _for_tools(x, values, topology, bias, identity)
+    _check(x, values, topology, bias)
+    if th.is_autocast_enabled(x.device.type):
+        x, values, bias = _autocast(x, values, bias)
+    _check_places(x, values, bias)
     rows = x if x.dim() == 2 else x.reshape(-1, topology.columns)
     values, bias = values.contiguous(), None if bias is None else bias.contiguous()
     training = th.is_grad_enabled() and (x.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad))
@@ -99,12 +152,44 @@ def sparse_linear(x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.
     return y if x.dim() == 2 else y.reshape(*x.shape[:-1], topology.rows)
 
 
-def scatter_dense(values: th.Tensor, topology: Topology) -> th.Tensor:
+def scatter_dense(values: th.Tensor, topology: Topology, identity: th.Tensor | None = None) -> th.Tensor:
     """
     The dense weight tensor, a fresh one, differentiable with respect to ``values``.
 
     :param values: Living weights, ``(nnz,)``.
     :param topology: Where they live.
+    :param identity: The layer's buffer ``topology_seed``, by which a compiled graph notices another topology.
     :return: Tensor of shape ``topology.shape``, zero where no weight lives.
     """
-    return _ScatterDense.apply(values, topology)
+    if th.compiler.is_compiling() or not _is_eager(values):
+        if _wants_formula(values):
+            return formula.scatter(values, topology, None if identity is None else identity.device)
+        return operation.scatter(values, identity, topology.handle)
+    dense = values.new_zeros(topology.numel)
+    dense.index_copy_(0, topology.flat_index(values.device, keep=True), values)
+    return dense.view(topology.shape)
+
+
+def _check(x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None) -> None:
+    if x.shape[-1] != topology.columns:
+        raise ValueError(f"input of shape {tuple(x.shape)}: expected {topology.columns} features in the last dimension.")
+    if values.shape != (topology.nnz,) or (bias is not None and bias.shape != (topology.rows,)):
+        shapes = f"values {tuple(values.shape)}, bias {None if bias is None else tuple(bias.shape)}"
+        raise ValueError(f"{shapes}: expected {(topology.nnz,)} and {(topology.rows,)} for {topology}.")
+
+
+def _check_places(x: th.Tensor, values: th.Tensor, bias: th.Tensor | None) -> None:
+    for name, tensor in (("input", x), ("bias", bias)):
+        if tensor is not None and (tensor.dtype, tensor.device) != (values.dtype, values.device):
+            raise ValueError(
+                f"{name} is {tensor.dtype} on {tensor.device}, the weights are {values.dtype} on {values.device}: "
+                "convert one of them with .to()."
+            )
+
+
+def _autocast(x: th.Tensor, values: th.Tensor, bias: th.Tensor | None) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+    if th.is_autocast_enabled(x.device.type) and values.dtype != th.float64:
+        dtype = th.get_autocast_dtype(x.device.type)
+        x, values = x.to(dtype), values.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    return x, values, bias

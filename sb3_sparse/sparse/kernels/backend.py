@@ -26,6 +26,10 @@ class Backend(ABC):
         """A batch ``(batch, features)`` in the memory layout that the products want, made once for all of them."""
         return x.detach()
 
+    def unpack(self, packed: th.Tensor, batch: int) -> th.Tensor:
+        """What :meth:`pack` was given."""
+        return packed
+
     @abstractmethod
     def forward(self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int) -> th.Tensor:
         """``x Wᵀ + bias``, of shape ``(batch, out)``."""

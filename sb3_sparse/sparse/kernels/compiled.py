@@ -40,6 +40,10 @@ class CompiledBackend(Backend):
         packed[:, :batch].copy_(x.detach().t())
         return packed
 
+    def unpack(self, packed: th.Tensor, batch: int) -> th.Tensor:
+        """``(batch, features)``, the same memory."""
+        return packed if batch == 1 else packed[:, :batch].t()
+
     def padded(self, batch: int) -> int:
         """Samples that a batch is filled up to: whole vectors."""
         return -(-batch // LANES) * LANES

@@ -1,0 +1,38 @@
+"""
+The product in torch's own operations, for tools that look into a computation: tracers, exporters, function transforms.
+
+As slow as a dense layer, and known to everything that torch's own layers are known to.
+"""
+
+import torch as th
+from torch.nn import functional as F
+
+from sb3_sparse.sparse.topology import Topology
+
+
+def scatter(values: th.Tensor, topology: Topology, device: th.device | None = None) -> th.Tensor:
+    """
+    The dense weight tensor, a fresh one, differentiable with respect to ``values``.
+
+    :param values: Living weights, ``(nnz,)``.
+    :param topology: Where they live.
+    :param device: Where ``values`` are, if they cannot tell.
+    :return: Tensor of shape ``topology.shape``, zero where no weight lives.
+    """
+    index = topology.flat_index(values.device if device is None else device)
+    return values.new_zeros(topology.numel).scatter(0, index, values).view(topology.shape)
+
+
+def linear(
+    x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, device: th.device | None = None
+) -> th.Tensor:
+    """
+    ``x Wᵀ + bias``.
+
+    :param x: ``(..., in)``
+    :param values: Living weights, ``(nnz,)``.
+    :param topology: Where they live.
+    :param bias: ``(out,)`` or None.
+    :param device: Where ``values`` are, if they cannot tell.
+    """
+    return F.linear(x, scatter(values, topology, device), bias)

@@ -1,0 +1,407 @@
+"""What sparse layers have in common: the living weights, where they live, and that these two never part."""
+
+import ctypes
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+import torch as th
+from torch import nn
+
+from sb3_sparse.sparse.identity import N_DIGITS, DamagedIdentity, decode
+from sb3_sparse.sparse.kernels import scatter_dense
+from sb3_sparse.sparse.readonly import ReadOnlyWeight
+from sb3_sparse.sparse.topology import MAX_SEED, Topology, positions_checksum
+
+_keep_dense_draw: ContextVar[bool] = ContextVar("_keep_dense_draw", default=False)
+
+
+@contextmanager
+def keep_dense_draws() -> Iterator[None]:
+    """Sparse layers made inside keep the dense tensor that their values were gathered from, as ``dense_draw``."""
+    token = _keep_dense_draw.set(True)
+    try:
+        yield
+    finally:
+        _keep_dense_draw.reset(token)
+
+
+class SparseWeight(nn.Module):
+    """
+    One trainable 1-D tensor ``values`` of the living weights, and a topology.
+
+    The topology is not a parameter. What tells it from others is kept in the buffer ``topology_seed`` (``identity.py``),
+    and of a topology that was given also the positions, in ``topology_index``. Whoever writes into the first, by loading,
+    copying or broadcasting, means another topology: the layer takes it over, or refuses.
+    """
+
+    values: nn.Parameter
+    bias: nn.Parameter | None
+    topology_seed: th.Tensor
+    topology_index: th.Tensor | None
+    # Times the factor of `rescale`; only of layers made under `keep_dense_draws`.
+    dense_draw: th.Tensor | None = None
+    # The buffer `topology_seed` that was last looked at; and its address and bytes on the CPU, or else its version.
+    _seen: tuple[th.Tensor | None, int, bytes | None] = (None, 0, None)
+
+    def __init__(self, weight: th.Tensor, bias: th.Tensor | None, topology: Topology, rescale: bool = False):
+        super().__init__()
+        if tuple(weight.shape) != topology.shape:
+            raise ValueError(f"topology of shape {topology.shape} does not fit a weight of shape {tuple(weight.shape)}.")
+        with th.no_grad():
+            values = weight.reshape(-1).index_select(0, topology.flat_index(weight.device))
+            if rescale and topology.nnz:
+                values /= math.sqrt(topology.density)
+            if _keep_dense_draw.get():
+                factor = math.sqrt(topology.density) if rescale and topology.nnz else 1.0
+                self.dense_draw = weight.detach() / factor
+        self.values = nn.Parameter(values, requires_grad=weight.requires_grad)
+        self.register_parameter("bias", copy_parameter(bias))
+        self._take(topology)
+
+    @property
+    def topology(self) -> Topology:
+        """Which weights exist. Changed together with the values, by :meth:`set_topology` or by loading a state dict."""
+        if th.compiler.is_compiling():
+            return self._topology
+        buffer = self._buffers["topology_seed"]
+        seen, address_or_version, content = self._seen
+        if buffer is seen and buffer is not None:
+            if content is None:
+                if buffer.is_inference() or buffer._version == address_or_version:
+                    return self._topology
+            elif buffer.data_ptr() == address_or_version and ctypes.string_at(address_or_version, len(content)) == content:
+                return self._topology
+        self._look_again()
+        return self._topology
+
+    @topology.setter
+    def topology(self, topology: Topology) -> None:
+        raise AttributeError("values and topology of a sparse layer change together: use set_topology(topology, values).")
+
+    @property
+    def weight(self) -> th.Tensor:
+        """
+        The dense weight, zero where no weight lives: a copy, to look at and to compute with.
+
+        Gradients flow to ``values``, as in a penalty on the weights. It cannot be written to.
+        """
+        dense = scatter_dense(self.values, self.topology, self.topology_seed)
+        return dense.as_subclass(ReadOnlyWeight) if type(dense) is th.Tensor else dense
+
+    @weight.setter
+    def weight(self, weight: th.Tensor) -> None:
+        raise AttributeError(
+            "the weight of a sparse layer cannot be replaced: copy into layer.values, or make a new layer from a dense "
+            "one, SparseLinear.from_dense(dense, topology)."
+        )
+
+    @property
+    def density(self) -> float:
+        """Fraction of the weights that exist."""
+        return self._topology.density
+
+    @th.no_grad()
+    def set_topology(self, topology: Topology, values: th.Tensor | None = None) -> None:
+        """
+        Put the values at other positions.
+
+        :param topology: Of the same shape and the same number of weights.
+        :param values: ``(nnz,)``, what they are there. None: the present ones, in their order. They mean something else
+            then: draw them anew.
+        :raises ValueError: If topology or values do not fit.
+        """
+        old = self.topology
+        if (topology.shape, topology.nnz) != (old.shape, old.nnz):
+            raise ValueError(f"{topology} cannot replace {old}: shape and number of weights must stay the same.")
+        if values is not None and values.shape != self.values.shape:
+            raise ValueError(f"values of shape {tuple(values.shape)}: expected {tuple(self.values.shape)}.")
+        before = None if values is None else self.values.clone()
+        try:
+            if values is not None:
+                self.values.copy_(values)
+            self._take(topology)
+        except BaseException:
+            if before is not None:
+                self.values.copy_(before)
+            self._take(old)
+            raise
+
+    def _take(self, topology: Topology) -> None:
+        device = self.values.device
+        identity = th.tensor(topology.identity, dtype=th.float32, device=device)
+        index = None if topology.seed is not None else topology.flat_index(device).int()
+        self._topology = topology
+        self._put_buffer("topology_index", index)
+        self._put_buffer("topology_seed", identity)
+        self._remember(self.topology_seed)
+
+    def _put_buffer(self, name: str, new: th.Tensor | None) -> None:
+        old = self._buffers.get(name)
+        if (
+            new is None
+            or old is None
+            or type(old) is not th.Tensor
+            or old.is_inference()
+            or (old.shape, old.dtype, old.device) != (new.shape, new.dtype, new.device)
+        ):
+            self.register_buffer(name, new)
+        else:
+            # The same object, where others hold it (DistributedDataParallel).
+            old.detach().copy_(new)
+
+    def _remember(self, buffer: th.Tensor) -> None:
+        is_cpu = buffer.device.type == "cpu" and type(buffer) is th.Tensor
+        if is_cpu and buffer.dtype == th.float32 and buffer.is_contiguous():
+            content = buffer.detach().numpy().tobytes()
+            self._seen = (buffer, buffer.data_ptr(), content)
+        else:
+            self._seen = (buffer, 0 if buffer.is_inference() else buffer._version, None)
+
+    def _look_again(self) -> None:
+        """The buffer was replaced or written to: take over the topology that it stands for now."""
+        buffer = self._buffers["topology_seed"]
+        if buffer is None:
+            raise ValueError("the buffer topology_seed of a sparse layer was removed: it says which weights exist.")
+        numbers = _numbers(buffer)
+        if numbers is None:
+            # Without data (meta, fake): nothing to compare.
+            return
+        if numbers != self._topology.identity:
+            try:
+                topology = self._topology_of(buffer, self._buffers["topology_index"])
+            except DamagedIdentity as error:
+                raise ValueError(
+                    f"the buffer topology_seed of {self} was written to, and stands for no topology now: {error} It says "
+                    "which weights exist: leave it out, or load a whole state dict of such a layer."
+                ) from None
+            if topology is None:
+                _warn_of_blank("its buffer topology_seed was")
+                topology = self._topology
+            if _unwrapped(buffer) is not buffer:
+                if topology is not self._topology:
+                    raise ValueError(
+                        f"{self} is called with the topology of another layer, inside a transform of torch.func: stack and "
+                        "swap parameters only of layers with one topology, or take to_dense(module) of each."
+                    )
+                return
+            self._take(topology)
+        else:
+            self._remember(buffer)
+
+    def _topology_of(self, identity: th.Tensor, index: th.Tensor | None) -> Topology | None:
+        """
+        The topology that stands in a state dict; None: nothing stands there.
+
+        :param identity: Its identity.
+        :param index: Its positions, if there are some.
+        :raises DamagedIdentity: If there is none such.
+        """
+        mine, numbers = self._topology, _numbers(identity)
+        if numbers is None:
+            return mine
+        eps = th.finfo(identity.dtype).eps if identity.dtype.is_floating_point else 0.0
+        for kind in (0, 1):
+            try:
+                number = decode(numbers, (kind, *mine.shape, mine.nnz), eps)
+            except DamagedIdentity:
+                if kind == 1:
+                    raise
+                continue
+            if number is None:
+                return None
+            if (kind, number) == (mine.kind, mine.number):
+                return mine
+            if kind == 0:
+                return Topology.random(mine.shape, mine.nnz, number)
+            return _given_topology(mine, index, number)
+        raise AssertionError
+
+    def _apply(self, fn: Callable[[th.Tensor], th.Tensor], recurse: bool = True) -> "SparseWeight":
+        topology = self.topology
+        super()._apply(fn, recurse)
+        # `half()` would cast the identity, `to_empty()` leaves it undefined: of all that `fn` does, it follows the device.
+        buffer = self._buffers["topology_seed"]
+        if buffer is None or buffer.dtype != th.float32 or _numbers(buffer) != topology.identity:
+            self._take(topology)
+        else:
+            self._remember(buffer)
+        return self
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        # What was written into the buffer is a topology, or an error now rather than for whoever loads the file.
+        _ = self.topology
+        super()._save_to_state_dict(*args)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """All of the layer, or nothing: values are never loaded without the topology that they belong to."""
+        given = {key: state_dict[prefix + key] for key in (*self._parameters, *self._buffers) if prefix + key in state_dict}
+        expected = [key for key, parameter in self._parameters.items() if parameter is not None]
+        missing = [key for key in (*expected, "topology_seed") if key not in given]
+        # A given topology of an older version has its positions alone.
+        if "topology_seed" in missing and "topology_index" in given:
+            missing.remove("topology_seed")
+        errors = [
+            f"size mismatch for {prefix}{key}: {tuple(given[key].shape)} in the state dict, {tuple(parameter.shape)} here."
+            for key, parameter in self._parameters.items()
+            if parameter is not None and key in given and given[key].shape != parameter.shape
+        ]
+        if "values" in missing and prefix + "weight" in state_dict:
+            errors.append(
+                f"{prefix}weight is the weight of a dense layer, this one is sparse: load it into the dense module, then "
+                "call sparsify_."
+            )
+        elif "values" in missing and set(given) & {"topology_seed", "topology_index"}:
+            errors.append(f"{prefix}topology_seed without {prefix}values: positions and values belong together.")
+        topology, noise = self.topology, None
+        if not errors:
+            try:
+                loaded = self._loaded_topology(given, prefix)
+                if loaded is None and "topology_seed" in given:
+                    _warn_of_blank(f"{prefix}topology_seed of the state dict is")
+                    noise = given["topology_seed"]
+                topology = loaded or topology
+            except (DamagedIdentity, ValueError) as error:
+                errors.append(f"{prefix}topology_seed: {error}")
+        if errors or (strict and missing):
+            error_msgs.extend(errors)
+            missing_keys.extend(prefix + key for key in missing if strict)
+            known = {prefix + key for key in (*self._parameters, *self._buffers)}
+            unexpected_keys.extend(
+                key
+                for key in state_dict
+                if strict and key.startswith(prefix) and key not in known and "." not in key[len(prefix) :]
+            )
+            return
+        entries: dict[str, Any] = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
+        before = {key: p.detach().clone() for key, p in self._parameters.items() if p is not None}
+        old = self._topology
+        try:
+            if topology is not old:
+                self._take(topology)
+            identity = self.topology_seed
+            if noise is not None:
+                # Whoever filled a state dict with small numbers finds the layer's buffer changed by them, as all others.
+                identity = identity + noise.to(identity)
+            entries[prefix + "topology_seed"] = identity.clone()
+            if self.topology_index is None:
+                entries.pop(prefix + "topology_index", None)
+            else:
+                entries[prefix + "topology_index"] = self.topology_index
+            super()._load_from_state_dict(
+                entries,
+                prefix,
+                local_metadata,
+                strict,
+                missing_keys,
+                unexpected_keys,
+                error_msgs,
+            )
+            self._remember(self.topology_seed)
+        except BaseException:
+            with th.no_grad():
+                for key, value in before.items():
+                    self._parameters[key].copy_(value)  # type: ignore[union-attr]
+            self._take(old)
+            raise
+
+    def _unknown_keys(self, state_dict: Mapping[str, Any], prefix: str) -> list[str]:
+        keys = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
+        return [prefix + key for key in keys if "." not in key and key not in self._parameters and key not in self._buffers]
+
+    def _loaded_topology(self, given: Mapping[str, th.Tensor], prefix: str) -> Topology | None:
+        seed, index = given.get("topology_seed"), given.get("topology_index")
+        if seed is None:
+            return None if index is None else _old_given_topology(self._topology, index)
+        if seed.dim() == 0:
+            return _old_drawn_topology(self._topology, seed)
+        return self._topology_of(seed, index)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_seen"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "topology" in self.__dict__:
+            # Pickled before 0.2, whole.
+            self._take(self.__dict__.pop("topology"))
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        # `torch.jit.script` compiles source text, of which ours has too much for it.
+        return self.to_dense()
+
+    def to_dense(self) -> nn.Module:
+        """A plain layer that computes the same."""
+        raise NotImplementedError
+
+
+def copy_parameter(parameter: th.Tensor | None) -> nn.Parameter | None:
+    """A parameter of its own with the same values."""
+    return None if parameter is None else nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
+
+
+def _given_topology(mine: Topology, index: th.Tensor | None, number: int) -> Topology:
+    if index is None or index.dim() != 1 or len(index) != mine.nnz:
+        raise DamagedIdentity(f"it stands for a given topology, whose {mine.nnz} positions (topology_index) are missing.")
+    positions = index.detach().cpu().double().round().numpy().astype(np.int64)
+    if positions_checksum(positions) != number:
+        raise DamagedIdentity("topology_index holds other positions: it was cast, averaged or damaged.")
+    return Topology(mine.shape, positions)
+
+
+def _old_given_topology(mine: Topology, index: th.Tensor) -> Topology:
+    """As version 0.1 saved it: positions alone, as integers."""
+    if index.dtype.is_floating_point or index.dim() != 1 or len(index) != mine.nnz:
+        raise DamagedIdentity(f"topology_index of {tuple(index.shape)} {index.dtype}: expected {mine.nnz} integers.")
+    return Topology(mine.shape, index.detach().cpu().numpy().astype(np.int64))
+
+
+def _old_drawn_topology(mine: Topology, seed: th.Tensor) -> Topology:
+    """As version 0.1 saved it: the seed as one float32."""
+    value = float(seed)
+    if seed.dtype not in (th.float32, th.float64) or not value.is_integer() or not 0 <= value < MAX_SEED:
+        raise DamagedIdentity(
+            f"{value:g} ({seed.dtype}) is no seed of a topology, as a file of version 0.1 has it: it was cast, averaged or "
+            "damaged. Load the file as it was saved."
+        )
+    return Topology.random(mine.shape, mine.nnz, int(value))
+
+
+def _unwrapped(tensor: th.Tensor) -> th.Tensor:
+    """The tensor inside the wrappers of ``torch.func``."""
+    while th._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = th._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def _numbers(buffer: th.Tensor) -> list[float] | None:
+    """What is in an identity buffer; None if it has no data. Stacked ones have to be equal."""
+    plain = _unwrapped(buffer).detach()
+    if type(plain) not in (th.Tensor, nn.Parameter) or plain.is_meta:
+        return None
+    if plain.dim() == 0 or plain.shape[-1] != N_DIGITS:
+        raise DamagedIdentity(f"a tensor of shape {tuple(plain.shape)}: expected ({N_DIGITS},).")
+    rows = plain.double().reshape(-1, N_DIGITS).tolist()
+    if any(row != rows[0] for row in rows[1:]):
+        raise ValueError(
+            "sparse layers with different topologies cannot be stacked: make the models with one mask_seed (or seed), or "
+            "stack dense copies, to_dense(module)."
+        )
+    return rows[0]
+
+
+def _warn_of_blank(what: str) -> None:
+    warnings.warn(f"{what} filled with numbers near zero, which stand for no topology: the layer keeps its own.", stacklevel=3)
