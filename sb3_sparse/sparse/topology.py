@@ -56,7 +56,7 @@ class Topology:
     _random_topologies: ClassVar["weakref.WeakValueDictionary[tuple[tuple[int, ...], int, int], Topology]"] = (
         weakref.WeakValueDictionary()
     )
-    _by_handle: ClassVar["weakref.WeakValueDictionary[int, Topology]"] = weakref.WeakValueDictionary()
+    _by_handle: ClassVar["weakref.WeakValueDictionary[str, Topology]"] = weakref.WeakValueDictionary()
     _handles: ClassVar["itertools.count[int]"] = itertools.count()
 
     def __init__(self, shape: Sequence[int], flat_index: np.ndarray, seed: int | None = None):
@@ -87,12 +87,12 @@ class Topology:
         self.addresses = (self.crow.ctypes.data, self.col.ctypes.data)
         self._tensors: dict[th.device, TopologyTensors] = {}
         self._flat_index: dict[th.device, th.Tensor] = {}
-        #: Stands for this object inside graphs of torch, which hold numbers and tensors only.
-        self.handle = next(self._handles)
+        #: Stands for this object inside graphs of torch. Not a number: torch would try graphs for any number.
+        self.handle = f"topology {next(self._handles)}"
         self._by_handle[self.handle] = self
 
     @classmethod
-    def of_handle(cls, handle: int) -> "Topology":
+    def of_handle(cls, handle: str) -> "Topology":
         """
         The topology with that :attr:`handle`.
 
@@ -193,10 +193,12 @@ class Topology:
         :param keep: Whether to keep them for the next call, eight bytes per weight, until :meth:`forget_flat_index`.
         """
         device = _canonical_device(device)
-        index = self._flat_index.get(device)
+        # Where a tool records or replaces tensors, one that was made outside of it would not fit, nor one made inside here.
+        keeps = th._C._len_torch_dispatch_stack() == 0
+        index = self._flat_index.get(device) if keeps else None
         if index is None:
             index = th.from_numpy(self._flat_positions()).to(device)
-            if keep:
+            if keep and keeps:
                 self._flat_index[device] = index
         return index
 

@@ -167,31 +167,33 @@ class SparseWeight(nn.Module):
         buffer = self._buffers["topology_seed"]
         if buffer is None:
             raise ValueError("the buffer topology_seed of a sparse layer was removed: it says which weights exist.")
+        # A transform of torch.func looks at it; nothing is written then.
+        is_wrapped = _unwrapped(buffer) is not buffer
         numbers = _numbers(buffer)
         if numbers is None:
             # Without data (meta, fake): nothing to compare.
             return
-        if numbers != self._topology.identity:
-            try:
-                topology = self._topology_of(buffer, self._buffers["topology_index"])
-            except DamagedIdentity as error:
-                raise ValueError(
-                    f"the buffer topology_seed of {self} was written to, and stands for no topology now: {error} It says "
-                    "which weights exist: leave it out, or load a whole state dict of such a layer."
-                ) from None
-            if topology is None:
-                _warn_of_blank("its buffer topology_seed was")
-                topology = self._topology
-            if _unwrapped(buffer) is not buffer:
-                if topology is not self._topology:
-                    raise ValueError(
-                        f"{self} is called with the topology of another layer, inside a transform of torch.func: stack and "
-                        "swap parameters only of layers with one topology, or take to_dense(module) of each."
-                    )
-                return
+        if numbers == self._topology.identity:
+            if not is_wrapped:
+                self._remember(buffer)
+            return
+        try:
+            topology = self._topology_of(buffer, self._buffers["topology_index"])
+        except DamagedIdentity as error:
+            raise ValueError(
+                f"the buffer topology_seed of {self} was written to, and stands for no topology now: {error} It says which "
+                "weights exist: leave it out, or load a whole state dict of such a layer."
+            ) from None
+        if topology is None:
+            _warn_of_blank("its buffer topology_seed was")
+            topology = self._topology
+        if not is_wrapped:
             self._take(topology)
-        else:
-            self._remember(buffer)
+        elif topology is not self._topology:
+            raise ValueError(
+                f"{self} is called with the topology of another layer, inside a transform of torch.func: stack and swap "
+                "parameters only of layers with one topology, or take to_dense(module) of each."
+            )
 
     def _topology_of(self, identity: th.Tensor, index: th.Tensor | None) -> Topology | None:
         """
@@ -340,8 +342,11 @@ class SparseWeight(nn.Module):
             self._take(self.__dict__.pop("topology"))
 
     def __prepare_scriptable__(self) -> nn.Module:
-        # `torch.jit.script` compiles source text, of which ours has too much for it.
-        return self.to_dense()
+        # Called by `torch.jit.script`, which compiles source text. It would put a layer that is returned into the module.
+        raise RuntimeError(
+            "torch.jit.script cannot compile a sparse layer: script a plain copy, sb3_sparse.to_dense(module), or use "
+            "torch.jit.trace or torch.export."
+        )
 
     def to_dense(self) -> nn.Module:
         """A plain layer that computes the same."""

@@ -38,15 +38,15 @@ class _SparseLinear(th.autograd.Function):
         packed_x, values = ctx.saved_tensors
         grad_x = grad_values = grad_bias = None
         wants_x, wants_values, wants_bias = ctx.needs_input_grad[:3]
-        if not _is_eager(grad):
-            # A batch of gradients at once, under vmap.
+        if not _is_eager(grad) or not _has_memory(grad):
+            # Many gradients at once: torch.func.vmap, or is_grads_batched=True with an older vmap of its own.
             if wants_x:
                 grad_x = grad @ formula.scatter(values, ctx.topology)
             if wants_values:
                 x = ctx.backend.unpack(packed_x, ctx.batch)
                 index = ctx.topology.flat_index(x.device)
-                grad_values = (grad.transpose(-1, -2) @ x).flatten(-2).index_select(-1, index)
-            return grad_x, grad_values, grad.sum(dim=-2) if wants_bias else None, None, None
+                grad_values = (grad.t() @ x).reshape(-1).index_select(0, index)
+            return grad_x, grad_values, grad.sum(dim=0) if wants_bias else None, None, None
         with th.no_grad():
             packed = ctx.backend.pack(grad)
             if wants_x:
@@ -79,14 +79,24 @@ class _Once(th.autograd.Function):
 
 
 def _is_eager(tensor: Any) -> bool:
-    """Whether nothing but torch's own autograd looks at computations with that tensor."""
+    """Whether nothing but torch's own autograd looks at computations with that tensor, and there is something to compute."""
     return (
         type(tensor) in _PLAIN
+        and not tensor.is_meta
         and th._C._functorch.peek_interpreter_stack() is None
         and th._C._len_torch_dispatch_stack() == 0
         and th._C._get_tracing_state() is None
         and forward_ad._current_level < 0
     )
+
+
+def _has_memory(tensor: th.Tensor) -> bool:
+    """The tensors of torch's older vmap look like any other until they are asked for their data."""
+    try:
+        tensor.data_ptr()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _wants_formula(*tensors: Any) -> bool:
@@ -188,8 +198,9 @@ def _check_places(x: th.Tensor, values: th.Tensor, bias: th.Tensor | None) -> No
 
 
 def _autocast(x: th.Tensor, values: th.Tensor, bias: th.Tensor | None) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
-    if th.is_autocast_enabled(x.device.type) and values.dtype != th.float64:
-        dtype = th.get_autocast_dtype(x.device.type)
+    place = x.device.type
+    if th.amp.is_autocast_available(place) and th.is_autocast_enabled(place) and values.dtype != th.float64:
+        dtype = th.get_autocast_dtype(place)
         x, values = x.to(dtype), values.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     return x, values, bias

@@ -19,7 +19,7 @@ def scatter(values: th.Tensor, topology: Topology, device: th.device | None = No
     :param device: Where ``values`` are, if they cannot tell.
     :return: Tensor of shape ``topology.shape``, zero where no weight lives.
     """
-    index = topology.flat_index(values.device if device is None else device)
+    index = _positions(topology.handle, str(values.device if device is None else device))
     return values.new_zeros(topology.numel).scatter(0, index, values).view(topology.shape)
 
 
@@ -36,3 +36,9 @@ def linear(
     :param device: Where ``values`` are, if they cannot tell.
     """
     return F.linear(x, scatter(values, topology, device), bias)
+
+
+@th.compiler.assume_constant_result
+def _positions(handle: str, device: str) -> th.Tensor:
+    # Of numbers and names alone, so that torch.export keeps the result, instead of how it was computed.
+    return Topology.of_handle(handle).flat_index(device)

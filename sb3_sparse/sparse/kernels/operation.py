@@ -22,7 +22,7 @@ def result_strides(rows: int, columns: int) -> tuple[int, int]:
 
 
 @th.library.custom_op("sb3_sparse::linear", mutates_args=())
-def linear(x: th.Tensor, values: th.Tensor, bias: th.Tensor | None, identity: th.Tensor | None, handle: int) -> th.Tensor:
+def linear(x: th.Tensor, values: th.Tensor, bias: th.Tensor | None, identity: th.Tensor | None, handle: str) -> th.Tensor:
     """``x Wᵀ + bias`` for ``x`` of shape ``(batch, in)``."""
     topology = _topology(handle, identity)
     backend = _backend(values, topology, len(x))
@@ -31,13 +31,13 @@ def linear(x: th.Tensor, values: th.Tensor, bias: th.Tensor | None, identity: th
 
 
 @linear.register_fake
-def _(x: Any, values: Any, bias: Any, identity: Any, handle: int) -> th.Tensor:
+def _(x: Any, values: Any, bias: Any, identity: Any, handle: str) -> th.Tensor:
     batch, rows = x.shape[0], Topology.of_handle(handle).rows
     return x.new_empty_strided((batch, rows), result_strides(batch, rows))
 
 
 @th.library.custom_op("sb3_sparse::linear_grad_input", mutates_args=())
-def linear_grad_input(grad: th.Tensor, values: th.Tensor, handle: int) -> th.Tensor:
+def linear_grad_input(grad: th.Tensor, values: th.Tensor, handle: str) -> th.Tensor:
     """``grad W`` for ``grad`` of shape ``(batch, out)``."""
     topology = Topology.of_handle(handle)
     backend = _backend(values, topology, len(grad))
@@ -45,13 +45,13 @@ def linear_grad_input(grad: th.Tensor, values: th.Tensor, handle: int) -> th.Ten
 
 
 @linear_grad_input.register_fake
-def _(grad: Any, values: Any, handle: int) -> th.Tensor:
+def _(grad: Any, values: Any, handle: str) -> th.Tensor:
     batch, columns = grad.shape[0], Topology.of_handle(handle).columns
     return grad.new_empty_strided((batch, columns), result_strides(batch, columns))
 
 
 @th.library.custom_op("sb3_sparse::linear_grad_values", mutates_args=())
-def linear_grad_values(grad: th.Tensor, x: th.Tensor, handle: int) -> th.Tensor:
+def linear_grad_values(grad: th.Tensor, x: th.Tensor, handle: str) -> th.Tensor:
     """The entries of ``gradᵀ x`` where weights live."""
     topology = Topology.of_handle(handle)
     backend = _backend(x, topology, len(x))
@@ -59,7 +59,7 @@ def linear_grad_values(grad: th.Tensor, x: th.Tensor, handle: int) -> th.Tensor:
 
 
 @linear_grad_values.register_fake
-def _(grad: Any, x: Any, handle: int) -> th.Tensor:
+def _(grad: Any, x: Any, handle: str) -> th.Tensor:
     return grad.new_empty(Topology.of_handle(handle).nnz)
 
 
@@ -80,7 +80,7 @@ linear.register_autograd(_differentiate, setup_context=_save)
 
 
 @linear.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], x: Any, values: Any, bias: Any, identity: Any, handle: int) -> Any:
+def _(info: Any, in_dims: tuple[int | None, ...], x: Any, values: Any, bias: Any, identity: Any, handle: str) -> Any:
     topology = Topology.of_handle(handle)
     x_dim, values_dim, bias_dim, *_ = in_dims
 
@@ -91,7 +91,7 @@ def _(info: Any, in_dims: tuple[int | None, ...], x: Any, values: Any, bias: Any
 
 
 @th.library.custom_op("sb3_sparse::scatter", mutates_args=())
-def scatter(values: th.Tensor, identity: th.Tensor | None, handle: int) -> th.Tensor:
+def scatter(values: th.Tensor, identity: th.Tensor | None, handle: str) -> th.Tensor:
     """The dense weight tensor."""
     topology = _topology(handle, identity)
     dense = values.new_zeros(topology.numel)
@@ -100,18 +100,18 @@ def scatter(values: th.Tensor, identity: th.Tensor | None, handle: int) -> th.Te
 
 
 @scatter.register_fake
-def _(values: Any, identity: Any, handle: int) -> th.Tensor:
+def _(values: Any, identity: Any, handle: str) -> th.Tensor:
     return values.new_empty(Topology.of_handle(handle).shape)
 
 
 @th.library.custom_op("sb3_sparse::gather", mutates_args=())
-def gather(weight: th.Tensor, handle: int) -> th.Tensor:
+def gather(weight: th.Tensor, handle: str) -> th.Tensor:
     """The entries of a dense tensor where weights live."""
     return weight.reshape(-1).index_select(0, Topology.of_handle(handle).flat_index(weight.device, keep=True))
 
 
 @gather.register_fake
-def _(weight: Any, handle: int) -> th.Tensor:
+def _(weight: Any, handle: str) -> th.Tensor:
     return weight.new_empty(Topology.of_handle(handle).nnz)
 
 
@@ -123,7 +123,7 @@ scatter.register_autograd(lambda ctx, grad: (gather(grad, ctx.handle), None, Non
 gather.register_autograd(lambda ctx, grad: (scatter(grad, None, ctx.handle), None), setup_context=_save_handle)
 
 
-def _topology(handle: int, identity: th.Tensor | None) -> Topology:
+def _topology(handle: str, identity: th.Tensor | None) -> Topology:
     topology = Topology.of_handle(handle)
     if identity is not None and identity.device.type == "cpu" and identity.tolist() != topology.identity:
         raise RuntimeError(
