@@ -9,7 +9,7 @@ from sb3_sparse.policies import (
     SparseSimBaTQCPolicy,
     register_aliases,
 )
-from sb3_sparse.sparse import SparseConv2d, SparseLinear, Topology, sparsify_, sparsity_report, to_dense
+from sb3_sparse.sparse import SparseConv2d, SparseLinear, Topology, sparsify_, sparsity_report, to_dense, weight_decay_groups
 
 __version__ = "0.1.0"
 
@@ -28,6 +28,7 @@ __all__ = [
     "sparsify_",
     "sparsity_report",
     "to_dense",
+    "weight_decay_groups",
 ]
 
 register_aliases()

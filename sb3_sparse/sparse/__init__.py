@@ -1,5 +1,6 @@
 """Static sparse weights for any torch module. Nothing in here knows about reinforcement learning."""
 
+from sb3_sparse.sparse.carry import weight_decay_groups
 from sb3_sparse.sparse.distribution import erdos_renyi, uniform
 from sb3_sparse.sparse.layers import SparseConv2d, SparseLinear
 from sb3_sparse.sparse.pruning import LayerReport, SparsityReport, sparsify_, sparsity_report, to_dense
@@ -16,4 +17,5 @@ __all__ = [
     "sparsity_report",
     "to_dense",
     "uniform",
+    "weight_decay_groups",
 ]

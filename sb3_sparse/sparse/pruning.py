@@ -1,13 +1,16 @@
 """Turning any torch module sparse, back to dense, and into a table."""
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch as th
 from torch import nn
 
+from sb3_sparse.common.validation import flag, whole_number
+from sb3_sparse.sparse.carry import Exchange, carry_over, check_plain, exchange_in_optimizers, tensors_with_history
 from sb3_sparse.sparse.distribution import check_sparsity, get_distribution
 from sb3_sparse.sparse.kernels import choose_backend
 from sb3_sparse.sparse.layers import SparseConv2d, SparseLinear
@@ -36,8 +39,10 @@ def sparsify_(
     """
     Prune a module at random, in place: every ``nn.Linear`` and ``nn.Conv2d`` becomes a sparse layer.
 
-    The weights that survive keep their values. Layers that the distribution leaves dense stay as they are.
-    Optimisers made before have to be made again, since their parameters are gone.
+    The weights that survive keep their values, hooks and attributes of the layers stay on them. Layers that the
+    distribution leaves dense stay as they are, and so do subclasses of the two, with a warning. Optimizers that are
+    attributes of the module, as in SB3's policies, train the new parameters, with the moments of the weights that
+    survive; others have to be made again, since their parameters are gone.
 
     >>> net = sparsify_(nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512)), sparsity=0.9)
 
@@ -50,43 +55,60 @@ def sparsify_(
     :param rescale: Multiply the surviving weights of a layer by ``1 / sqrt(density)``.
     :return: The module.
     :raises ValueError: If an argument is out of range, a name in ``exclude`` is not a submodule, a layer is sparse
-        already, or layers share a weight.
+        already, layers share a weight, or a weight is computed (by parametrizations, ``weight_norm``, ...).
     """
-    check_sparsity(sparsity)
+    sparsity = check_sparsity(sparsity)
     allocate = get_distribution(distribution)
+    rescale = flag("rescale", rescale)
+    if seed is not None:
+        seed = whole_number("seed", seed)
     if sparsity == 0.0:
         return module
     layers = dict(_prunable_layers(module, exclude))
+    if not layers:
+        warnings.warn(f"sparsify_ found no nn.Linear or nn.Conv2d in {type(module).__name__}: it is as it was.", stacklevel=2)
     densities = allocate({name: layer.weight.shape for name, layer in layers.items()}, sparsity)
     base_seed = th.initial_seed() if seed is None else seed
+    # All is made before the first layer is swapped, so that an error leaves the module as it was.
+    swaps: list[tuple[nn.Linear | nn.Conv2d, SparseLinear | SparseConv2d]] = []
     for name, layer in layers.items():
         nnz = round(densities[name] * layer.weight.numel())
         if nnz == layer.weight.numel():
             continue
         topology = Topology.random(layer.weight.shape, nnz, derive_seed(base_seed, name))
-        if isinstance(layer, nn.Linear):
-            sparse: nn.Module = SparseLinear.from_dense(layer, topology, rescale)
-        else:
-            sparse = SparseConv2d.from_dense(layer, topology, rescale)
-        module = _replace(module, name, sparse)
-    return module
+        kind = SparseLinear if isinstance(layer, nn.Linear) else SparseConv2d
+        sparse = kind.from_dense(layer, topology, rescale)  # type: ignore[arg-type]
+        # The same object: it is what it was, also for optimizers.
+        sparse.register_parameter("bias", layer.bias)  # type: ignore[arg-type]
+        carry_over(layer, sparse)
+        swaps.append((layer, sparse))
+    exchange_in_optimizers(module, {layer.weight: Exchange(sparse.values, sparse.topology.gather) for layer, sparse in swaps})
+    return _replace(module, swaps)
 
 
 def to_dense(module: nn.Module) -> nn.Module:
     """
     A copy of a module in which every sparse layer is a plain torch layer that computes the same.
 
-    Its state dict loads, and its pickle opens, without this package (as far as the rest of the module does).
+    Its state dict loads, and its pickle opens, without this package (as far as the rest of the module does). Optimizers
+    that are attributes of the module, as in SB3's policies, are copied with it and train the dense weights on; the
+    moments of weights that did not exist are zero.
 
     :param module: Any module; it is not changed.
     """
-    dense = copy.deepcopy(module)
-    for name, layer in list(dense.named_modules()):
+    memo: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in tensors_with_history(module)}
+    dense = copy.deepcopy(module, memo)
+    swaps = []
+    for layer in dense.modules():
         if isinstance(layer, (SparseLinear, SparseConv2d)):
-            dense = _replace(dense, name, layer.to_dense())
+            plain = layer.to_dense()
+            plain.bias = layer.bias
+            carry_over(layer, plain)
+            swaps.append((layer, plain))
         elif isinstance(layer, RemembersSparsity):
             layer.forget_sparsity()
-    return dense
+    exchange_in_optimizers(dense, {layer.values: Exchange(plain.weight, layer.topology.scatter) for layer, plain in swaps})
+    return _replace(dense, swaps)
 
 
 @dataclass(frozen=True)
@@ -187,15 +209,28 @@ def sparsity_report(module: nn.Module) -> SparsityReport:
 def _prunable_layers(module: nn.Module, exclude: Exclude) -> Iterable[tuple[str, nn.Linear | nn.Conv2d]]:
     is_excluded = exclude if callable(exclude) else _excluded_by_name(module, exclude)
     owners: dict[th.Tensor, str] = {}
+    left_alone = []
     for name, layer in module.named_modules():
         if isinstance(layer, (SparseLinear, SparseConv2d)) and not is_excluded(name, layer):
             raise ValueError(f"{name or 'the module'} is sparse already: take to_dense(module) first, or name it in exclude=.")
-        # Subclasses may compute something else with their weight, so they are left alone.
-        if type(layer) in (nn.Linear, nn.Conv2d) and not is_excluded(name, layer):
-            assert isinstance(layer, (nn.Linear, nn.Conv2d))
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and not is_excluded(name, layer):
+            check_plain(name, layer)
+            if type(layer) not in (nn.Linear, nn.Conv2d):
+                # It may compute something else with its weight.
+                left_alone.append(f"{name} ({type(layer).__name__})")
+                continue
+            if layer.weight.numel() == 0:
+                raise ValueError(
+                    f"{name or 'the layer'} has a weight of shape {tuple(layer.weight.shape)}: name it in exclude=."
+                )
             if (owner := owners.setdefault(layer.weight, name)) != name:
                 raise ValueError(f"{owner} and {name} share one weight, which sparse layers cannot: name them in exclude=.")
             yield name, layer
+    if left_alone:
+        warnings.warn(
+            f"subclasses of nn.Linear and nn.Conv2d stay dense: {', '.join(left_alone)}. Name them in exclude= to say so.",
+            stacklevel=4,
+        )
 
 
 def _excluded_by_name(module: nn.Module, exclude: Iterable[str]) -> Callable[[str, nn.Module], bool]:
@@ -206,13 +241,11 @@ def _excluded_by_name(module: nn.Module, exclude: Iterable[str]) -> Callable[[st
     return lambda name, layer: any(name == prefix or name.startswith(prefix + ".") for prefix in excluded)
 
 
-def _replace(module: nn.Module, name: str, layer: nn.Module) -> nn.Module:
-    if not name:
-        return layer
-    old = module.get_submodule(name)
+def _replace(module: nn.Module, swaps: Iterable[tuple[nn.Module, nn.Module]]) -> nn.Module:
+    new_of = dict(swaps)
     # A layer that is used in several places stays one layer.
-    for place, found in list(module.named_modules(remove_duplicate=False)):
-        if found is old:
+    for place, layer in list(module.named_modules(remove_duplicate=False)):
+        if layer in new_of and place:
             parent, _, child = place.rpartition(".")
-            setattr(module.get_submodule(parent), child, layer)
-    return module
+            setattr(module.get_submodule(parent), child, new_of[layer])
+    return new_of.get(module, module)

@@ -206,6 +206,15 @@ class Topology:
         """Free what :meth:`flat_index` kept."""
         self._flat_index.clear()
 
+    def gather(self, dense: th.Tensor) -> th.Tensor:
+        """The entries ``(nnz,)`` of a tensor of the weight's shape where weights live."""
+        return dense.reshape(-1).index_select(0, self.flat_index(dense.device))
+
+    def scatter(self, values: th.Tensor) -> th.Tensor:
+        """A tensor of the weight's shape with ``values`` where weights live, zero elsewhere."""
+        dense = values.new_zeros(self.numel)
+        return dense.index_copy_(0, self.flat_index(values.device), values).view(self.shape)
+
     def mask(self) -> th.Tensor:
         """Boolean tensor of the weight's shape: True where a weight exists."""
         mask = th.zeros(self.numel, dtype=th.bool)

@@ -14,6 +14,7 @@ from torch import nn
 
 from sb3_sparse.sparse.identity import N_DIGITS, DamagedIdentity, decode
 from sb3_sparse.sparse.kernels import scatter_dense
+from sb3_sparse.sparse.loading import LoadsWhole
 from sb3_sparse.sparse.readonly import ReadOnlyWeight
 from sb3_sparse.sparse.topology import MAX_SEED, Topology, positions_checksum
 
@@ -30,7 +31,7 @@ def keep_dense_draws() -> Iterator[None]:
         _keep_dense_draw.reset(token)
 
 
-class SparseWeight(nn.Module):
+class SparseWeight(LoadsWhole):
     """
     One trainable 1-D tensor ``values`` of the living weights, and a topology.
 
@@ -249,69 +250,47 @@ class SparseWeight(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """All of the layer, or nothing: values are never loaded without the topology that they belong to."""
+        """Values are never loaded without the topology that they belong to, nor it without them."""
         given = {key: state_dict[prefix + key] for key in (*self._parameters, *self._buffers) if prefix + key in state_dict}
-        expected = [key for key, parameter in self._parameters.items() if parameter is not None]
-        missing = [key for key in (*expected, "topology_seed") if key not in given]
-        # A given topology of an older version has its positions alone.
-        if "topology_seed" in missing and "topology_index" in given:
-            missing.remove("topology_seed")
         errors = [
             f"size mismatch for {prefix}{key}: {tuple(given[key].shape)} in the state dict, {tuple(parameter.shape)} here."
             for key, parameter in self._parameters.items()
             if parameter is not None and key in given and given[key].shape != parameter.shape
         ]
-        if "values" in missing and prefix + "weight" in state_dict:
+        has_identity = bool(given.keys() & {"topology_seed", "topology_index"})
+        if "values" not in given and prefix + "weight" in state_dict:
             errors.append(
                 f"{prefix}weight is the weight of a dense layer, this one is sparse: load it into the dense module, then "
                 "call sparsify_."
             )
-        elif "values" in missing and set(given) & {"topology_seed", "topology_index"}:
+        elif "values" not in given and has_identity:
             errors.append(f"{prefix}topology_seed without {prefix}values: positions and values belong together.")
-        topology, noise = self.topology, None
-        if not errors:
-            try:
-                loaded = self._loaded_topology(given, prefix)
-                if loaded is None and "topology_seed" in given:
-                    _warn_of_blank(f"{prefix}topology_seed of the state dict is")
-                    noise = given["topology_seed"]
-                topology = loaded or topology
-            except (DamagedIdentity, ValueError) as error:
-                errors.append(f"{prefix}topology_seed: {error}")
-        if errors or (strict and missing):
-            error_msgs.extend(errors)
-            missing_keys.extend(prefix + key for key in missing if strict)
-            known = {prefix + key for key in (*self._parameters, *self._buffers)}
-            unexpected_keys.extend(
-                key
-                for key in state_dict
-                if strict and key.startswith(prefix) and key not in known and "." not in key[len(prefix) :]
-            )
-            return
-        entries: dict[str, Any] = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
-        before = {key: p.detach().clone() for key, p in self._parameters.items() if p is not None}
-        old = self._topology
+        old = self.topology
+        topology, noise = None, None
         try:
-            if topology is not old:
+            topology = self._loaded_topology(given) if has_identity and not errors else None
+        except ValueError as error:
+            errors.append(f"{prefix}topology_seed: {error}")
+        if errors:
+            error_msgs.extend(errors)
+            return
+        if topology is None and "values" in given:
+            noise = given.get("topology_seed")
+            missing_keys.extend([prefix + "topology_seed"] if noise is None else [])
+            _warn_of_blank(f"{prefix}topology_seed of the state dict is{' missing, or' if noise is None else ''}")
+        entries: dict[str, Any] = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
+        before = {key: parameter.detach().clone() for key, parameter in self._parameters.items() if parameter is not None}
+        try:
+            if topology is not None and topology is not old:
                 self._take(topology)
-            identity = self.topology_seed
-            if noise is not None:
-                # Whoever filled a state dict with small numbers finds the layer's buffer changed by them, as all others.
-                identity = identity + noise.to(identity)
+            # Whoever filled a state dict with small numbers finds the layer's buffer changed by them, as all others.
+            identity = self.topology_seed if noise is None else self.topology_seed + noise.to(self.topology_seed)
             entries[prefix + "topology_seed"] = identity.clone()
             if self.topology_index is None:
                 entries.pop(prefix + "topology_index", None)
             else:
-                entries[prefix + "topology_index"] = self.topology_index
-            super()._load_from_state_dict(
-                entries,
-                prefix,
-                local_metadata,
-                strict,
-                missing_keys,
-                unexpected_keys,
-                error_msgs,
-            )
+                entries[prefix + "topology_index"] = self.topology_index.clone()
+            super()._load_from_state_dict(entries, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
             self._remember(self.topology_seed)
         except BaseException:
             with th.no_grad():
@@ -320,14 +299,11 @@ class SparseWeight(nn.Module):
             self._take(old)
             raise
 
-    def _unknown_keys(self, state_dict: Mapping[str, Any], prefix: str) -> list[str]:
-        keys = [key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)]
-        return [prefix + key for key in keys if "." not in key and key not in self._parameters and key not in self._buffers]
-
-    def _loaded_topology(self, given: Mapping[str, th.Tensor], prefix: str) -> Topology | None:
+    def _loaded_topology(self, given: Mapping[str, th.Tensor]) -> Topology | None:
         seed, index = given.get("topology_seed"), given.get("topology_index")
         if seed is None:
-            return None if index is None else _old_given_topology(self._topology, index)
+            assert index is not None
+            return _old_given_topology(self._topology, index)
         if seed.dim() == 0:
             return _old_drawn_topology(self._topology, seed)
         return self._topology_of(seed, index)
@@ -409,4 +385,4 @@ def _numbers(buffer: th.Tensor) -> list[float] | None:
 
 
 def _warn_of_blank(what: str) -> None:
-    warnings.warn(f"{what} filled with numbers near zero, which stand for no topology: the layer keeps its own.", stacklevel=3)
+    warnings.warn(f"{what} filled with numbers near zero, which stand for no topology: the layer keeps its own.", stacklevel=4)

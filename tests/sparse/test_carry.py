@@ -1,0 +1,228 @@
+"""Swapping layers keeps what hangs on them, or refuses by name."""
+
+import copy
+
+import pytest
+import torch as th
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import nn
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+
+from sb3_sparse import SparseSimBaPolicy
+from sb3_sparse.sparse import SparseLinear, sparsify_, to_dense, weight_decay_groups
+
+
+def mlp():
+    th.manual_seed(0)
+    return nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 4))
+
+
+def close(a, b):
+    assert th.allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_hooks_stay_and_can_be_removed():
+    net, calls = mlp(), []
+    x = th.randn(3, 20)
+    handles = [
+        net[0].register_forward_pre_hook(lambda *a: calls.append("pre")),
+        net[0].register_forward_hook(lambda m, a, y: calls.append(type(m).__name__)),
+        net[0].register_forward_hook(lambda m, a, k, y: calls.append("kwargs"), with_kwargs=True),
+        net[0].register_full_backward_hook(lambda *a: calls.append("back")),
+        net[0].register_full_backward_pre_hook(lambda *a: calls.append("before back")),
+    ]
+    sparsify_(net, 0.5)
+    net(x).sum().backward()
+    assert calls == ["pre", "SparseLinear", "kwargs", "before back", "back"]
+    calls.clear()
+    dense = to_dense(net)
+    dense(x).sum().backward()
+    assert calls == ["pre", "Linear", "kwargs", "before back", "back"]
+    calls.clear()
+    for handle in handles:
+        handle.remove()
+    net(x).sum().backward()
+    assert calls == []
+
+
+def test_attributes_stay():
+    net = mlp().eval()
+    net[0].name_of_mine = "stem"
+    net[0].lr_scale = 0.5
+    sparsify_(net, 0.5)
+    assert (net[0].name_of_mine, net[0].lr_scale, net[0].training) == ("stem", 0.5, False)
+    dense = to_dense(net)
+    assert (dense[0].name_of_mine, dense[0].lr_scale, dense[0].training) == ("stem", 0.5, False)
+    assert (dense[0].in_features, dense[0].out_features) == (20, 30)
+
+
+def _with_buffer(layer):
+    layer.register_buffer("scale", th.ones(()))
+
+
+def _with_child(layer):
+    layer.inner = nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (weight_norm, "remove_weight_norm"),
+        (spectral_norm, "remove_spectral_norm"),
+        (parametrizations.weight_norm, "remove_parametrizations"),
+        (parametrizations.spectral_norm, "remove_parametrizations"),
+        (parametrizations.orthogonal, "remove_parametrizations"),
+        (lambda layer: prune.random_unstructured(layer, "weight", 0.3), r"prune\.remove"),
+        (lambda layer: layer.weight.register_hook(lambda g: g), "hook on its weight"),
+        (lambda layer: layer.weight.register_post_accumulate_grad_hook(lambda p: None), "hook on its weight"),
+        (lambda layer: layer.register_state_dict_post_hook(lambda *a: None), "hooks on its state dict"),
+        (_with_buffer, r"\['scale'\]"),
+        (_with_child, r"\['inner'\]"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated", "ignore:.*spectral_norm.*deprecated")
+def test_what_cannot_be_carried_over_is_refused_by_name(change, message):
+    net = mlp()
+    change(net[2])
+    with pytest.raises(ValueError, match=rf"^2 has.*{message}.*exclude="):
+        sparsify_(net, 0.5)
+    assert not any(isinstance(layer, SparseLinear) for layer in net)
+    sparsify_(net, 0.5, exclude=["2"])
+    assert isinstance(net[0], SparseLinear)
+
+
+def test_subclasses_stay_dense_with_a_warning():
+    class Mine(nn.Linear):
+        pass
+
+    net = nn.Sequential(nn.Linear(20, 30), Mine(30, 30))
+    with pytest.warns(UserWarning, match=r"1 \(Mine\)"):
+        sparsify_(net, 0.5)
+    assert (type(net[0]), type(net[1])) == (SparseLinear, Mine)
+    with pytest.warns(UserWarning, match=r"found no nn\.Linear"):
+        sparsify_(nn.Sequential(nn.ReLU()), 0.5)
+    with pytest.warns(UserWarning, match="Initializing zero-element"):
+        empty = nn.Linear(0, 4)
+    with pytest.raises(ValueError, match=r"shape \(4, 0\).*exclude="):
+        sparsify_(nn.Sequential(nn.Linear(20, 30), empty), 0.5)
+
+
+def _train(net, optimizer, steps=3):
+    for step in range(steps):
+        optimizer.zero_grad()
+        th.manual_seed(step)
+        net(th.randn(8, 20)).square().sum().backward()
+        optimizer.step()
+
+
+class _WithOptimizer(nn.Module):
+    def __init__(self, make):
+        super().__init__()
+        self.net = mlp()
+        self.optimizer = make(self.parameters())
+
+    def forward(self, x):
+        return self.net(x)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda ps: th.optim.AdamW(ps, 1e-2, fused=True),
+        lambda ps: th.optim.Adam(ps, 1e-2, amsgrad=True),
+        lambda ps: th.optim.SGD(ps, 1e-2, momentum=0.9),
+        lambda ps: th.optim.RMSprop(ps, 1e-2, centered=True),
+    ],
+)
+def test_optimizers_of_the_module_go_on_where_they_were(make):
+    """A masked dense twin, trained on, is the oracle."""
+    module = _WithOptimizer(make)
+    _train(module, module.optimizer)
+    twin = copy.deepcopy(module)
+    sparsify_(module, 0.6, seed=3)
+    masks = {name: layer.topology.mask() for name, layer in module.net.named_children() if isinstance(layer, SparseLinear)}
+    layers = dict(twin.net.named_children())
+
+    def mask_twin():
+        with th.no_grad():
+            for name, mask in masks.items():
+                layers[name].weight.mul_(mask)
+                layers[name].weight.grad = None if layers[name].weight.grad is None else layers[name].weight.grad * mask
+
+    mask_twin()
+    for step in range(3):
+        for one in (module, twin):
+            one.optimizer.zero_grad()
+            th.manual_seed(step)
+            one(th.ones(8, 20) * (step + 1)).square().sum().backward()
+        mask_twin()
+        for one in (module, twin):
+            one.optimizer.step()
+        mask_twin()
+    for name in masks:
+        close(module.net.get_submodule(name).weight, layers[name].weight)
+    # And back: the moments of what did not exist are zero, all else goes on.
+    dense = to_dense(module)
+    assert {id(p) for p in dense.parameters()} == {id(p) for g in dense.optimizer.param_groups for p in g["params"]}
+    assert set(dense.optimizer.state) == set(dense.parameters())
+    before = [p.detach().clone() for p in dense.parameters()]
+    _train(dense, dense.optimizer, 1)
+    assert all(not th.equal(a, b) for a, b in zip(before, dense.parameters(), strict=True))
+    assert {id(p) for p in module.parameters()} == {id(p) for g in module.optimizer.param_groups for p in g["params"]}
+
+
+def test_state_that_belongs_to_no_single_weight_starts_anew_with_a_warning():
+    module = _WithOptimizer(lambda ps: th.optim.Adafactor(ps, 1e-2))
+    _train(module, module.optimizer)
+    with pytest.warns(UserWarning, match="starts anew for this layer"):
+        sparsify_(module, 0.5)
+    _train(module, module.optimizer)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C])
+def test_on_policy_policies_after_learning(algorithm):
+    arguments = dict(n_steps=16, seed=0, device="cpu", policy_kwargs=dict(net_arch=[32]))
+    model = algorithm("MlpPolicy", "Pendulum-v1", **arguments, **(dict(batch_size=16) if algorithm is PPO else {}))
+    sparsify_(model.policy, 0.5)
+    model.learn(64)
+    dense = to_dense(model.policy)
+    assert isinstance(dense, ActorCriticPolicy)
+    obs = th.randn(5, 3)
+    close(dense.get_distribution(obs).distribution.mean, model.policy.get_distribution(obs).distribution.mean)
+    model.learn(32)
+
+
+@pytest.mark.parametrize("algorithm", [PPO, SAC, TD3, DQN])
+def test_a_pruned_policy_of_sb3_is_trained_without_a_new_optimizer(algorithm):
+    env = "CartPole-v1" if algorithm is DQN else "Pendulum-v1"
+    small = dict(n_steps=16, batch_size=16) if algorithm is PPO else dict(learning_starts=8, batch_size=8, buffer_size=100)
+    model = algorithm("MlpPolicy", env, seed=0, device="cpu", policy_kwargs=dict(net_arch=[32, 32]), **small)
+    sparsify_(model.policy, 0.5)
+    before = {name: p.detach().clone() for name, p in model.policy.named_parameters()}
+    model.learn(32)
+    for name, p in model.policy.named_parameters():
+        assert "target" in name or not th.equal(before[name], p), name
+
+
+def test_a_dense_copy_of_a_sac_policy_trains_all_of_itself():
+    small = dict(learning_starts=8, batch_size=8, buffer_size=100, policy_kwargs=dict(width_scale=0.1, sparsity=0.8))
+    model = SAC(SparseSimBaPolicy, "Pendulum-v1", seed=0, device="cpu", **small)
+    model.learn(16)
+    model.policy = to_dense(model.policy)
+    model._create_aliases()
+    before = {name: p.detach().clone() for name, p in model.policy.named_parameters()}
+    model.learn(16, reset_num_timesteps=False)
+    unchanged = [name for name, p in model.policy.named_parameters() if "target" not in name and th.equal(before[name], p)]
+    assert unchanged == []
+
+
+def test_weight_decay_groups():
+    net = sparsify_(
+        nn.Sequential(nn.Linear(20, 30), nn.LayerNorm(30), nn.Linear(30, 20), nn.Conv2d(3, 3, 3)), 0.5, exclude=["2"]
+    )
+    decayed, others = weight_decay_groups(net, 0.1)
+    assert {id(p) for p in decayed["params"]} == {id(net[0].values), id(net[2].weight), id(net[3].values)}
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    assert {id(p) for g in (decayed, others) for p in g["params"]} == {id(p) for p in net.parameters()}
+    th.optim.AdamW([decayed, others], 1e-3)
