@@ -53,9 +53,9 @@ class CompiledBackend(Backend):
             pointers = (values.data_ptr(), *topology.addresses, x.data_ptr(), bias_pointer, y.data_ptr())
             run(_kernel_one("multiply_one", topology), pointers, _bounds_for_one(topology))
             return y
-        y = Result(x, batch, topology.rows)
-        _multiply("multiply", x, values, topology, "rows", bias_pointer, y.pointer)
-        return y.unpacked()
+        result = Result(x, batch, topology.rows)
+        _multiply("multiply", x, values, topology, "rows", bias_pointer, result.pointer)
+        return result.unpacked()
 
     def grad_input(self, grad: th.Tensor, values: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         if batch == 1:
@@ -64,9 +64,9 @@ class CompiledBackend(Backend):
             pointers = (values.data_ptr(), *topology.addresses, grad.data_ptr(), dx.data_ptr())
             run(_kernel_one("multiply_one_transposed", topology), pointers, (0, topology.rows))
             return dx
-        dx = Result(grad, batch, topology.columns)
-        _multiply("multiply_transposed", grad, values, topology, "columns", 0, dx.pointer)
-        return dx.unpacked()
+        result = Result(grad, batch, topology.columns)
+        _multiply("multiply_transposed", grad, values, topology, "columns", 0, result.pointer)
+        return result.unpacked()
 
     def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         dv = grad.new_empty(topology.nnz) if batch else grad.new_zeros(topology.nnz)
