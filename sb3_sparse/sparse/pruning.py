@@ -12,7 +12,7 @@ from torch import nn
 from sb3_sparse.common.validation import flag, whole_number
 from sb3_sparse.sparse.carry import Exchange, carry_over, check_plain, exchange_in_optimizers, tensors_with_history
 from sb3_sparse.sparse.distribution import check_sparsity, get_distribution
-from sb3_sparse.sparse.kernels import choose_backend
+from sb3_sparse.sparse.kernels import peek_backend
 from sb3_sparse.sparse.layers import SparseConv2d, SparseLinear
 from sb3_sparse.sparse.topology import Topology, derive_seed
 
@@ -178,6 +178,10 @@ def sparsity_report(module: nn.Module) -> SparsityReport:
     """
     Density, size and backend of every linear and convolutional layer.
 
+    Reading only: nothing is measured or written. The backend is the one that was chosen, in this process or by an earlier
+    measurement on this machine for training with a batch of 256; if there is none, what would be taken without a
+    measurement, followed by "(not measured yet)".
+
     :param module: Any module, sparse or not.
     """
     layers, topology_bytes, hidden = [], {}, 0
@@ -188,8 +192,9 @@ def sparsity_report(module: nn.Module) -> SparsityReport:
             if isinstance(layer, SparseConv2d):
                 kept, backend = 8 * topology.nnz, "conv"
             else:
-                chosen = choose_backend(layer.values.device, layer.values.dtype, topology)
-                kept, backend = chosen.memory(topology), chosen.name
+                likely, is_settled = peek_backend(layer.values.device, layer.values.dtype, topology)
+                kept = likely.memory(topology)
+                backend = likely.name if is_settled else f"{likely.name} (not measured yet)"
             topology_bytes[topology] = topology.nbytes + kept
             layers.append(LayerReport(name, topology.shape, topology.nnz, topology.numel, backend))
         elif isinstance(layer, (nn.Linear, nn.Conv2d)):

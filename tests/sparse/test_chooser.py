@@ -1,40 +1,65 @@
+import itertools
 import json
 import logging
+import multiprocessing
+import os
 import subprocess
 import sys
+import textwrap
+import time
 
 import pytest
 import torch as th
 
-from sb3_sparse.sparse import SparseLinear, Topology
-from sb3_sparse.sparse.kernels import blocked, chooser
-from sb3_sparse.sparse.kernels.chooser import BACKENDS, choose_backend
-from sb3_sparse.sparse.kernels.dense import _scratch
+from sb3_sparse.sparse import SparseLinear, Topology, sparsity_report
+from sb3_sparse.sparse.kernels import blocked, choices, chooser, measure
+from sb3_sparse.sparse.kernels.chooser import (
+    BACKEND_VARIABLE,
+    BACKENDS,
+    available_backends,
+    backend_by_rule,
+    choose_backend,
+    peek_backend,
+)
 
 CPU = th.device("cpu")
+LAYER = ((64, 64), 400, 0)
 
 
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
-    """No choices in memory, and an empty cache folder."""
-    monkeypatch.setenv(chooser.CACHE_VARIABLE, str(tmp_path / "cache"))
+    """No choices in memory, an empty cache folder, and a machine on which nothing else runs."""
+    monkeypatch.setenv(choices.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(measure.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
     chooser.forget_choices()
     yield tmp_path / "cache"
     chooser.forget_choices()
 
 
 def pretend(monkeypatch, **seconds):
-    """Let each backend take a given time."""
+    """Let each backend take a given time, or the next one of a list."""
     clock = [0.0]
-    monkeypatch.setattr(chooser.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
+    times = {name: itertools.cycle(s if isinstance(s, list) else [s]) for name, s in seconds.items()}
     for name, backend in BACKENDS.items():
 
         def forward(x, values, topology, bias, batch, name=name):
-            clock[0] += seconds[name]
+            clock[0] += next(times[name])
 
         for method in ("grad_input", "grad_values"):
             monkeypatch.setattr(backend, method, lambda *args: None)
         monkeypatch.setattr(backend, "forward", forward)
+
+
+def stored():
+    return json.loads(choices._cache_file().read_text())
+
+
+def forbid_measuring(monkeypatch):
+    def fail(*args):
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(chooser, "measure", fail)
 
 
 @pytest.mark.parametrize(
@@ -44,85 +69,418 @@ def pretend(monkeypatch, **seconds):
         ({"dense": 3.0, "csr": 1.0, "compiled": 2.0, "blocked": 2.0}, "csr"),
         ({"dense": 3.0, "csr": 2.0, "compiled": 2.0, "blocked": 1.0}, "blocked"),
         ({"dense": 1.0, "csr": 2.0, "compiled": 2.0, "blocked": 2.0}, "dense"),
+        # Less than a twentieth faster than dense is noise.
         ({"dense": 1.0, "csr": 2.0, "compiled": 0.99, "blocked": 2.0}, "dense"),
+        ({"dense": 1.0, "csr": 2.0, "compiled": 2.0, "blocked": 0.96}, "dense"),
+        ({"dense": 1.0, "csr": 2.0, "compiled": 2.0, "blocked": 0.94}, "blocked"),
     ],
 )
 def test_the_fastest_is_chosen_and_dense_wins_ties(fresh, monkeypatch, seconds, expected):
     pretend(monkeypatch, **seconds)
-    assert choose_backend(CPU, th.float32, Topology.random((64, 64), 400, 0)).name == expected
+    assert choose_backend(CPU, th.float32, Topology.random(*LAYER)).name == expected
+    assert list(stored().values()) == [expected]
 
 
 def test_choices_are_kept_in_memory_and_on_disk(fresh, monkeypatch, caplog):
-    topology = Topology.random((64, 64), 400, 0)
+    pretend(monkeypatch, dense=3.0, csr=1.0, compiled=2.0, blocked=2.0)
+    topology = Topology.random(*LAYER)
     with caplog.at_level(logging.INFO, "sb3_sparse"):
         first = choose_backend(CPU, th.float32, topology, 200)
     assert "64x64:400 training: chose" in caplog.text
     assert "batch 256" in caplog.text
-    (file,) = fresh.iterdir()
-    assert list(json.loads(file.read_text()).values()) == [first.name]
-
-    def fail(*args):
-        raise AssertionError("measured again")
-
-    monkeypatch.setattr(chooser, "_measure", fail)
+    assert list(stored().values()) == [first.name]
+    forbid_measuring(monkeypatch)
     assert choose_backend(CPU, th.float32, topology, 256) is first
     chooser.forget_choices()
     assert choose_backend(CPU, th.float32, topology, 130) is first
-    with pytest.raises(AssertionError, match="measured again"):
+    with pytest.raises(AssertionError, match="measured"):
         choose_backend(CPU, th.float32, topology, 1)
 
 
-def test_a_damaged_file_is_ignored_and_replaced(fresh, caplog):
+@pytest.mark.parametrize(
+    "content",
+    [b"{ not json", b"", b"\xff\xfe", b"[1, 2]", b'"blocked"', b"null", b"[" * 100_000, b'{"a": 1, "b": [], "c": null}'],
+    ids=["no JSON", "empty", "no text", "list", "name", "null", "deep", "no names"],
+)
+def test_a_damaged_file_is_named_and_replaced(fresh, caplog, monkeypatch, content):
+    pretend(monkeypatch, dense=3.0, csr=1.0, compiled=2.0, blocked=2.0)
     fresh.mkdir()
-    path = chooser._cache_file()
-    path.write_text("{ not json")
-    topology = Topology.random((64, 64), 400, 0)
+    path = choices._cache_file()
+    path.write_bytes(content)
+    assert choose_backend(CPU, th.float32, Topology.random(*LAYER)).name == "csr"
+    assert "ignoring" in caplog.text
+    assert str(path) in caplog.text
+    assert list(stored().values()) == ["csr"]
+    assert {file.name for file in fresh.iterdir()} == {path.name, path.name + ".lock"}
+
+
+@pytest.mark.parametrize("wrong", ["fastest", "", 3, None, ["blocked"], {"name": "blocked"}])
+def test_an_entry_that_names_no_backend_is_measured_anew(fresh, monkeypatch, wrong):
+    pretend(monkeypatch, dense=3.0, csr=1.0, compiled=2.0, blocked=2.0)
+    topology = Topology.random(*LAYER)
     choose_backend(CPU, th.float32, topology)
-    assert "ignoring the backend choices" in caplog.text
-    assert len(json.loads(path.read_text())) == 1
-    assert [file.name for file in fresh.iterdir()] == [path.name]
+    (kind,) = stored()
+    choices._cache_file().write_text(json.dumps({kind: wrong, "another": "dense"}))
+    chooser.forget_choices()
+    assert choose_backend(CPU, th.float32, topology).name == "csr"
+    assert stored() == {kind: "csr", "another": "dense"}
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(fresh, monkeypatch, caplog):
     (fresh.parent / "file").write_text("")
-    monkeypatch.setenv(chooser.CACHE_VARIABLE, str(fresh.parent / "file" / "folder"))
-    assert choose_backend(CPU, th.float32, Topology.random((64, 64), 400, 0)).name in BACKENDS
+    monkeypatch.setenv(choices.CACHE_VARIABLE, str(fresh.parent / "file" / "folder"))
+    assert choose_backend(CPU, th.float32, Topology.random(*LAYER)).name in BACKENDS
     assert "cannot keep the backend choices" in caplog.text
 
 
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_file_and_nothing_else(fresh, monkeypatch, caplog, function):
+    choices.store_choice("first", "dense", BACKENDS)
+
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(choices.os, function, fail)
+        assert choices.store_choice("second", "csr", BACKENDS) == "csr"
+    assert "No space left on device" in caplog.text
+    assert stored() == {"first": "dense"}
+    path = choices._cache_file()
+    assert {file.name for file in fresh.iterdir()} == {path.name, path.name + ".lock"}
+    # This process goes on with it; the next one measures again.
+    assert choices.known_choice("second", BACKENDS) == "csr"
+
+
 def test_no_folder_no_file(fresh, monkeypatch):
-    monkeypatch.setenv(chooser.CACHE_VARIABLE, "")
-    choose_backend(CPU, th.float32, Topology.random((64, 64), 400, 0))
+    monkeypatch.setenv(choices.CACHE_VARIABLE, "")
+    choose_backend(CPU, th.float32, Topology.random(*LAYER))
     assert not fresh.exists()
 
 
-def test_measuring_draws_nothing_and_leaves_no_dense_buffer_behind(fresh, monkeypatch):
-    topology = Topology.random((128, 128), 800, 0)
-    before = th.get_rng_state()
-    chosen = choose_backend(CPU, th.float32, topology)
-    assert th.equal(before, th.get_rng_state())
-    if chosen.name != "dense":
-        assert topology not in _scratch.buffers
-        assert not topology._flat_index
+def test_the_first_process_decides(fresh, monkeypatch):
+    topology = Topology.random(*LAYER)
+
+    def measure_while_another_process_stores(*args):
+        (kind,) = measured_kinds
+        choices._write(choices._cache_file(), {kind: "csr", "of the other": "dense"})
+        return measure.Measurement("blocked", True, "")
+
+    measured_kinds = [chooser._kind(chooser._Key("auto", CPU, th.float32, 256, True, th.get_num_threads()), topology)]
+    fresh.mkdir()
+    monkeypatch.setattr(chooser, "measure", measure_while_another_process_stores)
+    assert choose_backend(CPU, th.float32, topology).name == "csr"
+    assert stored() == {measured_kinds[0]: "csr", "of the other": "dense"}
 
 
-def test_measuring_one_kind_leaves_what_another_kind_uses(fresh, monkeypatch):
-    topology = Topology.random((128, 64), 800, 0)
-    monkeypatch.setattr(chooser, "_measure", lambda *args: "blocked")
-    backend = choose_backend(CPU, th.float32, topology, 256)
-    monkeypatch.undo()
-    monkeypatch.setenv(chooser.CACHE_VARIABLE, "")
-    x, values = th.zeros(256, 64), th.zeros(800)
-    backend.forward(backend.pack(x), values, topology, None, 256)
-    kept = blocked._kept[topology]["rows"]
+def test_what_others_have_learned_meanwhile_is_used(fresh, monkeypatch):
+    choices.store_choice("first", "dense", BACKENDS)
+    topology = Topology.random(*LAYER)
+    kind = chooser._kind(chooser._Key("auto", CPU, th.float32, 256, True, th.get_num_threads()), topology)
+    choices._write(choices._cache_file(), {"first": "csr", kind: "csr"})
+    forbid_measuring(monkeypatch)
+    assert choose_backend(CPU, th.float32, topology).name == "csr"
+    # What this process computes with does not change under its feet.
+    assert choices.known_choice("first", BACKENDS) == "dense"
+
+
+def _store_many(me, locks, start, answers):
+    if locks == "files":
+        choices.fcntl = None
+    start.wait()
+    shared = []
+    for i in range(20):
+        choices.store_choice(f"{me} {i}", "dense", ["dense"])
+        shared.append(choices.store_choice(f"shared {i}", ["dense", "csr"][me % 2], ["dense", "csr"]))
+    answers.put(shared)
+
+
+@pytest.mark.parametrize("locks", ["flock", "files"])
+def test_concurrent_processes_keep_each_others_choices(fresh, locks):
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    start, queue = context.Barrier(4), context.Queue()
+    children = [context.Process(target=_store_many, args=(me, locks, start, queue)) for me in range(4)]
+    for child in children:
+        child.start()
+    answers = [queue.get(timeout=120) for _ in children]
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0] * 4
+    found = stored()
+    assert {kind for kind in found if not kind.startswith("shared")} == {f"{me} {i}" for me in range(4) for i in range(20)}
+    # All took the same, which is what the file says.
+    assert answers == [[found[f"shared {i}"] for i in range(20)]] * 4
+    left = {file.name for file in fresh.iterdir()} - {choices._cache_file().name}
+    assert left == ({choices._cache_file().name + ".lock"} if locks == "flock" else set())
+
+
+@pytest.mark.parametrize("locks", ["flock", "files"])
+def test_a_lock_that_is_never_released_is_named(fresh, monkeypatch, caplog, locks):
+    if locks == "files":
+        monkeypatch.setattr(choices, "fcntl", None)
+    monkeypatch.setattr(choices, "_PATIENCE", 0.1)
+    fresh.mkdir()
+    lock = choices._cache_file().with_name(choices._cache_file().name + ".lock")
+    with choices._locked(lock):
+        assert choices.store_choice("kind", "dense", BACKENDS) == "dense"
+    assert f"{lock} is held by another process" in caplog.text
+    assert not choices._cache_file().exists()
+    choices.store_choice("kind", "dense", BACKENDS)
+    assert stored() == {"kind": "dense"}
+
+
+def test_a_lock_file_of_a_dead_process_is_removed(fresh, monkeypatch):
+    monkeypatch.setattr(choices, "fcntl", None)
+    fresh.mkdir()
+    lock = choices._cache_file().with_name(choices._cache_file().name + ".lock")
+    lock.write_text("")
+    os.utime(lock, (time.time() - 3600, time.time() - 3600))
+    choices.store_choice("kind", "dense", BACKENDS)
+    assert stored() == {"kind": "dense"}
+
+
+def test_nothing_is_measured_on_a_busy_machine(fresh, monkeypatch, caplog):
+    cores = os.cpu_count()
+    monkeypatch.setattr(measure.os, "getloadavg", lambda: (1.6 * cores, 0.0, 0.0))
+    topology = Topology.random(*LAYER)
+    with monkeypatch.context() as patch, caplog.at_level(logging.INFO, "sb3_sparse"):
+        forbid_measuring(patch)
+        assert choose_backend(CPU, th.float32, topology).name == backend_by_rule(CPU, th.float32, topology, 256)
+    assert "too busy" in caplog.text
+    assert not fresh.exists()
+    # As long as this process lives, whatever else runs.
+    monkeypatch.setattr(measure.os, "getloadavg", lambda: (1.4 * cores, 0.0, 0.0))
     pretend(monkeypatch, dense=3.0, csr=1.0, compiled=2.0, blocked=2.0)
-    assert choose_backend(CPU, th.float32, topology, 16).name == "csr"
-    assert blocked._kept[topology]["rows"] is kept
+    assert choose_backend(CPU, th.float32, Topology((64, 64), topology.flat_index().numpy())).name == "blocked"
+    assert not fresh.exists()
+    chooser.forget_choices()
+    assert choose_backend(CPU, th.float32, topology).name == "csr"
+
+
+def test_times_that_scatter_decide_nothing(fresh, monkeypatch, caplog):
+    pretend(monkeypatch, dense=3.0, csr=[1.0, 1.7, 1.7], compiled=2.0, blocked=2.0)
+    with caplog.at_level(logging.INFO, "sb3_sparse"):
+        assert choose_backend(CPU, th.float32, Topology.random(*LAYER)).name == "blocked"
+    assert "times scatter" in caplog.text
+    assert not fresh.exists()
+    chooser.forget_choices()
+    pretend(monkeypatch, dense=3.0, csr=[1.0, 1.3, 1.3], compiled=2.0, blocked=2.0)
+    assert choose_backend(CPU, th.float32, Topology.random(*LAYER)).name == "csr"
+
+
+def test_who_is_far_behind_is_not_timed_again(fresh, monkeypatch):
+    pretend(monkeypatch, dense=30.0, csr=2.1, compiled=1.5, blocked=1.0)
+    counts = dict.fromkeys(BACKENDS, 0)
+    for name, backend in BACKENDS.items():
+        original = backend.forward
+        monkeypatch.setattr(
+            backend, "forward", lambda *args, f=original, name=name: (counts.update({name: counts[name] + 1}), f(*args))
+        )
+    assert choose_backend(CPU, th.float32, Topology.random(*LAYER)).name == "blocked"
+    assert (counts["dense"], counts["csr"]) == (2, 2)
+    assert counts["compiled"] == counts["blocked"] == 1 + measure._MIN_ROUNDS
+
+
+@pytest.mark.parametrize("batch", [1, 2, 32, 256, 1024])
+@pytest.mark.parametrize(
+    "shape", [(64, 64), (2048, 512), (70_000, 512), (512, 70_000), (270_000, 128), (1, 2**20), (2**20, 1), (20_000, 20_000)]
+)
+def test_what_is_measured_is_bounded(shape, batch):
+    class Large:
+        rows, columns = shape
+        density = 0.1
+
+    sample = measure._sample(Large, batch)
+    assert sample.numel <= 2**22
+    assert batch * sample.numel <= 2**28
+    assert batch * max(sample.rows, sample.columns) <= 2**22
+    assert sample.density == pytest.approx(0.1, abs=0.02)
+    if shape == (64, 64) or (shape == (2048, 512) and batch <= 256):
+        assert (sample.rows, sample.columns) == shape
+
+
+def test_the_first_product_of_a_large_layer_makes_nothing_large(fresh, monkeypatch):
+    """A dense weight of this layer, or the gradient of its outputs, would take 256 and 128 MiB."""
+    topology = Topology((2**20, 64), th.arange(0, 2**26, 64).numpy())
+    largest, numels = [0], []
+    step = measure._step
+
+    def watch(backend, x, values, grad, sample):
+        largest[0] = max(largest[0], *(t.numel() for t in (x, values, grad) if t is not None))
+        numels.append(sample.numel)
+        return step(backend, x, values, grad, sample)
+
+    monkeypatch.setattr(measure, "_step", watch)
+    assert choose_backend(CPU, th.float32, topology, 32).name in BACKENDS
+    assert max(numels) <= 2**22
+    assert largest[0] <= 2**22
+    assert not topology._tensors
+    assert not topology._flat_index
+    assert topology not in blocked._kept
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_no_gradients_where_none_are_wanted(fresh, monkeypatch, training):
+    calls = []
+    for backend in BACKENDS.values():
+        for method in ("grad_input", "grad_values"):
+            original = getattr(backend, method)
+            monkeypatch.setattr(backend, method, lambda *a, f=original, method=method: (calls.append(method), f(*a))[1])
+    grads = []
+    step = measure._step
+    monkeypatch.setattr(measure, "_step", lambda b, x, v, grad, s: (grads.append(grad is not None), step(b, x, v, grad, s))[1])
+    choose_backend(CPU, th.float32, Topology.random(*LAYER), training=training)
+    assert bool(calls) is training
+    assert set(grads) == {training}
+
+
+def test_measuring_draws_nothing_and_leaves_nothing_behind(fresh):
+    topology = Topology.random((128, 128), 800, 0)
+    before, threads = th.get_rng_state(), th.get_num_threads()
+    choose_backend(CPU, th.float32, topology)
+    assert th.equal(before, th.get_rng_state())
+    assert th.get_num_threads() == threads
+    assert not topology._flat_index
+    assert not topology._tensors
+    assert topology not in blocked._kept
 
 
 def test_only_what_can_run_is_measured(fresh):
-    assert choose_backend(CPU, th.bfloat16, Topology.random((64, 64), 400, 0)).name == "dense"
-    assert choose_backend(CPU, th.float64, Topology.random((64, 64), 400, 0)).name in ("dense", "csr")
+    assert choose_backend(CPU, th.bfloat16, Topology.random(*LAYER)).name == "dense"
+    assert choose_backend(CPU, th.float64, Topology.random(*LAYER)).name in ("dense", "csr")
+
+
+RULE = """
+    from sb3_sparse.sparse import Topology
+    from sb3_sparse.sparse.kernels import chooser, measure
+    import torch as th
+    def fail(*args): raise AssertionError("measured")
+    chooser.measure = fail
+    for shape in ((8, 8), (64, 64), (512, 512), (2048, 512)):
+        for density in (0.01, 0.1, 0.2, 0.9, 1.0):
+            topology = Topology.random(shape, round(density * shape[0] * shape[1]), 0)
+            for dtype in (th.float32, th.float64, th.bfloat16):
+                for batch in (0, 1, 5, 16, 100, 256, 5000):
+                    backend = chooser.choose_backend(th.device("cpu"), dtype, topology, batch, batch > 1)
+                    assert backend.supports(th.device("cpu"), dtype)
+                    print(shape, density, dtype, batch, backend.name)
+    th.manual_seed(0)
+    layer = SparseLinear(512, 512, density=0.1, seed=1)
+    for batch in (1, 16, 256):
+        y = layer(th.randn(batch, 512))
+        y.square().sum().backward()
+        print(y.double().sum().item(), layer.values.grad.double().sum().item())
+    """
+
+
+def test_deterministic_measures_nothing_and_is_the_same_in_every_process(fresh, tmp_path):
+    outputs = []
+    for folder, threads in (("a", "1"), ("b", "2")):
+        cache = tmp_path / folder
+        cache.mkdir()
+        environment = {**os.environ, BACKEND_VARIABLE: "deterministic", choices.CACHE_VARIABLE: str(cache)}
+        if folder == "b":
+            # What a file says does not matter either: it is not even read.
+            (cache / choices._cache_file().name).mkdir()
+        code = "from sb3_sparse.sparse import SparseLinear\n" + textwrap.dedent(RULE)
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**environment, "OMP_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert result.stderr == ""
+        assert len(list(cache.iterdir())) == (folder == "b")
+        outputs.append(result.stdout)
+    assert outputs[0].count("\n") == 4 * 5 * 3 * 7 + 3
+    assert outputs[0] == outputs[1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "density", "batch", "dtype", "expected"),
+    [
+        ((2048, 512), 0.2, 256, th.float32, "blocked"),
+        ((2048, 512), 0.2, 1, th.float32, "compiled"),
+        ((2048, 512), 0.02, 256, th.float32, "compiled"),
+        ((2048, 512), 0.1, 8, th.float32, "compiled"),
+        ((2048, 512), 0.9, 256, th.float32, "dense"),
+        ((64, 64), 0.2, 8, th.float32, "dense"),
+        ((64, 64), 0.2, 256, th.float32, "blocked"),
+        ((70_000, 512), 0.1, 256, th.float32, "blocked"),
+        ((2048, 512), 0.1, 256, th.bfloat16, "dense"),
+        ((2048, 512), 0.5, 256, th.float64, "dense"),
+        ((2048, 512), 0.05, 256, th.float64, "csr" if "csr" in available_backends("cpu", th.float64) else "dense"),
+    ],
+)
+def test_the_rule(shape, density, batch, dtype, expected):
+    class Any:
+        numel = shape[0] * shape[1]
+
+    Any.density = density
+    assert backend_by_rule(CPU, dtype, Any, batch) == expected
+
+
+def test_the_rule_without_our_kernels_and_without_mkl(monkeypatch):
+    topology = Topology.random((512, 512), 5000, 0)
+    for name in ("blocked", "compiled", "csr"):
+        monkeypatch.setattr(BACKENDS[name], "supports", lambda device, dtype: False)
+    for batch in (0, 1, 8, 256):
+        for dtype in (th.float32, th.float64):
+            assert backend_by_rule(CPU, dtype, topology, batch) == "dense"
+
+
+def test_a_report_measures_and_writes_nothing(fresh, monkeypatch):
+    layer = SparseLinear(64, 64, density=0.1, seed=0)
+
+    def row():
+        return sparsity_report(layer).layers[0].backend
+
+    with monkeypatch.context() as patch:
+        forbid_measuring(patch)
+        assert row() == "blocked (not measured yet)"
+        assert "blocked (not measured yet)" in str(sparsity_report(layer))
+    assert not fresh.exists()
+    assert layer.topology not in chooser._chosen
+    # What the file says.
+    pretend(monkeypatch, dense=3.0, csr=1.0, compiled=2.0, blocked=2.0)
+    choose_backend(CPU, th.float32, Topology.random((64, 64), layer.topology.nnz, 5))
+    assert row() == "csr"
+    assert sparsity_report(layer).topology_bytes == layer.topology.nbytes + BACKENDS["csr"].memory(layer.topology)
+    # What this process has chosen, for another batch, too.
+    monkeypatch.undo()
+    monkeypatch.setenv(choices.CACHE_VARIABLE, "")
+    chooser.forget_choices()
+    monkeypatch.setattr(chooser, "is_busy", lambda: True)
+    layer(th.zeros(1, 64))
+    assert row() == "compiled"
+    layer(th.zeros(2, 64))
+    assert row() == "dense"
+    monkeypatch.setenv(BACKEND_VARIABLE, "deterministic")
+    assert row() == "blocked"
+    monkeypatch.setenv(BACKEND_VARIABLE, "compiled")
+    assert row() == "compiled"
+
+
+def test_equal_topologies_count_once_in_a_report(monkeypatch):
+    monkeypatch.setenv(BACKEND_VARIABLE, "deterministic")
+    mask = th.rand(64, 64) < 0.2
+    layers = [SparseLinear(64, 64, topology=Topology.from_mask(mask)) for _ in range(2)]
+    one = sparsity_report(layers[0]).topology_bytes
+    assert sparsity_report(th.nn.Sequential(*layers)).topology_bytes == one
+
+
+def test_peeking_is_settled_where_nothing_will_be_measured(fresh, monkeypatch):
+    for mode in ("auto", "deterministic"):
+        monkeypatch.setenv(BACKEND_VARIABLE, mode)
+        assert peek_backend(CPU, th.float32, Topology.random((8, 8), 10, 0)) == (BACKENDS["dense"], True)
+        assert peek_backend(CPU, th.bfloat16, Topology.random(*LAYER)) == (BACKENDS["dense"], True)
+    assert peek_backend(CPU, th.float32, Topology.random(*LAYER)) == (BACKENDS["blocked"], True)
+    monkeypatch.setenv(BACKEND_VARIABLE, "auto")
+    assert peek_backend(CPU, th.float32, Topology.random(*LAYER)) == (BACKENDS["blocked"], False)
+    monkeypatch.setenv(BACKEND_VARIABLE, "fastest")
+    with pytest.raises(ValueError, match=r"SB3_SPARSE_BACKEND='fastest'.*'deterministic'"):
+        peek_backend(CPU, th.float32, Topology.random(*LAYER))
 
 
 def test_info_is_logged_to_the_packages_logger():

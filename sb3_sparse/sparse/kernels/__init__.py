@@ -6,6 +6,6 @@ other file is a backend.
 """
 
 from sb3_sparse.sparse.kernels.autograd import scatter_dense, sparse_linear
-from sb3_sparse.sparse.kernels.chooser import BACKEND_VARIABLE, available_backends, choose_backend
+from sb3_sparse.sparse.kernels.chooser import BACKEND_VARIABLE, available_backends, choose_backend, peek_backend
 
-__all__ = ["BACKEND_VARIABLE", "available_backends", "choose_backend", "scatter_dense", "sparse_linear"]
+__all__ = ["BACKEND_VARIABLE", "available_backends", "choose_backend", "peek_backend", "scatter_dense", "sparse_linear"]

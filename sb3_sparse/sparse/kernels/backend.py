@@ -13,7 +13,12 @@ class Backend(ABC):
 
     ``values`` are the ``nnz`` living weights of ``W``, row by row. ``x`` is ``(batch, in)`` and ``grad``
     ``(batch, out)``, both as :meth:`pack` returned them; all have one floating dtype and are on one device.
-    Results have the same dtype and device; their memory layout is free. None of the methods records a graph.
+    Results have the same dtype and device. None of the methods records a graph.
+
+    The memory layout of :meth:`forward` and :meth:`grad_input` is the same for every backend, device and dtype: more
+    than one sample lies feature by feature, with strides of exactly ``(1, batch)``, a single one (or none) is
+    contiguous. So ``reshape`` works on every result, and ``view(-1)`` of several samples on none, whichever backend
+    was chosen. :func:`empty_result` makes such a tensor.
     """
 
     name: str
@@ -48,3 +53,15 @@ class Backend(ABC):
 
     def forget(self, topology: Topology) -> None:  # noqa: B027
         """Free what the backend keeps for a topology."""
+
+
+def empty_result(like: th.Tensor, batch: int, features: int) -> th.Tensor:
+    """
+    An uninitialised ``(batch, features)`` in the memory layout of results.
+
+    It is no view: autograd would not let anybody change a view in place that a function of its own returns.
+
+    :param like: Gives dtype and device.
+    """
+    strides = (1, batch) if batch > 1 else (features, 1)
+    return like.new_empty_strided((batch, features), strides)

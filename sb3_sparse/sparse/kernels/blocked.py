@@ -14,7 +14,7 @@ from sb3_sparse.sparse.kernels.blocked_ir import (
     TILE_VECTORS,
     blocked_kernel,
 )
-from sb3_sparse.sparse.kernels.compiled import CompiledBackend, unpack
+from sb3_sparse.sparse.kernels.compiled import CompiledBackend, Result
 from sb3_sparse.sparse.kernels.llvm_ir import LANES
 from sb3_sparse.sparse.kernels.threads import run, thread_count
 from sb3_sparse.sparse.topology import Topology
@@ -36,12 +36,12 @@ class BlockedBackend(CompiledBackend):
     def forward(self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int) -> th.Tensor:
         if batch == 1:
             return super().forward(x, values, topology, bias, batch)
-        return unpack(_multiply("rows", x, values, topology, bias), batch)
+        return _multiply("rows", x, values, topology, bias, batch)
 
     def grad_input(self, grad: th.Tensor, values: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         if batch == 1:
             return super().grad_input(grad, values, topology, batch)
-        return unpack(_multiply("columns", grad, values, topology, None), batch)
+        return _multiply("columns", grad, values, topology, None, batch)
 
     def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         if batch == 1:
@@ -137,15 +137,15 @@ def _cut(topology: Topology, side: str, block_rows: int) -> _Blocks:
     return _Blocks(rows, columns, block_rows, counts, local, crow, edges, addresses)
 
 
-def _multiply(side: str, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None) -> th.Tensor:
-    """``W x + bias`` (side "rows") or ``Wᵀ x`` (side "columns"), feature by feature as ``x`` is."""
+def _multiply(side: str, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int) -> th.Tensor:
+    """``x Wᵀ + bias`` (side "rows") or ``x W`` (side "columns") for a packed ``x``."""
     blocks = _blocks(topology, side)
-    y, packed = x.new_empty(blocks.rows, x.shape[1]), _place_for_packed(topology, blocks)
+    y, packed = Result(x, batch, blocks.rows), _place_for_packed(topology, blocks)
     bias_pointer = 0 if bias is None else bias.data_ptr()
     indices = (*blocks.addresses, topology.addresses[1])
-    pointers = (values.data_ptr(), packed.ctypes.data, *indices, x.data_ptr(), bias_pointer, y.data_ptr())
+    pointers = (values.data_ptr(), packed.ctypes.data, *indices, x.data_ptr(), bias_pointer, y.pointer)
     _run("multiply_" + side, pointers, topology, blocks, x.shape[1])
-    return y
+    return y.unpacked()
 
 
 def _place_for_packed(topology: Topology, blocks: _Blocks) -> np.ndarray:

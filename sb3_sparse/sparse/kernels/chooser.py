@@ -4,48 +4,41 @@ Which backend runs a product: the fastest one, found by a short measurement the 
 A kind is a device, dtype, number of threads, batch size (rounded up to a power of two), weight shape and number of
 living weights. Choices are kept in memory and in a file of the user's cache folder, so that the next run on the machine
 starts with them, and computes with the same backends.
+
+Where a stopwatch cannot tell, for small products and on a busy machine, and where it is not asked
+(``SB3_SPARSE_BACKEND=deterministic``), :func:`backend_by_rule` decides.
 """
 
-import json
 import logging
 import os
-import tempfile
-import time
 import weakref
-from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch as th
 
+from sb3_sparse.sparse.kernels import choices
 from sb3_sparse.sparse.kernels.backend import Backend
 from sb3_sparse.sparse.kernels.blocked import BlockedBackend
 from sb3_sparse.sparse.kernels.compiled import CompiledBackend
 from sb3_sparse.sparse.kernels.csr import CsrBackend
 from sb3_sparse.sparse.kernels.dense import DenseBackend
-from sb3_sparse.sparse.kernels.llvm_ir import host_cpu
+from sb3_sparse.sparse.kernels.measure import MAX_BATCH, is_busy, measure
 from sb3_sparse.sparse.topology import Topology
 
 logger = logging.getLogger("sb3_sparse")
 
 BACKEND_VARIABLE = "SB3_SPARSE_BACKEND"
-"""Environment variable that names one backend for everything, instead of the automatic choice."""
-CACHE_VARIABLE = "SB3_SPARSE_CACHE"
-"""Environment variable with the folder for measured choices, instead of one in the user's cache folder; empty: none."""
+"""Environment variable that names one backend for everything, or ``deterministic``, instead of the measured choice."""
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend for backend in (DenseBackend(), CsrBackend(), CompiledBackend(), BlockedBackend())
 }
 
-# Of the backends: what an older generation's measurements chose is forgotten.
-_GENERATION = 2
-# A measurement repeats each product so often, or until so much time has passed.
-_REPEATS = 5
-_SECONDS = 0.05
-# Another backend has to be faster than dense by this factor, or noise would decide.
-_MARGIN = 1.05
+_AUTO, _DETERMINISTIC = "auto", "deterministic"
 # Smaller weights than this are not worth a measurement: a product takes microseconds on any path.
 _MIN_NUMEL = 1024
+# The rule: below so many multiply-adds of a dense product, calls cost more than what sparse products save.
+_MIN_WORK = 1 << 17
 
 
 def available_backends(device: th.device | str, dtype: th.dtype = th.float32) -> list[str]:
@@ -62,33 +55,102 @@ def choose_backend(device: th.device, dtype: th.dtype, topology: Topology, batch
     :raises ValueError: If the environment variable ``SB3_SPARSE_BACKEND`` names a backend that does not exist or
         cannot run here.
     """
-    forced = os.environ.get(BACKEND_VARIABLE) or "auto"
-    if forced != "auto":
-        return _forced_backend(forced, device, dtype)
-    bucket = 1 << (batch - 1).bit_length()
-    key = (device, dtype, bucket, training, th.get_num_threads())
-    known = _chosen.get(topology)
-    if known is not None and key in known:
-        return known[key]
-    candidates = available_backends(device, dtype)
-    if len(candidates) == 1 or topology.numel < _MIN_NUMEL or batch == 0:
-        return BACKENDS[_first_guess(candidates, topology)]
-    kind = _kind(device, dtype, topology, bucket, training)
-    choices = _choices()
-    if choices.get(kind) not in candidates:
-        choices[kind] = _measure(candidates, device, dtype, topology, bucket, training)
-        _save_choices(choices)
-    _chosen.setdefault(topology, {})[key] = backend = BACKENDS[choices[kind]]
+    mode = os.environ.get(BACKEND_VARIABLE) or _AUTO
+    if mode not in (_AUTO, _DETERMINISTIC):
+        return _forced_backend(mode, device, dtype)
+    # A plain tuple, which takes half of the time of a named one.
+    key = (mode, device, dtype, 1 << (batch - 1).bit_length() if batch else 0, training, th.get_num_threads())
+    chosen = _chosen.get(topology)
+    if chosen is not None and key in chosen:
+        return chosen[key]
+    backend = BACKENDS[_decide(_Key(*key), topology)]
+    _chosen.setdefault(topology, {})[key] = backend
     return backend
 
 
+def peek_backend(
+    device: th.device, dtype: th.dtype, topology: Topology, batch: int = 256, training: bool = True
+) -> tuple[Backend, bool]:
+    """
+    The backend that :func:`choose_backend` has chosen or would choose, without measuring or writing anything.
+
+    :param batch: Number of samples, if nothing was chosen yet.
+    :param training: Likewise, whether gradients are wanted.
+    :return: The backend, and whether that is settled: if not, it is what the rule says, and a measurement will decide.
+    :raises ValueError: As :func:`choose_backend`.
+    """
+    mode = os.environ.get(BACKEND_VARIABLE) or _AUTO
+    if mode not in (_AUTO, _DETERMINISTIC):
+        return _forced_backend(mode, device, dtype), True
+    key = _Key(mode, device, dtype, 1 << (batch - 1).bit_length() if batch else 0, training, th.get_num_threads())
+    chosen = _chosen.get(topology, {})
+    if key in chosen:
+        return chosen[key], True
+    # Of other batches: the last one that was used for the same, else for anything.
+    used = [other for other in map(_Key._make, chosen) if other[:3] == key[:3] and other.threads == key.threads]
+    used = [other for other in used if other.training == training] or used
+    if used:
+        return chosen[used[-1]], True
+    candidates = available_backends(device, dtype)
+    if _rule_decides(key, topology, candidates):
+        return BACKENDS[backend_by_rule(device, dtype, topology, key.batch)], True
+    known = choices.known_choice(_kind(key, topology), candidates)
+    return BACKENDS[known or backend_by_rule(device, dtype, topology, key.batch)], known is not None
+
+
+def backend_by_rule(device: th.device, dtype: th.dtype, topology: Topology, batch: int, training: bool = True) -> str:
+    """
+    A backend that suits most processors, without a measurement: the same in every process.
+
+    Where our kernels run (float32 on the CPU): ``compiled`` for a single sample; for a batch ``dense`` if the product is
+    tiny or more than three quarters of the weights live, ``compiled`` if they are nearly all gone, else ``blocked``.
+    For float64 on the CPU ``csr`` where it can run and at most a tenth of the weights live. Else ``dense``. Whether
+    gradients are wanted makes no difference that would hold on all processors.
+
+    :param batch: Number of samples; :func:`choose_backend` rounds it up to a power of two.
+    :param training: Whether gradients are wanted, or the output alone.
+    :return: Its name.
+    """
+    candidates = available_backends(device, dtype)
+    is_tiny = topology.numel * batch < _MIN_WORK
+    if "blocked" in candidates and "compiled" in candidates:
+        if batch <= 1:
+            return "compiled"
+        if is_tiny or topology.density > 0.75:
+            return "dense"
+        return "compiled" if topology.density <= (0.1 if batch <= 16 else 0.03) else "blocked"
+    if "csr" in candidates and device.type == "cpu" and not is_tiny and topology.density <= 0.1:
+        return "csr"
+    return "dense"
+
+
+def forget_choices() -> None:
+    """Forget what is in memory; the file is read again."""
+    _chosen.clear()
+    choices.forget_choices()
+
+
+class _Key(NamedTuple):
+    """What a choice depends on, for one topology."""
+
+    mode: str
+    device: th.device
+    dtype: th.dtype
+    batch: int
+    """Samples, rounded up to a power of two."""
+    training: bool
+    threads: int
+
+
 # What `choose_backend` answered, for the next call: it is on the path of every single action.
-_chosen: "weakref.WeakKeyDictionary[Topology, dict[tuple[Any, ...], Backend]]" = weakref.WeakKeyDictionary()
+_chosen: "weakref.WeakKeyDictionary[Topology, dict[tuple[str, th.device, th.dtype, int, bool, int], Backend]]" = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def _forced_backend(name: str, device: th.device, dtype: th.dtype) -> Backend:
     if name not in BACKENDS:
-        raise ValueError(f"{BACKEND_VARIABLE}={name!r}: expected 'auto' or one of {sorted(BACKENDS)}.")
+        raise ValueError(f"{BACKEND_VARIABLE}={name!r}: expected '{_AUTO}', '{_DETERMINISTIC}' or one of {sorted(BACKENDS)}.")
     if not BACKENDS[name].supports(device, dtype):
         raise ValueError(
             f"{BACKEND_VARIABLE}={name!r} cannot run {dtype} on {device}: "
@@ -97,97 +159,36 @@ def _forced_backend(name: str, device: th.device, dtype: th.dtype) -> Backend:
     return BACKENDS[name]
 
 
-def _first_guess(candidates: list[str], topology: Topology) -> str:
-    """Without a measurement: our kernels where at least half of the weights are gone, else dense."""
-    return "compiled" if "compiled" in candidates and topology.density <= 0.5 else "dense"
+def _rule_decides(key: _Key, topology: Topology, candidates: list[str]) -> bool:
+    return key.mode == _DETERMINISTIC or len(candidates) == 1 or topology.numel < _MIN_NUMEL or key.batch == 0
 
 
-def _kind(device: th.device, dtype: th.dtype, topology: Topology, bucket: int, training: bool) -> str:
-    place = f"cpu x{th.get_num_threads()}" if device.type == "cpu" else th.cuda.get_device_name(device)
+def _decide(key: _Key, topology: Topology) -> str:
+    candidates = available_backends(key.device, key.dtype)
+    by_rule = backend_by_rule(key.device, key.dtype, topology, key.batch, key.training)
+    if _rule_decides(key, topology, candidates):
+        return by_rule
+    kind = _kind(key, topology)
+    known = choices.known_choice(kind, candidates)
+    if known is not None:
+        return known
+    if is_busy():
+        logger.info("%s: took %s by the rule, as this machine is too busy for measurements", kind, by_rule)
+        choices.use_choice(kind, by_rule)
+        return by_rule
+    backends = [BACKENDS[name] for name in candidates]
+    measured = measure(backends, key.device, key.dtype, topology, min(key.batch, MAX_BATCH), key.training)
+    if not measured.is_clear:
+        logger.info("%s: took %s by the rule, as times scatter (%s)", kind, by_rule, measured.times)
+        choices.use_choice(kind, by_rule)
+        return by_rule
+    stored = choices.store_choice(kind, measured.best, candidates)
+    logger.info("%s: chose %s (%s)", kind, stored, measured.times)
+    return stored
+
+
+def _kind(key: _Key, topology: Topology) -> str:
+    place = f"cpu x{key.threads}" if key.device.type == "cpu" else th.cuda.get_device_name(key.device)
     shape = f"{topology.rows}x{topology.columns}:{topology.nnz}"
-    return f"{place} {str(dtype).removeprefix('torch.')} batch {bucket} {shape} {'training' if training else 'forward'}"
-
-
-@th.no_grad()
-def _measure(candidates: list[str], device: th.device, dtype: th.dtype, topology: Topology, batch: int, training: bool) -> str:
-    # Filled without the random generator: measuring must not change what a seed stands for.
-    x = th.linspace(-1, 1, batch * topology.columns, device=device).to(dtype).view(batch, topology.columns)
-    grad = th.linspace(-1, 1, batch * topology.rows, device=device).to(dtype).view(batch, topology.rows)
-    values = th.linspace(-1, 1, topology.nnz, device=device).to(dtype)
-
-    def seconds(backend: Backend) -> float:
-        def step() -> None:
-            packed = backend.pack(x)
-            backend.forward(packed, values, topology, None, batch)
-            if training:
-                packed_grad = backend.pack(grad)
-                backend.grad_input(packed_grad, values, topology, batch)
-                backend.grad_values(packed_grad, packed, topology, batch)
-            if device.type == "cuda":
-                th.cuda.synchronize(device)
-
-        step()  # compiles, allocates, computes indices
-        times: list[float] = []
-        while len(times) < _REPEATS and sum(times) < _SECONDS:
-            start = time.perf_counter()
-            step()
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    measured = {name: seconds(BACKENDS[name]) for name in candidates}
-    best = min(measured, key=measured.__getitem__)
-    if measured["dense"] < _MARGIN * measured[best]:
-        best = "dense"
-    in_use = {best, *(backend.name for backend in _chosen.get(topology, {}).values())}
-    for name in candidates:
-        if name not in in_use:
-            BACKENDS[name].forget(topology)
-    times = ", ".join(f"{name} {1e3 * t:.3g} ms" for name, t in sorted(measured.items(), key=lambda item: item[1]))
-    logger.info("%s: chose %s (%s)", _kind(device, dtype, topology, batch, training), best, times)
-    return best
-
-
-def _cache_file() -> Path | None:
-    """Where the choices of this machine, processor and version of torch are kept."""
-    folder = os.environ.get(CACHE_VARIABLE)
-    if folder == "":
-        return None
-    if folder is None:
-        try:
-            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        except RuntimeError:  # no home directory
-            return None
-        folder = str(base / "sb3-sparse")
-    return Path(folder) / f"backends-{_GENERATION}-{host_cpu()}-torch{th.__version__.partition('+')[0]}.json"
-
-
-def forget_choices() -> None:
-    """Forget what is in memory; the file is read again."""
-    _chosen.clear()
-    _choices.cache_clear()
-
-
-@cache
-def _choices() -> dict[str, str]:
-    path = _cache_file()
-    try:
-        loaded = json.loads(path.read_text()) if path is not None else {}
-        return {str(kind): str(name) for kind, name in loaded.items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, AttributeError) as error:
-        logger.warning("ignoring the backend choices in %s: %s", path, error)
-        return {}
-
-
-def _save_choices(choices: dict[str, str]) -> None:
-    path = _cache_file()
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".json", delete=False) as file:
-            json.dump(choices, file, indent=1, sort_keys=True)
-        Path(file.name).replace(path)
-    except OSError as error:
-        logger.warning("cannot keep the backend choices in %s, they are measured again next time: %s", path, error)
+    use = "training" if key.training else "forward"
+    return f"{place} {str(key.dtype).removeprefix('torch.')} batch {min(key.batch, MAX_BATCH)} {shape} {use}"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch as th
 
-from sb3_sparse.sparse.kernels.backend import Backend
+from sb3_sparse.sparse.kernels.backend import Backend, empty_result
 from sb3_sparse.sparse.kernels.llvm_ir import LANES, Kernel, kernel, tile_vectors
 from sb3_sparse.sparse.kernels.threads import run, thread_count
 from sb3_sparse.sparse.topology import Topology, tensor_bytes
@@ -19,8 +19,9 @@ class CompiledBackend(Backend):
     """
     float32 on the CPU, any batch size and shape. Results do not depend on the number of threads.
 
-    Activations are kept feature by feature, ``(features, batch)`` in memory. Outputs have the usual shape with that
-    memory layout, which element-wise functions keep: nothing is transposed between two layers.
+    Activations are kept feature by feature, ``(features, batch)`` in memory, which is the layout of results, too, and
+    which element-wise functions keep: nothing is transposed between two layers. Kernels work on whole vectors of
+    samples: what a batch lacks to them is added before and left out behind, with a copy; other batches need none.
     """
 
     name = "compiled"
@@ -36,8 +37,9 @@ class CompiledBackend(Backend):
         padded = self.padded(batch)
         if padded == batch:
             return x.detach().t().contiguous()
-        packed = x.new_zeros(features, padded)
+        packed = x.new_empty(features, padded)
         packed[:, :batch].copy_(x.detach().t())
+        packed[:, batch:].zero_()
         return packed
 
     def unpack(self, packed: th.Tensor, batch: int) -> th.Tensor:
@@ -55,9 +57,9 @@ class CompiledBackend(Backend):
             pointers = (values.data_ptr(), *topology.addresses, x.data_ptr(), bias_pointer, y.data_ptr())
             run(_kernel_one("multiply_one", topology), pointers, _bounds_for_one(topology))
             return y
-        y = x.new_empty(topology.rows, x.shape[1])
-        _multiply("multiply", x, values, topology, "rows", bias_pointer, y)
-        return unpack(y, batch)
+        result = Result(x, batch, topology.rows)
+        _multiply("multiply", x, values, topology, "rows", bias_pointer, result.pointer)
+        return result.unpacked()
 
     def grad_input(self, grad: th.Tensor, values: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         if batch == 1:
@@ -66,9 +68,9 @@ class CompiledBackend(Backend):
             pointers = (values.data_ptr(), *topology.addresses, grad.data_ptr(), dx.data_ptr())
             run(_kernel_one("multiply_one_transposed", topology), pointers, (0, topology.rows))
             return dx
-        dx = grad.new_empty(topology.columns, grad.shape[1])
-        _multiply("multiply_transposed", grad, values, topology, "columns", 0, dx)
-        return unpack(dx, batch)
+        result = Result(grad, batch, topology.columns)
+        _multiply("multiply_transposed", grad, values, topology, "columns", 0, result.pointer)
+        return result.unpacked()
 
     def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         dv = grad.new_empty(topology.nnz) if batch else grad.new_zeros(topology.nnz)
@@ -106,15 +108,32 @@ def _kernel_one(name: str, topology: Topology) -> Kernel:
     return kernel(name, column_bits=8 * topology.col.itemsize)
 
 
-def unpack(y: th.Tensor, batch: int) -> th.Tensor:
-    """``(features, padded batch)`` as ``(batch, features)``: the same memory, but no view, which autograd would not let
-    anybody change in place."""
-    features, stride = y.shape
-    return y.new_empty(0).set_(y.untyped_storage(), 0, (batch, features), (1, stride))
+class Result:
+    """
+    Where a kernel writes a result of a batch: ``(features, padded batch)``, feature by feature.
+
+    :param packed: What the kernel reads, packed likewise.
+    :param batch: Samples without padding.
+    :param features: Features of the result.
+    """
+
+    def __init__(self, packed: th.Tensor, batch: int, features: int):
+        padded = packed.shape[1]
+        self._result = empty_result(packed, batch, features)
+        self._padded = None if padded == batch else packed.new_empty(features, padded)
+        self._batch = batch
+        #: Address of the first feature.
+        self.pointer: int = (self._result if self._padded is None else self._padded).data_ptr()
+
+    def unpacked(self) -> th.Tensor:
+        """The result, once the kernel is done: ``(batch, features)`` in the memory layout of results."""
+        if self._padded is not None:
+            self._result.t().copy_(self._padded[:, : self._batch])
+        return self._result
 
 
 def _multiply(
-    name: str, x: th.Tensor, values: th.Tensor, topology: Topology, side: str, bias_pointer: int, y: th.Tensor
+    name: str, x: th.Tensor, values: th.Tensor, topology: Topology, side: str, bias_pointer: int, y_pointer: int
 ) -> None:
     """``y = W x`` (side "rows") or ``y = Wᵀ x`` (side "columns"), block of columns by block of columns."""
     index = topology.tensors()
@@ -125,7 +144,7 @@ def _multiply(
     for block, (begin, end) in enumerate(itertools.pairwise(blocks)):
         weights = tuple(t.data_ptr() for t in (values, index.t_order, begin, end, columns))
         for vectors, lane, tiles in _tiles(stride):
-            batch = (x.data_ptr() + 4 * lane, bias_pointer, y.data_ptr() + 4 * lane)
+            batch = (x.data_ptr() + 4 * lane, bias_pointer, y_pointer + 4 * lane)
             run(kernel(name, vectors), (*weights, *batch, stride, tiles, int(block > 0), topology.nnz - 1), bounds)
 
 

@@ -5,7 +5,7 @@ from functools import cache
 
 import torch as th
 
-from sb3_sparse.sparse.kernels.backend import Backend
+from sb3_sparse.sparse.kernels.backend import Backend, empty_result
 from sb3_sparse.sparse.topology import Topology, tensor_bytes
 
 
@@ -22,15 +22,18 @@ class CsrBackend(Backend):
     def forward(self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int) -> th.Tensor:
         index = topology.tensors(values.device)
         weight = _csr(index.crow, index.col, values, (topology.rows, topology.columns))
-        y = (weight @ x.t()).t()
-        return y if bias is None else y + bias
+        y = empty_result(x, batch, topology.rows)
+        th.mm(weight, x.t(), out=y.t())
+        return y if bias is None else y.add_(bias.detach())
 
     def grad_input(self, grad: th.Tensor, values: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         index = topology.tensors(values.device)
         # index_select is several times faster than values[t_order].
         transposed_values = values.index_select(0, index.t_order)
         transposed = _csr(index.t_crow, index.t_col, transposed_values, (topology.columns, topology.rows))
-        return (transposed @ grad.t()).t()
+        dx = empty_result(grad, batch, topology.columns)
+        th.mm(transposed, grad.t(), out=dx.t())
+        return dx
 
     def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         if topology.nnz == 0:

@@ -5,7 +5,7 @@ import weakref
 
 import torch as th
 
-from sb3_sparse.sparse.kernels.backend import Backend
+from sb3_sparse.sparse.kernels.backend import Backend, empty_result
 from sb3_sparse.sparse.topology import Topology
 
 
@@ -52,10 +52,23 @@ class DenseBackend(Backend):
         return dtype.is_floating_point
 
     def forward(self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int) -> th.Tensor:
-        return th.nn.functional.linear(x, _scratch.scatter(values, topology), bias)
+        weight = _scratch.scatter(values, topology)
+        if batch <= 1:
+            return th.nn.functional.linear(x, weight, bias)
+        y = empty_result(x, batch, topology.rows)
+        if bias is None:
+            th.mm(weight, x.t(), out=y.t())
+        else:
+            th.addmm(bias.detach().unsqueeze(1), weight, x.t(), out=y.t())
+        return y
 
     def grad_input(self, grad: th.Tensor, values: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
-        return grad @ _scratch.scatter(values, topology)
+        weight = _scratch.scatter(values, topology)
+        if batch <= 1:
+            return grad @ weight
+        dx = empty_result(grad, batch, topology.columns)
+        th.mm(weight.t(), grad.t(), out=dx.t())
+        return dx
 
     def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         return (grad.t() @ x).view(-1).index_select(0, topology.flat_index(grad.device, keep=True))
