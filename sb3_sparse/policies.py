@@ -7,8 +7,9 @@ below it say which policy it is mixed into, one for each algorithm. The algorith
 
 import difflib
 import inspect
+import sys
+import warnings
 from collections.abc import Mapping
-from numbers import Integral
 from typing import Any, ClassVar
 
 import torch as th
@@ -20,18 +21,19 @@ from sb3_contrib.tqc import policies as tqc
 from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.dqn import policies as dqn
 from stable_baselines3.sac import policies as sac
 from stable_baselines3.td3 import policies as td3
 
+from sb3_sparse.common.validation import choice, flag, positive, whole_number, whole_numbers
 from sb3_sparse.networks import simba_sizes
+from sb3_sparse.observations import ObservationNorm, check_observations, check_size, default_features_extractor
 from sb3_sparse.policy_networks import (
     WRONG_POLICY,
     HintsAtItsAlgorithm,
-    ObservationNorm,
+    ShowsItsSteps,
     SimBaContinuousCritic,
     SimBaCrossQActor,
     SimBaCrossQCritic,
@@ -43,17 +45,15 @@ from sb3_sparse.policy_networks import (
     SimBaTQCActor,
     SimBaTQCCritic,
 )
-from sb3_sparse.sparse.distribution import check_sparsity, get_distribution
+from sb3_sparse.sparse.distribution import DISTRIBUTIONS, check_sparsity
 
 NetArch = list[int] | dict[str, list[int]]
 
 DEFAULT_WIDTH_SCALE = 2.0
 DEFAULT_DEPTH_SCALE = 1.0
-# What NatureCNN's kernels need. Smaller images, such as the grids of MiniGrid, are flattened.
-MIN_IMAGE_SIZE = 36
 
 
-class _SparseSimBaPolicy(HintsAtItsAlgorithm):
+class _SparseSimBaPolicy(ShowsItsSteps, HintsAtItsAlgorithm):
     """
     Mixin for a policy of SB3 that builds sparse SimBa networks. Keywords not listed are SB3's own.
 
@@ -81,7 +81,8 @@ class _SparseSimBaPolicy(HintsAtItsAlgorithm):
 
     # The sub-networks by their place in `net_arch`. Policies with one network have the entry "qf" alone.
     network_classes: ClassVar[dict[str, type[SimBaNetwork]]]
-    # Whose training passes show every replayed batch once: the statistics of observations follow those.
+    # Whose training passes show every replayed batch once: the statistics of observations follow those, and the steps
+    # of its optimizer.
     obs_norm_feeder: ClassVar[str] = "qf"
     adamw_kwargs: ClassVar[dict[str, Any]] = {"fused": True}
 
@@ -106,25 +107,29 @@ class _SparseSimBaPolicy(HintsAtItsAlgorithm):
         **kwargs: Any,
     ):
         _check_keywords(type(self), kwargs)
-        _check_observations(observation_space)
-        get_distribution(sparsity_distribution)
-        mask_seed = _check_mask_seed(mask_seed)
-        _check_flag("rescale", rescale)
-        _check_flag("normalize_observations", normalize_observations)
-        # Plain attributes, which a module may have before its own constructor ran; `_build` needs them.
+        check_observations(observation_space)
+        check_size("the action", action_space)
+        networks = list(self.network_classes)
+        for name in ("n_critics", "n_quantiles"):
+            if name in kwargs:
+                kwargs[name] = whole_number(name, kwargs[name], minimum=1)
+        width_scale, depth_scale = positive("width_scale", width_scale), positive("depth_scale", depth_scale)
+        # Plain attributes, which a module may have before its own constructor ran; `_build` needs them. Plain numbers
+        # too, whatever was given: they are saved.
+        self._sparsity = _per_network(sparsity, networks)
+        net_arch = None if net_arch is None else _check_net_arch(net_arch, networks)
         self.simba_kwargs = {
-            "sparsity": sparsity,
+            "sparsity": dict(self._sparsity) if isinstance(sparsity, Mapping) else self._sparsity["qf"],
             "width_scale": width_scale,
             "depth_scale": depth_scale,
             "net_arch": net_arch,
-            "sparsity_distribution": sparsity_distribution,
-            "mask_seed": mask_seed,
-            "rescale": rescale,
-            "normalize_observations": normalize_observations,
+            "sparsity_distribution": choice("sparsity_distribution", sparsity_distribution, DISTRIBUTIONS),
+            "mask_seed": None if mask_seed is None else whole_number("mask_seed", mask_seed, minimum=0),
+            "rescale": flag("rescale", rescale),
+            "normalize_observations": flag("normalize_observations", normalize_observations),
         }
-        self._sparsity = _per_network(sparsity, list(self.network_classes))
         if features_extractor_class is None:
-            features_extractor_class = _default_features_extractor(observation_space, normalize_images)
+            features_extractor_class = default_features_extractor(observation_space, normalize_images)
         if optimizer_class is th.optim.AdamW:
             given = optimizer_kwargs or {}
             optimizer_kwargs = {**self.adamw_kwargs, **given}
@@ -135,7 +140,7 @@ class _SparseSimBaPolicy(HintsAtItsAlgorithm):
             observation_space,
             action_space,
             lr_schedule,
-            net_arch=_resolve_net_arch(net_arch, width_scale, depth_scale, list(self.network_classes)),
+            net_arch=_resolve_net_arch(net_arch, width_scale, depth_scale, networks),
             features_extractor_class=features_extractor_class,
             normalize_images=normalize_images,
             optimizer_class=optimizer_class,
@@ -165,6 +170,17 @@ class _SparseSimBaPolicy(HintsAtItsAlgorithm):
         """Build a critic; SB3 calls this, once more for the target."""
         return self._make_network("qf", self.critic_kwargs, features_extractor)
 
+    def _norm_to_move(self) -> ObservationNorm | None:
+        # Where there is an actor, the networks have the optimizers.
+        norm = self._modules.get("obs_norm") if "pi" not in self.network_classes else None
+        return norm if isinstance(norm, ObservationNorm) and norm.keys else None
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Switch between training and evaluation mode; SB3 calls this."""
+        super().set_training_mode(mode)
+        if self.obs_norm is not None:
+            self.obs_norm.training_mode_set(mode, sys._getframe(1))
+
     def forget_sparsity(self) -> None:
         """What is saved from now on is a dense policy."""
         self.simba_kwargs["sparsity"] = 0.0
@@ -187,8 +203,7 @@ class _SquashedLogStdPolicy(_SparseSimBaPolicy):
     """
 
     def __init__(self, *args: Any, squash_log_std: bool = True, **kwargs: Any):
-        _check_flag("squash_log_std", squash_log_std)
-        self.squash_log_std = squash_log_std
+        self.squash_log_std = flag("squash_log_std", squash_log_std)
         super().__init__(*args, **kwargs)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
@@ -227,6 +242,14 @@ class SparseSimBaCrossQPolicy(_SquashedLogStdPolicy, crossq.CrossQPolicy):
     # CrossQ's own default for Adam and AdamW.
     adamw_kwargs = {**_SparseSimBaPolicy.adamw_kwargs, "betas": (0.5, 0.999)}
 
+    def __init__(self, observation_space: spaces.Space, *args: Any, **kwargs: Any):
+        if isinstance(observation_space, spaces.Dict):
+            raise ValueError(
+                "CrossQ takes no Dict observations: its training concatenates observations as one tensor. Wrap the "
+                "environment in gymnasium.wrappers.FlattenObservation, or use SAC or TQC."
+            )
+        super().__init__(observation_space, *args, **kwargs)
+
 
 class SparseSimBaTD3Policy(_SparseSimBaPolicy, td3.TD3Policy):
     __doc__ = f"Sparse SimBa policy for TD3 and DDPG.\n{_SparseSimBaPolicy.__doc__}"
@@ -250,13 +273,21 @@ class SparseSimBaQRDQNPolicy(_SparseSimBaPolicy, qrdqn.QRDQNPolicy):
     QR-DQN hands every policy ``Adam`` with ``eps = 0.01 / batch_size`` when the user names no ``optimizer_class``,
     and drops the user's ``optimizer_kwargs`` then: give both or neither. This policy takes ``Adam`` with an ``eps``
     of 0.01 divided by some integer, and nothing else, for "none named" and uses AdamW. To really use Adam with such
-    an ``eps``, name a second argument too: ``optimizer_kwargs=dict(eps=1e-4, betas=(0.9, 0.999))``.
+    an ``eps``, name a second argument too: ``optimizer_kwargs=dict(eps=1e-4, betas=(0.9, 0.999))``. A warning says so
+    whenever AdamW takes the place; ``optimizer_class=th.optim.AdamW`` is the same without a warning.
     {_SparseSimBaPolicy.__doc__}"""
 
     network_classes = {"qf": SimBaQuantileNetwork}
 
     def __init__(self, *args: Any, **kwargs: Any):
-        if _is_qrdqn_default_optimizer(kwargs.get("optimizer_class"), kwargs.get("optimizer_kwargs")):
+        if _may_be_default_of_qrdqn(kwargs.get("optimizer_class"), kwargs.get("optimizer_kwargs")):
+            eps = kwargs["optimizer_kwargs"]["eps"]
+            warnings.warn(
+                f"Adam(eps={eps!r}) is what QR-DQN names where you name no optimizer: AdamW takes its place. If that is what "
+                "you want, say policy_kwargs=dict(optimizer_class=torch.optim.AdamW); if you named this Adam yourself, "
+                f"give it a second argument: optimizer_kwargs=dict(eps={eps!r}, betas=(0.9, 0.999)).",
+                stacklevel=2,
+            )
             del kwargs["optimizer_class"], kwargs["optimizer_kwargs"]
         super().__init__(*args, **kwargs)
 
@@ -282,24 +313,34 @@ def register_aliases() -> None:
         algorithm.policy_aliases.setdefault(POLICY_ALIAS, policy)
 
 
-def _default_features_extractor(observation_space: spaces.Space, normalize_images: bool) -> type[BaseFeaturesExtractor]:
-    if isinstance(observation_space, spaces.Dict):
-        return CombinedExtractor
-    is_image = is_image_space(observation_space, normalized_image=not normalize_images)
-    if is_image and min(sorted(observation_space.shape or ())[-2:]) >= MIN_IMAGE_SIZE:
-        return NatureCNN
-    return FlattenExtractor
-
-
 def _per_network(sparsity: Any, networks: list[str]) -> dict[str, float]:
     if not isinstance(sparsity, Mapping):
         return dict.fromkeys(networks, check_sparsity(sparsity))
     if set(sparsity) != set(networks):
         raise ValueError(f"sparsity={dict(sparsity)!r}: expected a number, or one for each of {networks}.")
-    return {name: check_sparsity(value, f"sparsity[{name!r}]") for name, value in sparsity.items()}
+    return {name: check_sparsity(sparsity[name], f"sparsity[{name!r}]") for name in networks}
 
 
-def _resolve_net_arch(net_arch: Any, width_scale: float, depth_scale: float, networks: list[str]) -> NetArch:
+def _check_net_arch(net_arch: Any, networks: list[str]) -> NetArch:
+    """The same with plain numbers."""
+    if not isinstance(net_arch, Mapping):
+        return _check_blocks("net_arch", net_arch)
+    if "pi" not in networks or set(net_arch) != set(networks):
+        expected = "a dict with the lists 'pi' and 'qf'" if "pi" in networks else "a list"
+        raise ValueError(f"net_arch={dict(net_arch)!r}: expected {expected}.")
+    return {name: _check_blocks(f"net_arch[{name!r}]", net_arch[name]) for name in networks}
+
+
+def _check_blocks(name: str, blocks: Any) -> list[int]:
+    widths = whole_numbers(name, blocks, minimum=1)
+    if len(set(widths)) > 1:
+        raise ValueError(
+            f"{name}={blocks!r}: all residual blocks of a network are equally wide, e.g. {[widths[0]] * len(widths)}."
+        )
+    return widths
+
+
+def _resolve_net_arch(net_arch: NetArch | None, width_scale: float, depth_scale: float, networks: list[str]) -> NetArch:
     """Sizes as SB3 wants them: a list for policies with one network, a dict of lists for actor and critic."""
     if net_arch is None:
         sizes = simba_sizes(width_scale, depth_scale)
@@ -309,48 +350,9 @@ def _resolve_net_arch(net_arch: Any, width_scale: float, depth_scale: float, net
             f"net_arch={net_arch!r} together with width_scale={width_scale}, depth_scale={depth_scale}: "
             "the scales multiply SimBa's default sizes, net_arch replaces them. Give one or the other."
         )
-    if isinstance(net_arch, Mapping):
-        if "pi" not in networks or set(net_arch) != set(networks):
-            expected = "a dict with the lists 'pi' and 'qf'" if "pi" in networks else "a list"
-            raise ValueError(f"net_arch={dict(net_arch)!r}: expected {expected}.")
-        return {name: _check_blocks(blocks) for name, blocks in net_arch.items()}
-    blocks = _check_blocks(net_arch)
-    return {name: list(blocks) for name in networks} if "pi" in networks else blocks
-
-
-def _check_blocks(blocks: Any) -> list[int]:
-    if not isinstance(blocks, (list, tuple)) or not all(_is_integer(b) and b > 0 for b in blocks):
-        raise ValueError(f"net_arch {blocks!r}: expected a list of positive widths, one entry per residual block.")
-    if len(set(blocks)) > 1:
-        raise ValueError(
-            f"net_arch {blocks!r}: all residual blocks of a network are equally wide, e.g. {[blocks[0]] * len(blocks)}."
-        )
-    return [int(b) for b in blocks]
-
-
-def _check_mask_seed(mask_seed: Any) -> int | None:
-    if mask_seed is not None and not (_is_integer(mask_seed) and mask_seed >= 0):
-        raise ValueError(f"mask_seed={mask_seed!r}: expected a non-negative integer, or None to follow SB3's seed=.")
-    return None if mask_seed is None else int(mask_seed)
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _check_flag(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name}={value!r}: expected True or False.")
-
-
-def _check_observations(space: spaces.Space) -> None:
-    parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
-    if numbers := [key for key, part in parts.items() if isinstance(part, spaces.Box) and part.shape == ()]:
-        where = f"the parts {numbers} of the observation are" if numbers != [""] else "the observation is"
-        raise ValueError(
-            f"{where} a Box of shape (), which SB3's replay buffer cannot hold: wrap the environment, in "
-            "sb3_sparse.dmc.DMCWrapper if it is one of DeepMind Control, else in gymnasium.wrappers.FlattenObservation."
-        )
+    if isinstance(net_arch, dict):
+        return {name: list(blocks) for name, blocks in net_arch.items()}
+    return {name: list(net_arch) for name in networks} if "pi" in networks else list(net_arch)
 
 
 def _check_keywords(policy_class: type, kwargs: dict[str, Any]) -> None:
@@ -370,8 +372,9 @@ def _check_keywords(policy_class: type, kwargs: dict[str, Any]) -> None:
             raise ValueError(f"{policy_class.__name__} has no keyword {name!r}.{hint} Keywords: {sorted(known)}.")
 
 
-def _is_qrdqn_default_optimizer(optimizer_class: Any, optimizer_kwargs: Any) -> bool:
-    if optimizer_class is not th.optim.Adam or not optimizer_kwargs or set(optimizer_kwargs) != {"eps"}:
+def _may_be_default_of_qrdqn(optimizer_class: Any, optimizer_kwargs: Any) -> bool:
+    if optimizer_class is not th.optim.Adam or not isinstance(optimizer_kwargs, Mapping) or set(optimizer_kwargs) != {"eps"}:
         return False
-    batch_size = 0.01 / optimizer_kwargs["eps"]
-    return abs(batch_size - round(batch_size)) < 1e-6 * batch_size
+    eps = optimizer_kwargs["eps"]
+    # Exactly the number that QR-DQN computes; Adam's own 1e-8 would need a batch of a million.
+    return isinstance(eps, float) and eps > 1e-7 and eps == 0.01 / round(0.01 / eps)

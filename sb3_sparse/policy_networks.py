@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch as th
-from gymnasium import spaces
 from sb3_contrib.crossq import policies as crossq
 from sb3_contrib.qrdqn import policies as qrdqn
 from sb3_contrib.tqc import policies as tqc
 from stable_baselines3.common.policies import ContinuousCritic
-from stable_baselines3.common.preprocessing import get_action_dim, is_image_space, preprocess_obs
+from stable_baselines3.common.preprocessing import get_action_dim, preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn import policies as dqn
@@ -23,39 +22,9 @@ from stable_baselines3.sac import policies as sac
 from stable_baselines3.td3 import policies as td3
 from torch import nn
 
-from sb3_sparse.networks import RunningNorm, SimBaEncoder, orthogonal_linear
+from sb3_sparse.networks import SimBaEncoder, orthogonal_linear
+from sb3_sparse.observations import ObservationNorm
 from sb3_sparse.sparse.pruning import sparsify_
-
-
-class ObservationNorm(nn.Module):
-    """
-    One :class:`RunningNorm` for every part of an observation that is a vector of numbers.
-
-    Images, discrete and binary observations pass through unchanged.
-
-    :param observation_space: A Dict space is normalised key by key.
-    :param normalize_images: SB3's option of that name: False means that images are floats.
-    """
-
-    def __init__(self, observation_space: spaces.Space, normalize_images: bool = True):
-        super().__init__()
-        parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
-        normed = {key: space for key, space in parts.items() if _is_vector(space, normalize_images)}
-        self.keys = list(normed)
-        self.norms = nn.ModuleList(RunningNorm(space.shape or ()) for space in normed.values())
-
-    def update(self, obs: PyTorchObs) -> None:
-        """Blend the moments of a preprocessed batch into the statistics."""
-        for key, norm in zip(self.keys, self.norms, strict=True):
-            assert isinstance(norm, RunningNorm)
-            norm.update(obs[key] if isinstance(obs, dict) else obs)
-
-    def forward(self, obs: PyTorchObs) -> PyTorchObs:
-        """Normalise a preprocessed batch."""
-        if isinstance(obs, dict):
-            return {**obs, **{key: norm(obs[key]) for key, norm in zip(self.keys, self.norms, strict=True)}}
-        return self.norms[0](obs) if self.keys else obs
-
 
 WRONG_POLICY = "Is this the policy of another algorithm? The string 'SparseSimBaPolicy' names the right one on each."
 # What algorithms ask their policies and networks for.
@@ -78,14 +47,42 @@ class HintsAtItsAlgorithm:
             raise
 
 
-class SimBaNetwork(HintsAtItsAlgorithm):
+class ShowsItsSteps:
+    """Mixin for a module with an optimizer whose steps move the statistics of observations."""
+
+    def _norm_to_move(self) -> ObservationNorm | None:
+        raise NotImplementedError
+
+    @property
+    def optimizer(self) -> th.optim.Optimizer:
+        """The optimizer. Another one may take its place at any time; in a copy it has to be followed anew."""
+        try:
+            optimizer = self.__dict__["optimizer"]
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute 'optimizer'") from None
+        if (norm := self._norm_to_move()) is not None:
+            norm.follow(optimizer)
+        return optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: th.optim.Optimizer) -> None:
+        if (norm := self._norm_to_move()) is not None:
+            norm.follow(optimizer)
+        self.__dict__["optimizer"] = optimizer
+
+    @optimizer.deleter
+    def optimizer(self) -> None:
+        del self.__dict__["optimizer"]
+
+
+class SimBaNetwork(ShowsItsSteps, HintsAtItsAlgorithm):
     """
     Mixin for a sub-network of SB3: SimBa trunk instead of the MLP, pruned, with normalised observations.
 
     :param net_arch: One entry per residual block, all equal; empty for a linear network.
     :param sparsity: Fraction of the weights of trunk and heads that is removed.
     :param obs_norm: Normalises observations; shared by all networks of a policy.
-    :param feeds_obs_norm: Whether the batches that this network is trained on update ``obs_norm``.
+    :param feeds_obs_norm: Whether the batches that this network is trained on move the statistics of ``obs_norm``.
     """
 
     def __init__(
@@ -136,12 +133,14 @@ class SimBaNetwork(HintsAtItsAlgorithm):
     def _preprocess(self, obs: PyTorchObs) -> PyTorchObs:
         return preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
 
+    def _norm_to_move(self) -> ObservationNorm | None:
+        feeds = "simba_kwargs" in self.__dict__ and self.simba_kwargs["feeds_obs_norm"]
+        return self.obs_norm if feeds and self.obs_norm is not None and self.obs_norm.keys else None
+
     def _observe(self, obs: PyTorchObs) -> None:
-        """Update the observation statistics if this is a training pass of the network that feeds them."""
-        if self.obs_norm is None or not self.obs_norm.keys or not self.simba_kwargs["feeds_obs_norm"]:
-            return
-        if self.training and th.is_grad_enabled():
-            self.obs_norm.update(self._preprocess(obs))
+        """Show a batch to the statistics if this may be a training pass of the network that feeds them."""
+        if self.training and th.is_grad_enabled() and (norm := self._norm_to_move()) is not None:
+            norm.observe(self._preprocess(obs))
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
         """Preprocess and normalise observations, then extract features."""
@@ -289,13 +288,6 @@ class SimBaQuantileNetwork(SimBaNetwork, qrdqn.QuantileNetwork):
         return super().forward(obs)
 
 
-def _is_vector(space: spaces.Space, normalize_images: bool) -> bool:
-    if not isinstance(space, spaces.Box):
-        return False
-    is_float_image = not normalize_images and len(space.shape) == 3
-    return not is_image_space(space) and not is_float_image
-
-
 def _from_actor(actions: th.Tensor) -> bool:
     return actions.requires_grad and th.is_grad_enabled()
 
@@ -304,9 +296,9 @@ def _from_actor(actions: th.Tensor) -> bool:
 def _frozen(module: Any) -> Iterator[None]:
     """No graph to the module's parameters is recorded inside."""
     parameters = [p for p in module.parameters() if p.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
     try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
         yield
     finally:
         for parameter in parameters:

@@ -1,10 +1,11 @@
 """SimBa: residual feed-forward blocks with pre-layer-normalisation (Lee et al. 2024; sizes of the paper, Table 2)."""
 
 import math
-from numbers import Real
 
 import torch as th
 from torch import nn
+
+from sb3_sparse.common.validation import positive
 
 # Default of the reference implementation (flax); torch's own default is 1e-5.
 LAYER_NORM_EPS = 1e-6
@@ -98,9 +99,7 @@ def simba_sizes(width_scale: float = 1.0, depth_scale: float = 1.0) -> dict[str,
     :param depth_scale: Positive; numbers of blocks are rounded, at least 1.
     :raises ValueError: If a scale is not positive, or leaves a network without units.
     """
-    for name, scale in (("width_scale", width_scale), ("depth_scale", depth_scale)):
-        if isinstance(scale, bool) or not isinstance(scale, Real) or not 0 < scale < math.inf:
-            raise ValueError(f"{name}={scale!r}: expected a positive number. 1 is SimBa's default size.")
+    width_scale, depth_scale = positive("width_scale", width_scale), positive("depth_scale", depth_scale)
     sizes = {}
     for network, width, n_blocks in (("pi", 128, 1), ("qf", 512, 2)):
         scaled = round(width * width_scale)

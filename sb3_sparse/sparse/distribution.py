@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
-from typing import Literal
+from typing import Literal, get_args
+
+from sb3_sparse.common.validation import choice, number_in
 
 Budget = Literal["weights", "all_parameters"]
 
@@ -16,12 +17,11 @@ def check_sparsity(sparsity: float, name: str = "sparsity") -> float:
     :param name: How the error message calls it.
     :raises ValueError: If it is not a number in [0, 1).
     """
-    if isinstance(sparsity, bool) or not isinstance(sparsity, Real) or not 0.0 <= sparsity < 1.0:
-        raise ValueError(
-            f"{name}={sparsity!r}: expected a number in [0, 1), the fraction of weights removed. "
-            "0 is the dense network, 0.9 keeps one weight in ten."
-        )
-    return float(sparsity)
+    try:
+        return number_in(name, sparsity, 0, 1)
+    except ValueError as error:
+        hint = "It is the fraction of weights removed: 0 is the dense network, 0.9 keeps one weight in ten."
+        raise ValueError(f"{error} {hint}") from None
 
 
 def uniform(shapes: Mapping[str, Sequence[int]], sparsity: float) -> dict[str, float]:
@@ -54,8 +54,7 @@ def erdos_renyi(shapes: Mapping[str, Sequence[int]], sparsity: float, budget: Bu
     :raises ValueError: If ``sparsity`` or ``budget`` is not allowed, or the budget cannot be met.
     """
     sparsity = check_sparsity(sparsity)
-    if budget not in ("weights", "all_parameters"):
-        raise ValueError(f"budget={budget!r}: expected 'weights' or 'all_parameters'.")
+    choice("budget", budget, get_args(Budget))
     if sparsity == 0.0:
         return dict.fromkeys(shapes, 1.0)
 
@@ -90,12 +89,14 @@ DISTRIBUTIONS: dict[str, Callable[[Mapping[str, Sequence[int]], float], dict[str
 }
 
 
-def get_distribution(name: str) -> Callable[[Mapping[str, Sequence[int]], float], dict[str, float]]:
+def get_distribution(
+    name: str, argument: str = "distribution"
+) -> Callable[[Mapping[str, Sequence[int]], float], dict[str, float]]:
     """
     Look a distribution up by name.
 
+    :param name: The name.
+    :param argument: How the error message calls it.
     :raises ValueError: If there is none of that name.
     """
-    if not isinstance(name, str) or name not in DISTRIBUTIONS:
-        raise ValueError(f"sparsity distribution {name!r} is unknown: expected one of {sorted(DISTRIBUTIONS)}.")
-    return DISTRIBUTIONS[name]
+    return DISTRIBUTIONS[choice(argument, name, DISTRIBUTIONS)]

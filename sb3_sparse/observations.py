@@ -1,0 +1,218 @@
+"""Observations of SB3's algorithms: which spaces there can be, their normalisation, and small images."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from types import CodeType, FrameType
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_sparse.networks.running_norm import Moments, RunningNorm
+
+# What NatureCNN's kernels need. Smaller images, such as the grids of MiniGrid, are flattened.
+MIN_IMAGE_SIZE = 36
+
+
+class ObservationNorm(nn.Module):
+    """
+    One :class:`RunningNorm` for every part of an observation that is a vector of numbers.
+
+    Images, discrete and binary observations pass through unchanged. The statistics move when the optimizer that
+    :meth:`follow` was given makes a step, with the batch that :meth:`observe` was given last: looking at a network
+    makes no step. While an algorithm's own training step runs, its batch is normalised together with what is known
+    from before, as if the statistics had moved already.
+
+    :param observation_space: A Dict space is normalised key by key.
+    :param normalize_images: SB3's option of that name: False means that images are floats.
+    """
+
+    # Attributes of the class too, for what was pickled without them.
+    _observed: dict[str, th.Tensor] | None = None
+    _ahead: list[Moments] | None = None
+    _trainer: CodeType | None = None
+    _followed: th.optim.Optimizer | None = None
+    _hook: Any = None
+
+    def __init__(self, observation_space: spaces.Space, normalize_images: bool = True):
+        super().__init__()
+        parts = _parts(observation_space)
+        normed = {key: space for key, space in parts.items() if _is_vector(space, normalize_images)}
+        self.keys = list(normed)
+        self.norms = nn.ModuleList(RunningNorm(space.shape or ()) for space in normed.values())
+
+    def follow(self, optimizer: th.optim.Optimizer) -> None:
+        """
+        Let the statistics move with the steps of an optimizer, and of no other.
+
+        :raises TypeError: If it is none of torch's.
+        """
+        # Copies of an optimizer have lost their hooks, and copies of this module forget whom they followed.
+        if optimizer is self._followed:
+            return
+        if not isinstance(optimizer, th.optim.Optimizer):
+            raise TypeError(
+                f"optimizer={optimizer!r}: expected a torch.optim.Optimizer, whose steps move the statistics of observations."
+            )
+        if self._hook is not None:
+            self._hook.remove()
+        self._hook = optimizer.register_step_post_hook(self._on_step)
+        self._followed = optimizer
+
+    def training_mode_set(self, mode: bool, caller: FrameType) -> None:
+        """
+        The policy was told its mode. SB3's ``train`` begins with that.
+
+        :param caller: Who told.
+        """
+        self._observed = self._ahead = None
+        in_algorithm = mode and isinstance(caller.f_locals.get("self"), BaseAlgorithm)
+        self._trainer = caller.f_code if in_algorithm else None
+
+    def observe(self, obs: PyTorchObs) -> None:
+        """Remember a preprocessed batch that may be trained on: only the optimizer's next step will show it."""
+        batch = dict(zip(self.keys, self._vectors(obs), strict=True))
+        self._observed = self._ahead = None
+        if all(_holds_numbers(part) for part in batch.values()):
+            self._observed = {key: part.detach() for key, part in batch.items()}
+            # Whether statistics move is the optimizer's to say. That they are, in an algorithm's training step, those
+            # after the move cannot wait for it, and nothing but the stack tells a next step from a look after the last.
+            if self._trainer is not None and not th.compiler.is_compiling() and _runs(self._trainer):
+                self._ahead = self._blended()
+
+    def forward(self, obs: PyTorchObs) -> PyTorchObs:
+        """Normalise a preprocessed batch."""
+        if not self.keys:
+            return obs
+        ahead: Sequence[Moments | None] = self._ahead or [None] * len(self.keys)
+        normed = [norm(part, moments) for norm, part, moments in zip(self.norms, self._vectors(obs), ahead, strict=True)]
+        return {**obs, **dict(zip(self.keys, normed, strict=True))} if isinstance(obs, dict) else normed[0]
+
+    def _vectors(self, obs: PyTorchObs) -> list[th.Tensor]:
+        return [obs[key] if isinstance(obs, dict) else obs for key in self.keys]
+
+    def _blended(self) -> list[Moments]:
+        assert self._observed is not None
+        return [norm.blended(self._observed[key]) for key, norm in zip(self.keys, self._running_norms(), strict=True)]
+
+    def _on_step(self, *_: Any) -> None:
+        if self._observed is not None:
+            for norm, moments in zip(self._running_norms(), self._ahead or self._blended(), strict=True):
+                norm.move_to(moments)
+        self._observed = self._ahead = None
+
+    def _running_norms(self) -> list[RunningNorm]:
+        return [norm for norm in self.norms if isinstance(norm, RunningNorm)]
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        # Before the first of them is loaded.
+        for i, norm in enumerate(self._running_norms()):
+            norm.check_state(state_dict, f"{prefix}norms.{i}.")
+        self._observed = self._ahead = None
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        passing = ("_observed", "_ahead", "_trainer", "_followed", "_hook")
+        return {name: value for name, value in vars(self).items() if name not in passing}
+
+
+class FlatSmallImages(CombinedExtractor):
+    """
+    SB3's extractor for Dict observations; images that are too small for NatureCNN are flattened.
+
+    :param observation_space: The space.
+    :param cnn_output_dim: Features of each image that is not small.
+    :param normalized_image: Whether images are floats.
+    """
+
+    def __init__(self, observation_space: spaces.Dict, cnn_output_dim: int = 256, normalized_image: bool = False):
+        subspaces = observation_space.spaces
+        small = {key for key, space in subspaces.items() if is_small_image(space, normalized_image)}
+        others = {key: space for key, space in subspaces.items() if key not in small}
+        super().__init__(spaces.Dict(others), cnn_output_dim, normalized_image)
+        self._observation_space = observation_space
+        self._features_dim += sum(get_flattened_obs_dim(subspaces[key]) for key in small)
+        self.extractors.update({key: nn.Flatten() for key in small})
+
+
+def default_features_extractor(observation_space: spaces.Space, normalize_images: bool) -> type[BaseFeaturesExtractor]:
+    """The features extractor that fits a space."""
+    if isinstance(observation_space, spaces.Dict):
+        any_small = any(is_small_image(space, not normalize_images) for space in observation_space.spaces.values())
+        return FlatSmallImages if any_small else CombinedExtractor
+    if is_image_space(observation_space, normalized_image=not normalize_images):
+        return FlattenExtractor if is_small_image(observation_space, not normalize_images) else NatureCNN
+    return FlattenExtractor
+
+
+def is_small_image(space: spaces.Space, normalized_image: bool) -> bool:
+    """Whether a space is one of images that NatureCNN cannot take."""
+    if not is_image_space(space, normalized_image=normalized_image):
+        return False
+    return min(sorted(space.shape or ())[-2:]) < MIN_IMAGE_SIZE
+
+
+def check_observations(space: spaces.Space) -> None:
+    """
+    :raises ValueError: If SB3's replay buffers and networks have no place for such observations.
+    """
+    parts = _parts(space)
+    if not parts:
+        raise ValueError("the observation space is a Dict without parts: nothing can be learned from it.")
+    for key, part in parts.items():
+        where = f"the part {key!r} of the observation" if isinstance(space, spaces.Dict) else "the observation"
+        if not isinstance(part, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+            raise ValueError(
+                f"{where} is a {type(part).__name__} space, which SB3's replay buffers and networks cannot hold: wrap the "
+                "environment in gymnasium.wrappers.FlattenObservation."
+            )
+        if isinstance(part, spaces.Box) and part.shape == ():
+            raise ValueError(
+                f"{where} is a Box of shape (), which SB3's replay buffer cannot hold: wrap the environment, in "
+                "sb3_sparse.dmc.DMCWrapper if it is one of DeepMind Control, else in gymnasium.wrappers.FlattenObservation."
+            )
+        if isinstance(part, spaces.MultiDiscrete) and part.nvec.ndim > 1:
+            raise ValueError(
+                f"{where} is a MultiDiscrete space of shape {part.shape}, and SB3's networks take one dimension: wrap the "
+                "environment in gymnasium.wrappers.FlattenObservation."
+            )
+        check_size(where, part)
+
+
+def check_size(what: str, space: spaces.Space) -> None:
+    """
+    :raises ValueError: If there is nothing in what the space describes.
+    """
+    if 0 in (space.shape or ()):
+        raise ValueError(f"{what} is a {type(space).__name__} space of shape {space.shape}: expected at least one number.")
+
+
+def _parts(space: spaces.Space) -> dict[str, spaces.Space]:
+    return dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
+
+
+def _is_vector(space: spaces.Space, normalize_images: bool) -> bool:
+    if not isinstance(space, spaces.Box):
+        return False
+    is_float_image = not normalize_images and len(space.shape) == 3
+    return not is_image_space(space) and not is_float_image
+
+
+def _holds_numbers(tensor: th.Tensor) -> bool:
+    """Not one of the stand-ins that torch's tracers and function transforms work with."""
+    if type(tensor) is not th.Tensor or th.compiler.is_exporting() or th.jit.is_tracing():
+        return False
+    return th.compiler.is_compiling() or not th._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def _runs(code: CodeType) -> bool:
+    """Whether a function is being executed, further up on the stack."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not code:
+        frame = frame.f_back
+    return frame is not None
