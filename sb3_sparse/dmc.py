@@ -46,7 +46,9 @@ class DMCWrapper(gym.Wrapper, RecordConstructorArgs):
         env = FlattenObservation(env)
         flat = spaces.Box(-np.inf, np.inf, env.observation_space.shape, np.float32)
         env = TransformObservation(env, lambda obs: obs.astype(np.float32), flat)
-        super().__init__(RescaleAction(env, np.float32(-1.0), np.float32(1.0)))
+        # Bounds of another precision would make gymnasium compare limits of float64 in float32, which overflow.
+        bounds = np.array([-1.0, 1.0], np.result_type(env.action_space.dtype, np.float32))
+        super().__init__(RescaleAction(env, bounds[0], bounds[1]))
         self.action_repeat = action_repeat
         self.action_space = spaces.Box(-1.0, 1.0, env.action_space.shape, np.float32)
 
