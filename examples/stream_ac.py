@@ -1,5 +1,5 @@
 """
-Train Stream AC(λ) on a MuJoCo task, save the agent, load it again and evaluate it. A minute on one core:
+Train Stream AC(λ) on a MuJoCo task, save the agent, load it again and evaluate it. Half a minute on one core:
 
     python examples/stream_ac.py
     python examples/stream_ac.py --env Walker2d-v5 --steps 1000000 --width-scale 4 --sparsity 0.9

@@ -39,18 +39,14 @@ def main(argv: list[str] | None = None) -> None:
 
 def train(args: list[str]) -> None:
     """rl-zoo3's train: packaged hyperparameters, and a progress bar on a terminal."""
-    zoo = _import_zoo()
     known = _known_options(args)
     if sys.stdout.isatty() and not known.optimize and not known.progress:
         args = [*args, "--progress"]
-    zoo.register()
     _run_zoo("train", _with_packaged_hyperparams(args, known))
 
 
 def tune(args: list[str]) -> None:
     """rl-zoo3's hyperparameter search."""
-    zoo = _import_zoo()
-    zoo.register()
     known = _known_options(args)
     if not known.optimize:
         args = [*args, "--optimize-hyperparameters"]
@@ -59,10 +55,7 @@ def tune(args: list[str]) -> None:
 
 def enjoy(args: list[str]) -> None:
     """rl-zoo3's enjoy, for agents in ``logs`` unless ``-f`` names another folder."""
-    zoo = _import_zoo()
-    zoo.shrink_buffers_on_load()
-    known = _known_options(args)
-    if known.folder is None:
+    if _known_options(args).folder is None:
         args = ["-f", "logs", *args]
     _run_zoo("enjoy", args)
 
@@ -71,7 +64,7 @@ def describe(args: list[str]) -> None:
     """Print shape, density, parameters, memory and backend of every layer, before any training."""
     from sb3_sparse.describe import main as describe_main
 
-    _import_zoo()
+    _check_zoo()
     describe_main(args)
 
 
@@ -104,27 +97,34 @@ def _with_packaged_hyperparams(args: list[str], known: argparse.Namespace) -> li
     return args if known.conf_file or path is None else ["-conf", str(path), *args]
 
 
-def _import_zoo():  # type: ignore[no-untyped-def]
+def _check_zoo() -> None:
     try:
         import rl_zoo3  # noqa: F401
     except ImportError:
         sys.exit('sb3-sparse: this command needs rl-zoo3: pip install "sb3-sparse[zoo]"')
-    from sb3_sparse import zoo
-
-    zoo.register_algorithms()
-    return zoo
 
 
 def _run_zoo(command: str, args: list[str]) -> None:
+    """Run a command of rl-zoo3 as if it had been called with these arguments."""
     import importlib
+
+    _check_zoo()
+    from sb3_sparse.zoo import registered
 
     env_id = _known_options(args).env
     if env_id.startswith("dm_control/"):
         from sb3_sparse.dmc import register_dmc
 
         register_dmc()
-    sys.argv = [f"sb3-sparse {command}", *args]
-    getattr(importlib.import_module(f"rl_zoo3.{command}"), command)()
+    run = getattr(importlib.import_module(f"rl_zoo3.{command}"), command)
+    argv = sys.argv
+    try:
+        # rl-zoo3's commands read no other arguments than those of the process.
+        sys.argv = [f"sb3-sparse {command}", *args]
+        with registered(loads_only=command == "enjoy"):
+            run()
+    finally:
+        sys.argv = argv
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import gymnasium as gym
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
+from sb3_sparse.common.literals import parse_literal
 from sb3_sparse.plot.draw import new_figure, to_png, write
 from sb3_sparse.plot.weights import draw_weights
 from sb3_sparse.sparse import sparsity_report
@@ -40,10 +41,32 @@ def trained_networks(model: Any) -> dict[str, nn.Module]:
     return {name: network for name, network in networks.items() if isinstance(network, nn.Module)} or {"policy": model.policy}
 
 
+class ReadDict(argparse.Action):
+    """``name:value`` options as rl-zoo3 has them, of which nothing is run."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
+        from sb3_sparse.zoo import literal_names
+
+        read = {}
+        for option in values:
+            name, _, text = option.partition(":")
+            try:
+                read[name] = parse_literal(name, text, literal_names())
+            except ValueError as error:
+                parser.error(f"{option_string} {error}")
+        setattr(namespace, self.dest, read)
+
+
 def main(args: list[str]) -> None:
     """Build the agent that ``train`` with the same options would build, and print its tables."""
+    from sb3_sparse.zoo import registered
+
+    with registered():
+        _describe(args)
+
+
+def _describe(args: list[str]) -> None:
     from rl_zoo3 import ALGOS
-    from rl_zoo3.utils import StoreDict
 
     from sb3_sparse.dmc import register_dmc
     from sb3_sparse.zoo import experiment_manager, hyperparams_file
@@ -51,9 +74,9 @@ def main(args: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="sb3-sparse describe", description=describe_model.__doc__)
     parser.add_argument("--algo", default="sac", choices=list(ALGOS))
     parser.add_argument("--env", required=True, help="environment ID")
-    parser.add_argument("-params", "--hyperparams", nargs="+", action=StoreDict, help="overwrite hyperparameters")
+    parser.add_argument("-params", "--hyperparams", nargs="+", action=ReadDict, help="overwrite hyperparameters")
     parser.add_argument("-conf", "--conf-file", help="YAML file of rl-zoo3; default: the packaged one")
-    parser.add_argument("--env-kwargs", nargs="+", action=StoreDict, help="arguments of the environment")
+    parser.add_argument("--env-kwargs", nargs="+", action=ReadDict, help="arguments of the environment")
     parser.add_argument("--gym-packages", nargs="+", default=[], help="packages to import, which register environments")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
@@ -84,7 +107,7 @@ def main(args: list[str]) -> None:
         # A replay buffer is of no use here, and may be larger than the machine.
         hyperparams["buffer_size"] = 1
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        manager = experiment_manager()(
+        manager = experiment_manager(reads_only=True)(
             options,
             options.algo,
             options.env,

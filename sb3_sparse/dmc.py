@@ -1,5 +1,6 @@
 """DeepMind Control tasks as SB3 wants them."""
 
+import copy
 import sys
 import warnings
 from typing import Any
@@ -7,10 +8,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import FlattenObservation, RescaleAction, TransformObservation
 
+from sb3_sparse.common.validation import whole_number
 
-class DMCWrapper(gym.Wrapper):
+
+class DMCWrapper(gym.Wrapper, RecordConstructorArgs):
     """
     Flat float32 observations, actions in [-1, 1], and each action repeated.
 
@@ -29,20 +34,32 @@ class DMCWrapper(gym.Wrapper):
 
     :param env: An environment with continuous actions in a bounded box, such as shimmy's ``dm_control/...``.
     :param action_repeat: How many steps each action is held; their rewards are summed.
-    :raises ValueError: If ``action_repeat`` is not a positive integer or the actions are not a bounded box.
+    :raises ValueError: If ``action_repeat`` is not a positive whole number or the actions are not a bounded box.
     """
 
     def __init__(self, env: gym.Env, action_repeat: int = 2):
-        if isinstance(action_repeat, bool) or not isinstance(action_repeat, int) or action_repeat < 1:
-            raise ValueError(f"action_repeat={action_repeat!r}: expected a positive integer.")
+        action_repeat = whole_number("action_repeat", action_repeat, minimum=1)
         if not isinstance(env.action_space, spaces.Box) or not env.action_space.is_bounded():
             raise ValueError(f"DMCWrapper rescales actions: expected a bounded Box, got {env.action_space}.")
+        RecordConstructorArgs.__init__(self, action_repeat=action_repeat)
+        self._given_env = env
         env = FlattenObservation(env)
         flat = spaces.Box(-np.inf, np.inf, env.observation_space.shape, np.float32)
         env = TransformObservation(env, lambda obs: obs.astype(np.float32), flat)
-        super().__init__(RescaleAction(env, np.float32(-1.0), np.float32(1.0)))
+        # Bounds of another precision would make gymnasium compare limits of float64 in float32, which overflow.
+        bounds = np.array([-1.0, 1.0], np.result_type(env.action_space.dtype, np.float32))
+        super().__init__(RescaleAction(env, bounds[0], bounds[1]))
         self.action_repeat = action_repeat
         self.action_space = spaces.Box(-1.0, 1.0, env.action_space.shape, np.float32)
+
+    @property
+    def spec(self) -> EnvSpec | None:  # type: ignore[override]
+        """What ``gymnasium.make`` needs to make this environment again; None if the wrapped one has no such thing."""
+        # Of the environment that was given: the wrappers that are made here are made here the next time, too.
+        spec = copy.deepcopy(self._given_env.spec)
+        if spec is not None:
+            spec.additional_wrappers += (self.wrapper_spec(**self._saved_kwargs),)
+        return spec
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Hold the action; stop early where the episode ends."""

@@ -4,6 +4,7 @@ import argparse
 import inspect
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from sb3_contrib import CrossQ
 from stable_baselines3 import SAC
 from torch import nn
 
-from sb3_sparse import SparseSimBaCrossQPolicy, cli, policies, zoo
+from sb3_sparse import SparseSimBaCrossQPolicy, cli, describe, policies, zoo
 from sb3_sparse.dmc import register_dmc
 
 ALGOS = pytest.importorskip("rl_zoo3").ALGOS
@@ -92,6 +93,123 @@ def test_policy_kwargs_of_a_yaml_may_be_a_string(tmp_path):
     run("train", *arguments, cwd=tmp_path)
     model = SAC.load(tmp_path / "logs/sac/Pendulum-v1_1/Pendulum-v1.zip")
     assert isinstance(model.critic.qf0[0].blocks[0].activation, nn.ELU)
+
+
+# Python that leaves a file where it is run.
+TRAP = "__import__('pathlib').Path('trap').touch() or {}"
+
+
+@pytest.mark.parametrize("name", zoo.EVALUATED_BY_RL_ZOO)
+def test_describe_runs_no_text_of_a_file(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    entry = {"n_timesteps": 20, "policy": "MlpPolicy", name: TRAP}
+    Path("my.yml").write_text(yaml.safe_dump({"default": entry}))
+    with pytest.raises(ValueError, match=rf"{name}=.*Nothing else is run"):
+        describe.main(["--algo", "sac", "--env", "Pendulum-v1", "-conf", "my.yml"])
+    assert not Path("trap").exists()
+
+
+def test_describe_calls_no_callback(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    entry = {
+        "n_timesteps": 20,
+        "policy": "sb3_sparse.SparseSimBaPolicy",
+        "policy_kwargs": "dict(width_scale=0.1, activation_fn=nn.ELU, optimizer_class=th.optim.Adam)",
+        "callback": [{"subprocess.check_call": {"args": ["touch", "trap"]}}],
+    }
+    Path("my.yml").write_text(yaml.safe_dump({"default": entry}))
+    describe.main(["--algo", "sac", "--env", "Pendulum-v1", "-conf", "my.yml"])
+    assert not Path("trap").exists()
+
+
+@pytest.mark.parametrize("option", ["-params", "--env-kwargs"])
+def test_describe_runs_no_option(option, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        describe.main(["--algo", "sac", "--env", "Pendulum-v1", option, f"policy_kwargs:{TRAP}"])
+    assert "policy_kwargs=" in capsys.readouterr().err
+    assert not Path("trap").exists()
+
+
+def test_our_policy_kwargs_are_not_run_in_training_either(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    entry = {"policy": "sb3_sparse.SparseSimBaPolicy", "policy_kwargs": TRAP}
+    Path("my.yml").write_text(yaml.safe_dump({"default": entry}))
+    manager = zoo.experiment_manager()(argparse.Namespace(), "sac", "Pendulum-v1", log_folder=".", config="my.yml")
+    with pytest.raises(ValueError, match="policy_kwargs="):
+        manager.read_hyperparameters()
+    assert not Path("trap").exists()
+
+
+def test_the_strings_of_rl_zoos_own_files_are_read_as_it_evaluates_them():
+    from rl_zoo3 import exp_manager
+
+    strings = 0
+    for path in (Path(exp_manager.__file__).parent / "hyperparams").glob("*.yml"):
+        for entry in yaml.safe_load(path.read_text()).values():
+            for name in zoo.EVALUATED_BY_RL_ZOO:
+                if isinstance(text := entry.get(name), str):
+                    strings += 1
+                    assert zoo._read(name, text) == eval(text, dict(vars(exp_manager)))
+    assert strings > 50
+
+
+def tables_of_rl_zoo():
+    import rl_zoo3.train
+    from rl_zoo3 import hyperparams_opt
+
+    tables = (ALGOS, hyperparams_opt.HYPERPARAMS_SAMPLER, hyperparams_opt.HYPERPARAMS_CONVERTER)
+    return [dict(table) for table in tables] + [rl_zoo3.train.ExperimentManager, list(sys.argv)]
+
+
+@pytest.mark.parametrize("end", [None, KeyboardInterrupt, ValueError])
+@pytest.mark.parametrize("command", ["train", "tune", "enjoy", "describe"])
+def test_a_command_leaves_nothing_behind(command, end, monkeypatch):
+    import rl_zoo3.enjoy
+    import rl_zoo3.train
+
+    during = []
+
+    def instead(*args):
+        during.append(tables_of_rl_zoo())
+        if end is not None:
+            raise end
+
+    monkeypatch.setattr(rl_zoo3.train, "train", instead)
+    monkeypatch.setattr(rl_zoo3.enjoy, "enjoy", instead)
+    monkeypatch.setattr(describe, "_describe", instead)
+    before = tables_of_rl_zoo()
+    with pytest.raises(end) if end else nullcontext():
+        cli.main([command, "--algo", "sac", "--env", "Pendulum-v1"])
+    assert tables_of_rl_zoo() == before
+    (inside,) = during
+    assert {"stream_ac", "stream_q", "stream_sarsa"} <= set(inside[0])
+    assert {"stream_ac", "crossq"} <= set(inside[1]) & set(inside[2])
+    assert inside[3] is not before[3]
+    assert all(isinstance(algorithm, type) for algorithm in inside[0].values())
+
+
+def test_enjoy_allocates_no_buffer(tmp_path):
+    SAC("SparseSimBaPolicy", "Pendulum-v1", policy_kwargs={"width_scale": 0.1}).save(tmp_path / "sac")
+    with zoo.registered(loads_only=True):
+        assert ALGOS["sac"] is not SAC
+        assert issubclass(ALGOS["sac"], SAC)
+        model = ALGOS["sac"].load(tmp_path / "sac")
+    assert type(model) is SAC
+    assert model.buffer_size == 1
+    assert ALGOS["sac"] is SAC
+
+
+def test_the_search_leaves_rl_zoos_tables_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    entry = {"policy": "sb3_sparse.SparseSimBaPolicy", "policy_kwargs": {"n_critics": 1}}
+    Path("my.yml").write_text(yaml.safe_dump({"default": entry}))
+    manager = zoo.experiment_manager()(argparse.Namespace(), "sac", "Pendulum-v1", log_folder=".", config="my.yml")
+    before = tables_of_rl_zoo()
+    manager.read_hyperparameters()
+    with manager.search_space():
+        assert tables_of_rl_zoo() != before
+    assert tables_of_rl_zoo() == before
 
 
 def test_the_sampler_proposes_sparse_networks_and_keeps_the_rest():
@@ -189,13 +307,13 @@ def test_the_search_proposes_keywords_of_the_algorithm(algo):
     import optuna
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 
-    zoo.experiment_manager()
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    sampled = HYPERPARAMS_SAMPLER[algo](study.ask(), 1, 1, {"using_her_replay_buffer": False})
-    trial = study.get_trials()[0]
     keywords = set(inspect.signature(ALGOS[algo]).parameters) | {"noise_type", "noise_std"}
-    assert set(sampled) <= keywords
-    assert set(HYPERPARAMS_CONVERTER[algo](dict(trial.params))) <= keywords
+    with zoo.registered():
+        sampled = HYPERPARAMS_SAMPLER[algo](study.ask(), 1, 1, {"using_her_replay_buffer": False})
+        trial = study.get_trials()[0]
+        assert set(sampled) <= keywords
+        assert set(HYPERPARAMS_CONVERTER[algo](dict(trial.params))) <= keywords
 
 
 def test_rl_zoos_own_hyperparameters_are_announced(monkeypatch, capsys):

@@ -1,6 +1,8 @@
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.env_checker import check_env
 
 from sb3_sparse.dmc import DMCWrapper, make_dmc
@@ -69,9 +71,37 @@ def test_actions_are_rescaled_to_the_environments_range():
     assert env.unwrapped.seen == pytest.approx([0.0, 5.0])
 
 
-@pytest.mark.parametrize("action_repeat", [0, -1, 1.5, True])
+def test_an_environment_is_made_again_from_its_spec():
+    env = make_dmc("cartpole", "swingup", 4)
+    again = gym.make(env.spec)
+    assert again.spec.additional_wrappers == env.spec.additional_wrappers
+    names = [type(wrapper).__name__ for wrapper in (env, again)]
+    assert names == ["DMCWrapper", "DMCWrapper"]
+    assert str(again) == str(env)
+    env.reset(seed=1)
+    again.reset(seed=1)
+    env.action_space.seed(0)
+    for _ in range(5):
+        action = env.action_space.sample()
+        results = [made.step(action) for made in (env, again)]
+        assert np.array_equal(results[0][0], results[1][0])
+        assert results[0][1:4] == results[1][1:4]
+
+
+def test_a_spec_survives_json_and_further_wrappers():
+    env = DMCWrapper(gym.make("Pendulum-v1"), action_repeat=np.int64(3))
+    assert gym.make(EnvSpec.from_json(env.spec.to_json())).action_repeat == 3
+    above = gym.wrappers.TimeAwareObservation(env)
+    again = gym.make(above.spec)
+    assert str(again) == str(above)
+    assert again.observation_space == above.observation_space
+    # Of an environment that was not made by name, there is none.
+    assert DMCWrapper(ReachEnv()).spec is None
+
+
+@pytest.mark.parametrize("action_repeat", [0, -1, 1.5, True, "2", None])
 def test_bad_action_repeat_is_named(action_repeat):
-    with pytest.raises(ValueError, match=f"action_repeat={action_repeat}"):
+    with pytest.raises(ValueError, match=f"action_repeat={action_repeat!r}: expected a positive whole number"):
         DMCWrapper(ReachEnv(), action_repeat)
 
 

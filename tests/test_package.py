@@ -1,14 +1,119 @@
 """What is shipped."""
 
+import ast
+import inspect
+import re
 import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import sb3_sparse
+from sb3_sparse.plasticity import PlasticityCallback
+from sb3_sparse.streaming import StreamAC, StreamQ
+from sb3_sparse.streaming.policies import StreamACCnnPolicy, StreamACPolicy
 
 ROOT = Path(__file__).parent.parent
+
+
+def settings():
+    return pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def requirements():
+    """Ours, those of extras included."""
+    extras = [entry for entries in settings()["optional-dependencies"].values() for entry in entries]
+    return [Requirement(entry) for entry in [*settings()["dependencies"], *extras] if not entry.startswith("sb3-sparse")]
+
+
+def lowest(requirement):
+    return max((Version(s.version) for s in requirement.specifier if s.operator in (">=", "~=", "==")), default=Version("0"))
+
+
+@pytest.mark.parametrize("package", ["stable_baselines3", "sb3_contrib", "rl_zoo3"])
+def test_versions_that_others_do_not_allow_are_not_promised(package):
+    ours = {canonicalize_name(requirement.name): requirement for requirement in requirements()}
+    try:
+        theirs = [Requirement(entry) for entry in metadata.requires(package) if "extra ==" not in entry]
+    except metadata.PackageNotFoundError:
+        pytest.skip(f"{package} is not installed")
+    shared = [requirement for requirement in theirs if canonicalize_name(requirement.name) in ours]
+    assert shared
+    for requirement in shared:
+        mine = ours[canonicalize_name(requirement.name)]
+        assert lowest(mine) >= lowest(requirement), f"{mine} allows what {package} does not: {requirement}"
+
+
+def test_pinned_versions_are_allowed_ones():
+    allowed = {canonicalize_name(requirement.name): requirement.specifier for requirement in requirements()}
+    lines = [line.partition("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    pins = [Requirement(line) for line in lines if line]
+    pins.append(Requirement(re.search(r"^TORCH \?= (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]))
+    checked = 0
+    for pin in pins:
+        specifier = allowed.get(canonicalize_name(pin.name))
+        if specifier is not None:
+            checked += 1
+            assert specifier.contains(lowest(pin)), f"{pin} is not in {specifier}"
+    assert checked > 15
+
+
+def test_kernels_run_with_a_tested_llvmlite():
+    (llvmlite,) = [requirement for requirement in requirements() if requirement.name == "llvmlite"]
+    assert llvmlite.specifier.contains(metadata.version("llvmlite"))
+    assert not llvmlite.specifier.contains("1.0")
+
+
+def test_the_readme_names_the_torch_that_is_required():
+    (torch,) = [requirement for requirement in requirements() if requirement.name == "torch"]
+    assert f"or any from {lowest(torch)} on" in (ROOT / "README.md").read_text()
+
+
+# (page, keyword column of the table, what has these keywords)
+TABLES = [
+    ("README.md", "keyword in `policy_kwargs`", (sb3_sparse.SparseSimBaPolicy,)),
+    ("docs/streaming.md", "keyword", (StreamAC, StreamQ)),
+    ("docs/streaming.md", "keyword in `policy_kwargs`", (StreamACPolicy, StreamACCnnPolicy)),
+    ("docs/plasticity/index.md", "argument", (PlasticityCallback,)),
+]
+
+
+def default_of(owners, name):
+    for owner in (base for cls in owners for base in cls.__mro__ if "__init__" in vars(base)):
+        parameter = inspect.signature(owner.__init__).parameters.get(name)
+        if parameter is not None and parameter.default is not parameter.empty:
+            return parameter.default
+    raise AssertionError(f"{[owner.__name__ for owner in owners]} have no keyword {name} with a default")
+
+
+@pytest.mark.parametrize(("page", "head", "owners"), TABLES, ids=[f"{page} {head}" for page, head, _ in TABLES])
+def test_defaults_in_tables_are_those_of_the_code(page, head, owners):
+    text = (ROOT / page).read_text()
+    table = text[text.index(f"| {head} | default |") :].partition("\n\n")[0].splitlines()[2:]
+    checked = 0
+    for row in table:
+        names_cell, default_cell = (cell.strip() for cell in row.strip("|").split("|")[:2])
+        names = re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", names_cell))
+        texts = re.split(r", (?![^(]*\))", default_cell) if len(names) > 1 else [default_cell]
+        texts *= len(names) if len(texts) == 1 else 1
+        for name, written in zip(names, texts, strict=True):
+            actual = default_of(owners, name)
+            try:
+                expected = ast.literal_eval(
+                    written.strip("`").replace(",", "") if written[:1].isdigit() else written.strip("`")
+                )
+            except (ValueError, SyntaxError):
+                continue  # in words
+            checked += 1
+            assert expected == actual, f"{name}: {written} in {page}, {actual!r} in the code"
+    assert checked >= 4
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,13 @@ class ObservedBatch(NamedTuple):
     """
     A batch for algorithms without a buffer: enough for all metrics that need no loss.
 
-    >>> measure(model, batch=ObservedBatch(th.as_tensor(model.policy.features(observations))))
+    >>> from sb3_sparse.plasticity import measure
+    >>> from sb3_sparse.streaming import StreamQ
+    >>> model = StreamQ("MlpPolicy", "CartPole-v1", seed=0)
+    >>> observations = th.rand(32, 4).numpy()
+    >>> batch = ObservedBatch(th.as_tensor(model.policy.features(observations)))
+    >>> sorted(measure(model, batch=batch, metrics=["srank", "fau"]))
+    ['critic_fau', 'critic_srank', 'critic_srank_normalized']
     """
 
     observations: PyTorchObs

@@ -59,7 +59,9 @@ class PlasticityCallback(BaseCallback):
     Values appear in SB3's logger as ``plasticity/critic_srank`` and so on, and in a CSV file; the interference matrix
     and the spectrum of the features as images in TensorBoard. Training is bit by bit the same as without the callback.
 
-    >>> SAC("MlpPolicy", "Pendulum-v1").learn(50_000, callback=PlasticityCallback(log_freq=5_000))
+    .. code-block:: python
+
+        SAC("MlpPolicy", "Pendulum-v1").learn(50_000, callback=PlasticityCallback(log_freq=5_000))
 
     Off-policy algorithms are measured on a batch of the replay buffer, on-policy ones on the rollout they just
     collected (on several, if one is small). Others are measured on observations of the last ``log_freq`` steps; then
@@ -214,7 +216,9 @@ class ResetCallback(BaseCallback):
     How far resets have been handled is kept with the model (``model.reset_progress``), and so in its checkpoints: a
     resumed run makes no reset twice and leaves none out, also with a new callback object.
 
-    >>> model.learn(1_000_000, callback=ResetCallback(every_env_steps=200_000, strategy="full"))
+    .. code-block:: python
+
+        model.learn(1_000_000, callback=ResetCallback(every_env_steps=200_000, strategy="full"))
 
     In the YAML of rl-zoo3::
 

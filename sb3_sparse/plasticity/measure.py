@@ -23,7 +23,10 @@ def measure(
     """
     Plasticity metrics of a model, e.g. ``{"critic_srank": 244.0, ...}``. The model is left as it is.
 
-    >>> measure(SAC.load("agent"), batch=my_batch, metrics=["srank", "dormant_redo"])
+    >>> from stable_baselines3 import SAC
+    >>> model = SAC("MlpPolicy", "Pendulum-v1", buffer_size=300, learning_starts=300, seed=0).learn(300)
+    >>> sorted(measure(model, networks=["critic"], metrics=["srank", "parameter_norm"]))
+    ['critic_parameter_norm', 'critic_srank', 'critic_srank_normalized']
 
     :param model: A model of SB3, sb3-contrib or this package.
     :param n_samples: Size of the batch that is drawn from its buffer.

@@ -79,8 +79,11 @@ class Probe:
     """
     One look at a model: a batch, and everything the metrics are computed from. Each part is computed when asked for.
 
+    >>> from stable_baselines3 import DQN
+    >>> model = DQN("MlpPolicy", "CartPole-v1", buffer_size=300, learning_starts=300, seed=0).learn(300)
     >>> probe = Probe(model)
-    >>> srank(probe.network("critic").features[0])
+    >>> probe.network("critic").features[0].shape
+    torch.Size([256, 64])
 
     :param model: The model. It is left as it is: random states, modes, gradients and statistics.
     :param n_samples: Size of the batch.

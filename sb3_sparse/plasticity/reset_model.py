@@ -77,7 +77,9 @@ def reset_model_(
     Parameter objects, optimizers with their groups, the learning rate schedule, the replay buffer and the observation
     statistics of the policy survive. Optimizer state is forgotten for what was reset, and for nothing else.
 
-    >>> reset_model_(model, "last_layers", networks=["critic"])
+    >>> from stable_baselines3 import SAC
+    >>> model = SAC("MlpPolicy", "Pendulum-v1", buffer_size=300, seed=0)
+    >>> result = reset_model_(model, "last_layers", networks=["critic"])
 
     :param model: SAC, TQC, CrossQ, TD3, DDPG, DQN, QRDQN or another off-policy model whose policy has ``actor`` and
         ``critic``, or ``q_net``, or ``quantile_net``; PPO and A2C, for all but ReDo.

@@ -104,7 +104,8 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _read_evaluations(path: Path) -> Series:
-    with _reading(path), np.load(path) as file:
+    # NumPy leaves a damaged file open that it opened itself.
+    with _reading(path), path.open("rb") as opened, np.load(opened) as file:
         return _series(file["timesteps"], file["results"].mean(axis=1))
 
 

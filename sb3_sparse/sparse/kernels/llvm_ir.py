@@ -1,8 +1,9 @@
 """
 The compiled kernels as LLVM assembly, and their compilation for the processor at hand.
 
-No compiler is needed: llvmlite brings LLVM as a wheel, for x86 and ARM alike. Compiling takes a tenth of a second,
-once per process. The same text serves every processor, since LLVM splits vectors of 16 floats into what there is.
+No compiler is needed: llvmlite brings LLVM as a wheel, for x86 and ARM alike. Compiling takes a quarter to
+half a second, once per process. The same text serves every processor, since LLVM splits vectors of 16 floats into what
+there is.
 
 Batches are stored feature by feature: ``x[c]`` is the row of all samples' values of feature ``c``, padded to
 whole vectors. A weight ``v`` at ``(i, c)`` then adds ``v * x[c]`` to ``y[i]``: vector operations, whatever the
