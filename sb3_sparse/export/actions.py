@@ -28,6 +28,9 @@ class BoxHead(ActionHead):
     :param squashed: Whether scores are in [-1, 1] and stretched to the bounds. Otherwise they are clipped to them.
     """
 
+    low: th.Tensor
+    high: th.Tensor
+
     def __init__(self, space: spaces.Box, squashed: bool):
         super().__init__()
         self.squashed = squashed
@@ -35,9 +38,6 @@ class BoxHead(ActionHead):
         dtype = np.result_type(np.float32, space.low.dtype)
         self.register_buffer("low", th.from_numpy(space.low.astype(dtype)))
         self.register_buffer("high", th.from_numpy(space.high.astype(dtype)))
-
-    low: th.Tensor
-    high: th.Tensor
 
     def forward(self, scores: th.Tensor) -> th.Tensor:
         actions = scores.reshape(-1, *self.low.shape)

@@ -8,6 +8,7 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
@@ -116,8 +117,9 @@ def build(model: BaseAlgorithm, vec_normalize: VecNormalize | str | Path | None,
         _warn_of_wrapper(model)
     elif wrapper.norm_obs:
         space = _raw_space(wrapper, space)
-    scores = scores_module(model.policy)
-    head = action_head(model.action_space, squashed=bool(model.policy.squash_output))
+    policy = policy_of(model)
+    scores = scores_module(policy)
+    head = action_head(model.action_space, squashed=policy.squash_output)
     # Only the part that acts becomes dense: critics and targets may be many times larger.
     scores = to_dense(scores).cpu()
     normalizer = VecNormalizer(wrapper) if wrapper is not None and wrapper.norm_obs else None
@@ -126,6 +128,11 @@ def build(model: BaseAlgorithm, vec_normalize: VecNormalize | str | Path | None,
         raise ValueError(f"channels_last=True: there is no image in {space}.")
     module = PredictModule(scores, head, _with_channels_last(space, transposed), normalizer, transposed)
     return module.eval().requires_grad_(False)
+
+
+def policy_of(model: BaseAlgorithm) -> BasePolicy:
+    """The policy, also where it was replaced by what ``torch.compile`` made of it."""
+    return getattr(model.policy, "_orig_mod", model.policy)
 
 
 def load_vec_normalize(given: VecNormalize | str | Path | None) -> VecNormalize | None:

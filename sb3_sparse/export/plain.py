@@ -22,6 +22,7 @@ from stable_baselines3.common.save_util import recursive_getattr
 from sb3_sparse.common.validation import positive
 from sb3_sparse.export.check import BATCHES, MOST_TIES, N_OBSERVATIONS, random_observations, untouched
 from sb3_sparse.export.files import with_ending, written_beside
+from sb3_sparse.export.module import policy_of
 from sb3_sparse.sparse import SparseConv2d, SparseLinear
 
 WAY_OUT = "Take export_onnx or export_torch (--to onnx, --to torch), which need neither this package nor SB3 to run."
@@ -58,7 +59,7 @@ def export_sb3(model: BaseAlgorithm, path: str | Path, *, tolerance: float = 1e-
 
 
 def _plain_policy_class(model: BaseAlgorithm) -> type[BasePolicy]:
-    policy_class = type(model.policy)
+    policy_class = type(policy_of(model))
     ours = [c for c in (*type(model).__mro__, *policy_class.__mro__) if _root(c) == "sb3_sparse"]
     if ours:
         raise ValueError(
@@ -83,7 +84,7 @@ def _plain_agent(model: Any, plain_class: type[BasePolicy]) -> Any:
     with th.enable_grad():
         policy = plain_class(*arguments, **{**extra, **policy_kwargs}).cpu()
     try:
-        policy.load_state_dict(_dense_state(model.policy))
+        policy.load_state_dict(_dense_state(policy_of(model)))
     except RuntimeError as error:
         raise ValueError(
             f"{type(model.policy).__name__} has other networks than {plain_class.__name__} of SB3 builds from policy_kwargs="
@@ -96,7 +97,11 @@ def _plain_agent(model: Any, plain_class: type[BasePolicy]) -> Any:
     for name in model._get_torch_save_params()[0]:
         old, new = recursive_getattr(model, name), recursive_getattr(plain, name)
         # One that is no part of the policy, such as that of SAC's temperature, is the same in both.
-        if isinstance(old, th.optim.Optimizer) and old is not new and (reason := _carry_state(old, new, model.policy, policy)):
+        if (
+            isinstance(old, th.optim.Optimizer)
+            and old is not new
+            and (reason := _carry_state(old, new, policy_of(model), policy))
+        ):
             warnings.warn(f"{name} {reason}: the file has a fresh one, which learning would go on with.", stacklevel=3)
     return plain
 
@@ -174,13 +179,17 @@ def _names_this_package(pickled: bytes) -> bool:
     return any(string.partition(" ")[0].partition(".")[0] == "sb3_sparse" for string in strings)
 
 
+def without_buffer(algorithm: type[BaseAlgorithm]) -> dict[str, Any]:
+    """Keywords of ``load`` by which no replay buffer is allocated, nor asked for the environment that a HER buffer needs."""
+    if not issubclass(algorithm, OffPolicyAlgorithm):
+        return {}
+    return {"buffer_size": 1, "replay_buffer_class": None, "replay_buffer_kwargs": {}, "optimize_memory_usage": False}
+
+
 def _load(model: BaseAlgorithm, path: Path) -> BaseAlgorithm:
-    """The agent in a file, without a replay buffer, and without seeding anything."""
-    without: dict[str, Any] = {"seed": None}
-    if isinstance(model, OffPolicyAlgorithm):
-        without |= {"buffer_size": 1, "replay_buffer_class": None, "replay_buffer_kwargs": {}, "optimize_memory_usage": False}
+    """The agent in a file; nothing is seeded."""
     with th.enable_grad():
-        return type(model).load(path, device="cpu", **without)
+        return type(model).load(path, device="cpu", seed=None, **without_buffer(type(model)))
 
 
 def _compare(model: BaseAlgorithm, loaded: BaseAlgorithm, tolerance: float) -> None:
