@@ -1,4 +1,4 @@
-"""The command ``sb3-sparse``: rl-zoo3's commands with our policies and hyperparameters, ``describe`` and ``plot``."""
+"""The command ``sb3-sparse``: rl-zoo3's commands with our policies and hyperparameters, ``describe``, ``export``, ``plot``."""
 
 import argparse
 import sys
@@ -12,6 +12,7 @@ commands:
   enjoy      watch a saved one:   sb3-sparse enjoy --algo sac --env dm_control/cartpole-swingup-v0 -f logs
   tune       search hyperparameters (rl-zoo3's -optimize)
   describe   print the layers that an agent would have, without training; --plot draws where their weights are
+  export     write an agent as ONNX, torch.export or SB3 file: sb3-sparse export --algo sac --env Pendulum-v1 --to onnx
   plot       draw return and plasticity of runs: sb3-sparse plot logs/sac/Pendulum-v1_1 logs/sac/Pendulum-v1_2
 
 Options of the first three are those of rl-zoo3 (sb3-sparse COMMAND --help). Hyperparameters come from the packaged file of the
@@ -27,6 +28,7 @@ def main(argv: list[str] | None = None) -> None:
         "enjoy": enjoy,
         "tune": tune,
         "describe": describe,
+        "export": export,
         "plot": plot,
     }
     if not args or args[0] in ("-h", "--help"):
@@ -66,6 +68,13 @@ def describe(args: list[str]) -> None:
 
     _check_zoo()
     describe_main(args)
+
+
+def export(args: list[str]) -> None:
+    """Write a saved agent as a file that runs without this package."""
+    from sb3_sparse.export.command import main as export_main
+
+    export_main(args)
 
 
 def plot(args: list[str]) -> None:

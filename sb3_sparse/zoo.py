@@ -33,6 +33,25 @@ def hyperparams_file(algo: str) -> Path | None:
     return path if path.is_file() else None
 
 
+def find_agent(folder: str, algo: str, env_id: str, exp_id: int = 0, best: bool = False) -> Path:
+    """
+    The file of an agent that ``train`` saved.
+
+    :param exp_id: Number of the run; 0 is the latest.
+    :param best: The one with the best evaluation, instead of the last.
+    :raises ValueError: If there is none.
+    """
+    try:
+        from huggingface_sb3 import EnvironmentName
+        from rl_zoo3.utils import get_model_path
+    except ImportError as error:
+        raise ImportError('finding an agent by its environment needs rl-zoo3: pip install "sb3-sparse[zoo]"') from error
+    try:
+        return Path(get_model_path(exp_id, folder, algo, EnvironmentName(env_id), best)[1])
+    except AssertionError as error:
+        raise ValueError(str(error)) from error
+
+
 def register_algorithms() -> None:
     """
     Let rl-zoo3 know the algorithms of this package, and a search space for CrossQ. Safe to call twice.

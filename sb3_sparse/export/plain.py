@@ -1,0 +1,210 @@
+"""An agent whose networks were made sparse as a plain file of Stable-Baselines3, which loads without this package."""
+
+import base64
+import copy
+import inspect
+import json
+import pickletools
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.save_util import recursive_getattr
+
+from sb3_sparse.common.validation import positive
+from sb3_sparse.export.check import BATCHES, MOST_TIES, N_OBSERVATIONS, random_observations, untouched
+from sb3_sparse.export.files import with_ending, written_beside
+from sb3_sparse.export.module import policy_of
+from sb3_sparse.sparse import SparseConv2d, SparseLinear
+
+WAY_OUT = "Take export_onnx or export_torch (--to onnx, --to torch), which need neither this package nor SB3 to run."
+
+
+def export_sb3(model: BaseAlgorithm, path: str | Path, *, tolerance: float = 1e-5) -> Path:
+    """
+    Write an agent of Stable-Baselines3 that :func:`sparsify_` was applied to as its own kind of file, with dense layers.
+
+    ``PPO.load(path)`` (or whichever algorithm) opens it where this package is not installed; it predicts the same and can
+    go on learning, as a dense network in which the weights that did not exist start at zero. Optimizers keep their state,
+    with zeros for those weights, as far as they are of the kind that the policy makes; otherwise they are fresh, and a
+    warning says so. The file is loaded and compared on 1,024 random observations before it gets its name.
+
+    >>> sparsify_(model.policy, 0.9)  # doctest: +SKIP
+    >>> export_sb3(model, "dense.zip")  # doctest: +SKIP
+
+    :param model: An agent; it is not changed.
+    :param path: The file. ``.zip`` is added to a name without an ending.
+    :param tolerance: See :func:`export_onnx`.
+    :return: The path.
+    :raises ValueError: If the policy is one of this package, or its networks are not those that SB3 builds.
+    :raises RuntimeError: If the file does not do as the agent does.
+    """
+    path, tolerance = with_ending(path, ".zip"), positive("tolerance", tolerance)
+    plain_class = _plain_policy_class(model)
+    with untouched(model):
+        plain = _plain_agent(model, plain_class)
+        with written_beside(path) as beside:
+            plain.save(beside)
+            _refuse_references(beside)
+            _compare(model, _load(model, beside), tolerance)
+    return path
+
+
+def _plain_policy_class(model: BaseAlgorithm) -> type[BasePolicy]:
+    policy_class = type(policy_of(model))
+    ours = [c for c in (*type(model).__mro__, *policy_class.__mro__) if _root(c) == "sb3_sparse"]
+    if ours:
+        raise ValueError(
+            f"{policy_class.__name__} of {type(model).__name__} is made of classes of this package, without which no file of "
+            f"SB3 could be loaded. {WAY_OUT}"
+        )
+    if not isinstance(model, (OnPolicyAlgorithm, OffPolicyAlgorithm)):
+        raise ValueError(f"{type(model).__name__}: expected an on-policy or off-policy algorithm of SB3. {WAY_OUT}")
+    return next(c for c in policy_class.__mro__ if _root(c) in ("stable_baselines3", "sb3_contrib"))
+
+
+def _root(cls: type) -> str:
+    return cls.__module__.partition(".")[0]
+
+
+def _plain_agent(model: Any, plain_class: type[BasePolicy]) -> Any:
+    """A shallow copy of an agent with a dense policy of its own."""
+    known = inspect.signature(plain_class.__init__).parameters
+    policy_kwargs = {name: value for name, value in model.policy_kwargs.items() if name in known}
+    extra = {"use_sde": model.use_sde} if isinstance(model, OnPolicyAlgorithm) and "use_sde" in known else {}
+    arguments = (model.observation_space, model.action_space, model.lr_schedule)
+    with th.enable_grad():
+        policy = plain_class(*arguments, **{**extra, **policy_kwargs}).cpu()
+    try:
+        policy.load_state_dict(_dense_state(policy_of(model)))
+    except RuntimeError as error:
+        raise ValueError(
+            f"{type(model.policy).__name__} has other networks than {plain_class.__name__} of SB3 builds from policy_kwargs="
+            f"{policy_kwargs}, so that SB3 could not load it: {error}\n{WAY_OUT}"
+        ) from error
+    plain = copy.copy(model)
+    plain.policy, plain.policy_class, plain.policy_kwargs = policy, plain_class, policy_kwargs
+    if hasattr(plain, "_create_aliases"):
+        plain._create_aliases()
+    for name in model._get_torch_save_params()[0]:
+        old, new = recursive_getattr(model, name), recursive_getattr(plain, name)
+        # One that is no part of the policy, such as that of SAC's temperature, is the same in both.
+        if (
+            isinstance(old, th.optim.Optimizer)
+            and old is not new
+            and (reason := _carry_state(old, new, policy_of(model), policy))
+        ):
+            warnings.warn(f"{name} {reason}: the file has a fresh one, which learning would go on with.", stacklevel=3)
+    return plain
+
+
+def _sparse_layers(policy: BasePolicy) -> dict[str, SparseLinear | SparseConv2d]:
+    layers = policy.named_modules(remove_duplicate=False)
+    return {name: layer for name, layer in layers if isinstance(layer, (SparseLinear, SparseConv2d))}
+
+
+def _dense_state(policy: BasePolicy) -> dict[str, th.Tensor]:
+    """The state dict of a policy as that of its dense twin."""
+    state, layers = {}, _sparse_layers(policy)
+    for key, value in policy.state_dict().items():
+        name, _, entry = key.rpartition(".")
+        if name not in layers or entry == "bias":
+            state[key] = value
+        elif entry == "values":
+            state[f"{name}.weight"] = layers[name].weight
+    return state
+
+
+def _carry_state(old: th.optim.Optimizer, new: th.optim.Optimizer, policy: BasePolicy, plain: BasePolicy) -> str | None:
+    """
+    Give a fresh optimizer of a plain policy the state that the agent's has.
+
+    :return: Why it stays fresh, None: it does not.
+    """
+    if type(old) is not type(new):
+        return f"is {type(old).__name__}, which the policy would not make (it makes {type(new).__name__})"
+    if len(old.param_groups) != 1 or len(new.param_groups) != 1:
+        return "has several groups of parameters, which the policy would not make"
+    layers, names = _sparse_layers(policy), dict(policy.named_parameters(remove_duplicate=False))
+    sparse = {id(layer.values): layer for layer in layers.values()}
+    by_name = {name.removesuffix("values") + "weight" if id(p) in sparse else name: p for name, p in names.items()}
+    new_names = {id(p): name for name, p in plain.named_parameters()}
+    ordered = [by_name[new_names[id(p)]] for p in new.param_groups[0]["params"]]
+    if {id(p) for p in ordered} != {id(p) for p in old.param_groups[0]["params"]}:
+        return "does not have the parameters of the networks (was it made before they became sparse?)"
+    state: dict[int, dict[str, Any]] = {}
+    for i, parameter in enumerate(ordered):
+        if parameter in old.state:
+            layer = sparse.get(id(parameter))
+            entries = old.state[parameter].items()
+            state[i] = {key: value if layer is None else _spread(value, layer) for key, value in entries}
+    settings = {key: value for key, value in old.param_groups[0].items() if key != "params"}
+    group = {**settings, "params": list(range(len(ordered)))}
+    new.load_state_dict(copy.deepcopy({"state": state, "param_groups": [group]}))
+    return None
+
+
+def _spread(value: Any, layer: SparseLinear | SparseConv2d) -> Any:
+    """What an optimizer keeps for the living weights, as for the dense one: zero where none lives."""
+    if not isinstance(value, th.Tensor) or value.shape != layer.values.shape:
+        return value
+    dense = value.new_zeros(layer.topology.numel)
+    dense[layer.topology.flat_index(value.device)] = value
+    return dense.view(layer.topology.shape)
+
+
+def _refuse_references(path: Path) -> None:
+    """
+    :raises ValueError: If loading the file would import this package.
+    """
+    with zipfile.ZipFile(path) as archive:
+        data = json.loads(archive.read("data"))
+    serialized = {key: item[":serialized:"] for key, item in data.items() if isinstance(item, dict) and ":serialized:" in item}
+    if naming := [key for key, text in serialized.items() if _names_this_package(base64.b64decode(text))]:
+        raise ValueError(
+            f"{naming} of the agent refer to this package, so that the file would not load without it: replace them. {WAY_OUT}"
+        )
+
+
+def _names_this_package(pickled: bytes) -> bool:
+    strings = [argument for _, argument, _ in pickletools.genops(pickled) if isinstance(argument, str)]
+    return any(string.partition(" ")[0].partition(".")[0] == "sb3_sparse" for string in strings)
+
+
+def without_buffer(algorithm: type[BaseAlgorithm]) -> dict[str, Any]:
+    """Keywords of ``load`` by which no replay buffer is allocated, nor asked for the environment that a HER buffer needs."""
+    if not issubclass(algorithm, OffPolicyAlgorithm):
+        return {}
+    return {"buffer_size": 1, "replay_buffer_class": None, "replay_buffer_kwargs": {}, "optimize_memory_usage": False}
+
+
+def _load(model: BaseAlgorithm, path: Path) -> BaseAlgorithm:
+    """The agent in a file; nothing is seeded."""
+    with th.enable_grad():
+        return type(model).load(path, device="cpu", seed=None, **without_buffer(type(model)))
+
+
+def _compare(model: BaseAlgorithm, loaded: BaseAlgorithm, tolerance: float) -> None:
+    space, largest, others, rng = model.action_space, 0.0, 0, np.random.default_rng(0)
+    for n in BATCHES:
+        observations = random_observations(model.observation_space, n, rng)
+        expected, found = (agent.predict(observations, deterministic=True)[0] for agent in (model, loaded))
+        if isinstance(space, spaces.Box):
+            differences = np.abs(expected - found) / np.maximum((space.high - space.low) / 2, 1.0)
+            # NumPy's, which keeps NaN.
+            largest = float(np.maximum(largest, differences.max()))
+        else:
+            others += int((expected != found).reshape(n, -1).any(axis=1).sum())
+    if not largest <= tolerance or others > MOST_TIES * N_OBSERVATIONS:
+        raise RuntimeError(
+            f"the exported agent does not do as predict does: the largest difference is {largest:.3g}, and {others} of "
+            f"{N_OBSERVATIONS} discrete actions are others. {WAY_OUT}"
+        )
