@@ -99,6 +99,17 @@ def number_in(name: str, value: Any, low: float, high: float) -> float:
     return _number(name, value, lambda number: low <= number < high, f"a number in [{low:g}, {high:g})")
 
 
+def plain(value: Any) -> Any:
+    """The same as plain Python, as it is written to files: NumPy's scalars and arrays, also inside of lists and dicts."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {_plain(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
+    return _plain(value)
+
+
 def _number(name: str, value: Any, is_allowed: Any, expected: str) -> float:
     number = _plain(value)
     if not isinstance(number, (int, float)) or isinstance(number, bool) or not is_allowed(number):

@@ -1,10 +1,13 @@
 """What streaming algorithms have in common: the loop that learns from every sample as it comes, once."""
 
+import io
 import math
+import pathlib
 import sys
 import time
 import warnings
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,9 +20,12 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import safe_mean
 from torch import nn
 
-from sb3_sparse.streaming.compiled import CompiledLearner
+from sb3_sparse.common.validation import flag, fraction, non_negative, plain, whole_number
+from sb3_sparse.streaming.compiled import CompiledLearner, why_not_compiled
+from sb3_sparse.streaming.files import check_kind
 from sb3_sparse.streaming.learners import AutogradLearner, Learner
-from sb3_sparse.streaming.obgd import AdaptiveObGD, ObGD, check_fraction
+from sb3_sparse.streaming.normalizers import magnitude
+from sb3_sparse.streaming.obgd import AdaptiveObGD, ObGD
 from sb3_sparse.streaming.policies import StreamPolicy
 
 SelfStream = TypeVar("SelfStream", bound="StreamAlgorithm")
@@ -54,6 +60,8 @@ class StreamAlgorithm(BaseAlgorithm):
     """
 
     policy: StreamPolicy
+    # Which of the algorithms it is; subclasses are of the kind of their base.
+    kind: str | None = None
     # Optimisers as attributes of the policy, whose state is saved with it.
     optimizer_names: tuple[str, ...]
     # Their kappas, as attributes of the algorithm.
@@ -85,7 +93,7 @@ class StreamAlgorithm(BaseAlgorithm):
             env,
             learning_rate=learning_rate,
             policy_kwargs=policy_kwargs,
-            stats_window_size=stats_window_size,
+            stats_window_size=whole_number("stats_window_size", stats_window_size, 1),
             tensorboard_log=tensorboard_log,
             verbose=verbose,
             device="cpu" if device == "auto" else device,
@@ -93,16 +101,7 @@ class StreamAlgorithm(BaseAlgorithm):
             support_multi_env=False,
             supported_action_spaces=supported_action_spaces,
         )
-        check_fraction("gamma", gamma)
-        check_fraction("trace_lambda", trace_lambda)
-        if self.get_vec_normalize_env() is not None and (normalize_observations or normalize_reward):
-            warnings.warn(
-                "VecNormalize around the environment of a streaming agent, which normalises by itself: leave it out, or pass "
-                "normalize_observations=False and normalize_reward=False.",
-                stacklevel=3,
-            )
-        if not isinstance(time_feature, (bool, int, np.integer)) or time_feature < 0:
-            raise ValueError(f"time_feature={time_feature!r}: expected True, False, or a number of steps.")
+        # Checked in `_setup_model`, as those that are given to `load` are.
         self.gamma = gamma
         self.trace_lambda = trace_lambda
         self.bootstrap_truncated = bootstrap_truncated
@@ -110,16 +109,39 @@ class StreamAlgorithm(BaseAlgorithm):
         self.normalize_reward = normalize_reward
         self.time_feature = time_feature
         self.adaptive = adaptive
+        if self.get_vec_normalize_env() is not None and (normalize_observations or normalize_reward):
+            warnings.warn(
+                "VecNormalize around the environment of a streaming agent, which normalises by itself: leave it out, or pass "
+                "normalize_observations=False and normalize_reward=False.",
+                stacklevel=3,
+            )
         self._time_limit: int | None = None
         self._episode_steps = 0
         self._features: np.ndarray | None = None
         self._learners: list[Learner] = []
+        # Where networks and optimisers are found, and which were.
+        self._places: list[tuple[Mapping[str, Any], str, Any]] = []
         # Of the last update, for logging.
         self._td_error = 0.0
 
+    def _check_settings(self) -> None:
+        """Plain Python where it is right, an error where not."""
+        if not callable(self.learning_rate):
+            self.learning_rate = non_negative("learning_rate", self.learning_rate)
+        self.gamma = fraction("gamma", self.gamma)
+        self.trace_lambda = fraction("trace_lambda", self.trace_lambda)
+        for name in ("bootstrap_truncated", "normalize_observations", "normalize_reward", "adaptive"):
+            setattr(self, name, flag(name, getattr(self, name)))
+        self.time_feature = _time_feature(self.time_feature)
+        self.seed = None if self.seed is None else whole_number("seed", self.seed, 0)
+        self.policy_kwargs = plain(self.policy_kwargs)
+
     def _setup_model(self) -> None:
+        self._check_settings()
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
+        if getattr(self, "observation_space", None) is None:
+            raise ValueError(f"env=None: {type(self).__name__} needs an environment to learn from.")
         if getattr(self.action_space, "start", 0) != 0:
             raise ValueError(
                 f"action space {self.action_space}: expected one that starts at 0. "
@@ -146,6 +168,27 @@ class StreamAlgorithm(BaseAlgorithm):
         self.policy = self.policy.to(self.device)
         self._setup_optimizers()
 
+    @classmethod
+    def load(
+        cls: type[SelfStream],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfStream:
+        """
+        Load an agent from the file that :meth:`save` wrote, see :meth:`BaseAlgorithm.load`.
+
+        :raises ValueError: If it is the agent of another algorithm.
+        """
+        check_kind(path, cls.kind, custom_objects)
+        if "policy_kwargs" in kwargs:
+            kwargs["policy_kwargs"] = plain(kwargs["policy_kwargs"])
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+
     def _find_time_limit(self) -> int:
         if self.time_feature is not True:
             return int(self.time_feature)
@@ -171,23 +214,41 @@ class StreamAlgorithm(BaseAlgorithm):
         """One for each optimiser, in the same order."""
 
     def _make_learner(self, network: nn.Module, optimizer: ObGD) -> Learner:
+        if len(optimizer.param_groups) != 1:
+            raise ValueError(f"{len(optimizer.param_groups)} parameter groups: a network and its optimiser have one.")
         if {id(p) for p in network.parameters()} != {id(p) for p in optimizer.param_groups[0]["params"]}:
             raise ValueError(
                 "a network has parameters that its optimiser does not know, so they would not be trained: change values in "
                 "place (load_state_dict without assign=True) instead of replacing layers or parameters."
             )
-        kind = CompiledLearner if CompiledLearner.supports(network, optimizer) else AutogradLearner
+        kind: type[Learner] = AutogradLearner
+        if CompiledLearner.supports(network, optimizer):
+            if (reason := why_not_compiled()) is None:
+                kind = CompiledLearner
+            else:
+                warnings.warn(f"the compiled update is not available, learning is slower without it: {reason}", stacklevel=2)
         for known in self._learners:
-            if type(known) is kind and known.network is network and known.optimizer is optimizer:
+            same = type(known) is kind and known.network is network and known.optimizer is optimizer
+            if same and known.notice_changes():
                 return known
-        try:
-            return kind(network, optimizer)
-        except RuntimeError as error:
-            if kind is AutogradLearner:
-                raise
-            # LLVM knows no code for this processor.
-            warnings.warn(f"the compiled update is not available, learning is slower without it: {error}", stacklevel=2)
-            return AutogradLearner(network, optimizer)
+        return kind(network, optimizer)
+
+    def _prepare_learning(self) -> None:
+        self._set_up_optimizer_groups()
+        self._learners = self._make_learners()
+        self._reward_scaler = self.policy.reward_scaler
+        names = (*(name for name, _ in self.policy.named_children()), *self.optimizer_names)
+        self._places = [(vars(self), "policy", self.policy)]
+        for name in names:
+            place = self.policy._modules if name in self.policy._modules else vars(self.policy)
+            self._places.append((place, name, place[name]))
+
+    def _notice_changes(self) -> None:
+        """After callbacks, which may change anything: go on with the networks and optimisers that there are now."""
+        current = [place.get(name) is part for place, name, part in self._places]
+        # Each of them has to look.
+        if not (all(current) and all([learner.notice_changes() for learner in self._learners])):
+            self._prepare_learning()
 
     @abstractmethod
     def _act(self, features: np.ndarray) -> tuple[Any, np.ndarray]:
@@ -243,10 +304,10 @@ class StreamAlgorithm(BaseAlgorithm):
         threads = th.get_num_threads()
         th.set_num_threads(1)
         try:
-            self._set_up_optimizer_groups()
-            self._learners = self._make_learners()
-            self._reward_scaler = self.policy.reward_scaler
+            self._prepare_learning()
             if self._last_obs is not last_obs or self._features is None:
+                assert isinstance(self._last_obs, np.ndarray)
+                require_finite("observation", self._last_obs[0], f"of the reset after step {self.num_timesteps}")
                 # The environment was reset: what led to here has nothing to do with what comes.
                 for learner in self._learners:
                     learner.reset_traces()
@@ -266,13 +327,17 @@ class StreamAlgorithm(BaseAlgorithm):
         assert self.env is not None
         env, goes_on = self.env, True
         callback.on_rollout_start()
+        self._notice_changes()
         while goes_on and self.num_timesteps < total_timesteps:
             assert self._features is not None
             action, env_action = self._act(self._features)
             new_obs, rewards, dones, infos = env.step(env_action)
+            # Before anything remembers it.
+            self._check_step(new_obs, float(rewards[0]), bool(dones[0]), infos[0])
             self.num_timesteps += 1
             callback.update_locals(locals())
             goes_on = callback.on_step()
+            self._notice_changes()
             self._update_info_buffer(infos, dones)
             self._learn_from(action, float(rewards[0]), new_obs, bool(dones[0]), infos[0])  # type: ignore[arg-type]
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
@@ -282,7 +347,16 @@ class StreamAlgorithm(BaseAlgorithm):
                 if log_interval is not None and self._episode_num % log_interval == 0:
                     self.dump_logs()
                 callback.on_rollout_start()
+                self._notice_changes()
         callback.on_rollout_end()
+
+    def _check_step(self, new_obs: Any, reward: float, done: bool, info: dict[str, Any]) -> None:
+        step = self.num_timesteps + 1
+        if not math.isfinite(reward):
+            raise ValueError(f"reward {reward} at step {step}: expected a finite number. {_UNCHANGED}")
+        if done:
+            require_finite("terminal_observation", info["terminal_observation"], f"at step {step}")
+        require_finite("observation", new_obs[0], f"of the reset after step {step}" if done else f"at step {step}")
 
     def _begin_episode(self, obs: Any) -> None:
         self._episode_steps = 0
@@ -294,9 +368,6 @@ class StreamAlgorithm(BaseAlgorithm):
 
     def _learn_from(self, action: Any, reward: float, new_obs: np.ndarray, done: bool, info: dict[str, Any]) -> None:
         assert self._features is not None
-        if not math.isfinite(reward):
-            raise ValueError(f"reward {reward} at step {self.num_timesteps}: expected a finite number. Check the environment.")
-        self._n_updates += 1
         self._episode_steps += 1
         if self.normalize_reward:
             reward = self._reward_scaler.scale(reward, done)
@@ -305,15 +376,21 @@ class StreamAlgorithm(BaseAlgorithm):
         over = done and not (self.bootstrap_truncated and info.get("TimeLimit.truncated", False))
         self._set_learning_rate()
         self._update(self._features, action, reward, next_features, 0.0 if over else self.gamma, done)
-        if not math.isfinite(self._td_error):
-            raise ValueError(
-                f"TD error {self._td_error} at step {self.num_timesteps}: an observation or a weight is not a finite number."
-            )
+        self._n_updates += 1
         if done:
             self._begin_episode(new_obs)
         else:
             self._features = next_features
         self._last_obs = new_obs
+
+    def _set_td_error(self, delta: float) -> None:
+        """To be called before anything is learned from it."""
+        if not math.isfinite(delta):
+            raise ValueError(
+                f"TD error {delta} at step {self.num_timesteps}: a weight of the networks is not a finite number. "
+                "Nothing was learned from this step."
+            )
+        self._td_error = delta
 
     def _set_up_optimizer_groups(self) -> None:
         # A state dict brings the settings of the saved agent; those of this one may be others.
@@ -365,10 +442,33 @@ class StreamAlgorithm(BaseAlgorithm):
         # Learners hold addresses; `learn` makes them again.
         known = {id(learner) for learner in self._learners}
         state = {k: v for k, v in self.__dict__.items() if id(v) not in known and k != "_reward_scaler"}
-        return {**state, "_learners": []}
+        return {**state, "_learners": [], "_places": []}
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_learners", "_reward_scaler"]
+        return [*super()._excluded_save_params(), "_learners", "_places", "_reward_scaler"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", *(f"policy.{name}" for name in self.optimizer_names)], []
+
+
+_UNCHANGED = "The agent is as it was before this step, can be saved, and goes on with a new episode. Check the environment."
+
+
+def require_finite(name: str, values: Any, when: str) -> None:
+    """
+    :raises ValueError: If an entry is not a finite number; names the first one.
+    """
+    values = np.asarray(values)
+    if math.isfinite(magnitude(values)) or np.isfinite(values).all():
+        return
+    place = tuple(map(int, np.argwhere(~np.isfinite(values))[0]))
+    raise ValueError(f"{name}{list(place)}={values[place]} {when}: expected finite numbers. {_UNCHANGED}")
+
+
+def _time_feature(value: Any) -> bool | int:
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    try:
+        return whole_number("time_feature", value, 0)
+    except ValueError as error:
+        raise ValueError(f"time_feature={value!r}: expected True, False, or a number of steps.") from error

@@ -1,5 +1,6 @@
 """The fast learner: closed-form gradients of a stream network, in compiled kernels on flat buffers."""
 
+import operator
 import os
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from torch import nn
 from sb3_sparse.sparse import SparseLinear
 from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
 from sb3_sparse.streaming.kernels import Program
-from sb3_sparse.streaming.learners import Learner
+from sb3_sparse.streaming.learners import Learner, hooks_of
 from sb3_sparse.streaming.networks import StreamNetwork
 from sb3_sparse.streaming.obgd import ObGD, bounded_step_size
 
@@ -63,8 +64,8 @@ class CompiledLearner(Learner):
             and all(_is_linear(layer) for layer in [*linear, *network.heads])
             and all(type(norm) is nn.LayerNorm and not norm.elementwise_affine for norm in norms)
             and all(type(activation) is nn.LeakyReLU for activation in activations)
-            and not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
-            and all(p.requires_grad and p.dtype == th.float32 and p.device.type == "cpu" for p in network.parameters())
+            and all(map(_is_bare, network.modules()))
+            and all(map(_is_plain, network.parameters()))
         )
 
     def _bind(self) -> None:
@@ -86,8 +87,8 @@ class CompiledLearner(Learner):
             self._traces.append(self.optimizer.state[p]["trace"])
             views[p] = (flat.numpy(), flat_trace.numpy())
         self._flat_traces = traces.numpy()
-        self._topologies = [(m, m.topology) for m in self.network.modules() if isinstance(m, SparseLinear)]
         self._addresses = [p.data_ptr() for p in self._parameters]
+        self._trace_addresses = [z.data_ptr() for z in self._traces]
         self._write_programs(views, parameters.numpy())
 
     def _write_programs(self, views: dict[th.Tensor, tuple[np.ndarray, np.ndarray]], parameters: np.ndarray) -> None:
@@ -141,31 +142,26 @@ class CompiledLearner(Learner):
         common = (layer.weight_traces, layer.bias_traces, grad, x, self._decay, self._l1, layer.n_out, *place)
         return (kind, *common) if grad_x is None else (kind + "_and_input", *common, layer.weights, grad_x)
 
-    def _is_bound(self) -> bool:
-        """Whether the programs are still about the right parameters, traces and topologies: callbacks may replace them."""
-        state = self.optimizer.state
+    def _fits(self) -> bool:
+        """Whether the programs are still about the right memory, and still compute what autograd would."""
         return (
-            [p.data_ptr() for p in self._parameters] == self._addresses
-            and all(state[p].get("trace") is z for p, z in zip(self._parameters, self._traces, strict=True))
-            and all(layer.topology is topology for layer, topology in self._topologies)
+            super()._fits()
+            and [p.data_ptr() for p in self._parameters] == self._addresses
+            and not any([p._backward_hooks or p._post_accumulate_grad_hooks for p in self._parameters])
+            and self._traces_are_bound()
         )
 
-    def _ensure_bound(self) -> None:
-        if not self._is_bound():
-            self._bind()
-
-    def _kept_outputs(self, features: np.ndarray) -> Any:
-        outputs = super()._kept_outputs(features)
-        return outputs if outputs is not None and self._is_bound() else None
+    def _traces_are_bound(self) -> bool:
+        state = self.optimizer.state
+        found = [state[p].get("trace") for p in self._parameters]
+        return all(map(operator.is_, found, self._traces)) and [z.data_ptr() for z in self._traces] == self._trace_addresses
 
     def _forward(self, features: np.ndarray) -> np.ndarray:
-        self._ensure_bound()
         self._inputs[1] = features
         self._look.run()
         return self._outputs[1].copy()
 
     def _forward_and_keep(self, features: np.ndarray) -> np.ndarray:
-        self._ensure_bound()
         self._inputs[0] = features
         self._look_and_keep.run()
         return self._outputs[0].copy()
@@ -175,7 +171,6 @@ class CompiledLearner(Learner):
         kept = self._kept_outputs(features)
         if kept is not None:
             return kept, self._forward(next_features)
-        self._ensure_bound()
         self._inputs[0] = features
         self._inputs[1] = next_features
         self._look_at_both.run()
@@ -198,8 +193,27 @@ class CompiledLearner(Learner):
 
     def reset_traces(self) -> None:
         """Clear the traces."""
-        self._ensure_bound()
         self._flat_traces.fill(0.0)
+
+
+def why_not_compiled() -> str | None:
+    """What LLVM says if it has no code for this processor; else None."""
+    try:
+        # Compiles all kernels, the first time.
+        Program([])
+    except RuntimeError as error:
+        return str(error)
+    return None
+
+
+def _is_bare(module: nn.Module) -> bool:
+    """Whether torch would call nothing that the programs do not know."""
+    return not any(hooks_of(module)) and "forward" not in vars(module)
+
+
+def _is_plain(p: th.Tensor) -> bool:
+    on_cpu = p.dtype == th.float32 and p.device.type == "cpu"
+    return on_cpu and p.requires_grad and not p._backward_hooks and not p._post_accumulate_grad_hooks
 
 
 def _is_linear(layer: Any) -> bool:

@@ -1,18 +1,30 @@
 """What an algorithm does with a network: ask for its outputs, and learn from one of them."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch as th
 from torch import nn
 
+from sb3_sparse.sparse import SparseConv2d, SparseLinear
 from sb3_sparse.streaming.obgd import ObGD
+
+# Of modules; what a forward pass of a stream network depends on, besides its parts. `forward` is there if it was replaced.
+_SETTINGS = ("forward", "eps", "negative_slope")
+
+
+def hooks_of(module: nn.Module) -> tuple[Mapping[int, Any], ...]:
+    return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
 
 
 class Learner(ABC):
     """
     A network with its optimiser, for one observation at a time.
+
+    A learner knows parts of both by heart. After others may have changed them, as callbacks do, ask
+    :meth:`notice_changes` first; nothing else looks.
 
     ``step_size`` and ``trace_l1`` are those of the last step, for logging.
 
@@ -26,14 +38,45 @@ class Learner(ABC):
     def __init__(self, network: nn.Module, optimizer: ObGD):
         self.network, self.optimizer = network, optimizer
         self._parameters = list(network.parameters())
-        self._kept: tuple[Any, ...] = (None, None, None)
+        self._kept: tuple[Any, ...] = (None, None)
+        self._kept_weights: list[tuple[int, int]] = []
+        # What others can change: the parts of the network, what hangs on them, and a few numbers.
+        modules = list(network.modules())
+        self._places: list[Mapping[Any, Any]] = [place for m in modules for place in (m._modules, m._parameters)]
+        self._parts = [(place, name, part) for place in self._places for name, part in place.items()]
+        self._parts += [(vars(m), name, vars(m).get(name)) for m in modules for name in _SETTINGS]
+        self._places += [hooks for m in modules for hooks in hooks_of(m)]
+        self._sizes = list(map(len, self._places))
+        self._trained = [p.requires_grad for p in self._parameters]
+        self._topologies = [(m, m.topology) for m in modules if isinstance(m, (SparseLinear, SparseConv2d))]
+
+    def notice_changes(self) -> bool:
+        """
+        Forget what was computed with other weights.
+
+        :return: Whether the learner can go on. If not, network or optimiser are not what they were: make another one.
+        """
+        if self._kept[0] is not None and self._kept_weights != self._weights():
+            self._kept = (None, None)
+        return self._fits()
+
+    def _fits(self) -> bool:
+        groups = self.optimizer.param_groups
+        return (
+            list(map(len, self._places)) == self._sizes
+            and all([place.get(name) is part for place, name, part in self._parts])
+            and [p.requires_grad for p in self._parameters] == self._trained
+            and all([layer.topology is topology for layer, topology in self._topologies])
+            and len(groups) == 1
+            and len(groups[0]["params"]) == len(self._parameters)
+        )
 
     def outputs(self, features: np.ndarray, keep: bool = False) -> Any:
         """
         What the heads say.
 
         :param features: float32, without batch dimension.
-        :param keep: Whether to keep what :meth:`learn` needs, for the same features and unchanged weights.
+        :param keep: Whether to keep what :meth:`learn` needs, for the same features.
         :return: ``(n_outputs,)``, as an array.
         """
         if not keep:
@@ -49,14 +92,14 @@ class Learner(ABC):
         return self.outputs(features, keep=True), self.outputs(next_features)
 
     def _kept_outputs(self, features: np.ndarray) -> Any:
-        kept, weights, outputs = self._kept
-        return outputs if kept is features and weights == self._weights() else None
+        kept, outputs = self._kept
+        return outputs if kept is features else None
 
     def _keep(self, features: np.ndarray, outputs: Any) -> None:
-        self._kept = (features, self._weights(), outputs)
+        self._kept, self._kept_weights = (features, outputs), self._weights()
 
     def _weights(self) -> list[tuple[int, int]]:
-        """Says whether a callback changed weights between acting and learning: torch counts operations in place."""
+        """Says whether weights were changed between acting and learning: torch counts operations in place."""
         return [(p._version, p.data_ptr()) for p in self._parameters]
 
     def learn(self, features: np.ndarray, direction: np.ndarray, delta: float, reset: bool) -> None:
@@ -70,7 +113,7 @@ class Learner(ABC):
         """
         self.outputs(features, keep=True)
         self._step(features, direction, delta, reset)
-        self._kept = (None, None, None)
+        self._kept = (None, None)
 
     @abstractmethod
     def _forward(self, features: np.ndarray) -> np.ndarray: ...
@@ -103,7 +146,9 @@ class AutogradLearner(Learner):
 
     def _step(self, features: np.ndarray, direction: np.ndarray, delta: float, reset: bool) -> None:
         self.optimizer.zero_grad()
-        self._graph.backward(th.from_numpy(direction).to(self._graph))
+        # Without any trainable parameter there is nothing to go back to.
+        if self._graph.requires_grad:
+            self._graph.backward(th.from_numpy(direction).to(self._graph))
         del self._graph
         self.optimizer.step(delta, reset)
         self.step_size, self.trace_l1 = self.optimizer.step_size, self.optimizer.trace_l1

@@ -3,6 +3,10 @@ Normalisation of a stream: observations, rewards, and the time feature (Elsayed 
 
 All statistics are Welford's, in double precision, with the sample variance, and nothing is clipped. They are buffers
 of the policy, so a saved agent is complete and ``predict`` takes raw observations.
+
+One absurd number would be remembered for ever: the deviation of its entry would be as absurd, and everything else that
+the entry says would vanish beside it. So what is beyond :func:`outlier_limit` is left out of the statistics, and seen
+as if it were as far from the mean as one among so many can be.
 """
 
 import math
@@ -15,6 +19,35 @@ import torch as th
 from torch import nn
 
 EPSILON = 1e-8
+# Numbers up to here are never outliers.
+ORDINARY = 1e8
+# Numbers beyond this are outliers always: sums of their squares come near to where float32 ends.
+HUGE = 1e15
+# In between, those that are so many times the mean and the deviation.
+_TIMES = 1e6
+# Up to this size, Python adds squares faster than numpy begins.
+_SMALL = 64
+
+
+def magnitude(values: np.ndarray) -> float:
+    """The Euclidean norm: NaN or infinite if an entry is (or if it is just too large), and never a warning."""
+    if values.dtype.kind != "f":
+        # Whole numbers are finite.
+        return 0.0
+    return math.hypot(*values.ravel().tolist()) if values.size <= _SMALL else math.sqrt(_sum_of_squares(values))
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _sum_of_squares(values: np.ndarray) -> float:
+    return float(np.vdot(values, values))
+
+
+def outlier_limit(count: float, mean: Any, variance: Any) -> Any:
+    """How large numbers may be after ``count`` others of that mean and variance."""
+    if count < 1.0:
+        return HUGE
+    usual = np.maximum(np.abs(mean), np.sqrt(variance))
+    return np.minimum(np.maximum(_TIMES * usual, ORDINARY), HUGE)
 
 
 class _Statistics(nn.Module):
@@ -45,7 +78,8 @@ class ObservationNormalizer(_Statistics):
     """
     Subtract the running mean of all observations so far and divide by their running standard deviation.
 
-    The first observation becomes zero, as does every entry that never changes.
+    The first observation becomes zero, as does every entry that never changes. Outliers, see above, are the mean to the
+    statistics and ``±sqrt(count)`` to the networks.
 
     :param shape: Shape of an observation.
     """
@@ -65,6 +99,8 @@ class ObservationNormalizer(_Statistics):
     def update(self, observation: np.ndarray) -> None:
         """Take one observation into the statistics."""
         count, mean, square = self._arrays()
+        if not magnitude(observation) <= ORDINARY:
+            observation = np.where(self._outliers(observation) | np.isnan(observation), mean, observation)
         count += 1.0
         distance = observation - mean
         mean += distance / count
@@ -73,6 +109,13 @@ class ObservationNormalizer(_Statistics):
 
     def normalize(self, observation: np.ndarray) -> np.ndarray:
         """An observation, or a batch, in double precision."""
+        if magnitude(observation) <= ORDINARY:
+            return self._scaled(observation)
+        outliers, (count, mean, _) = self._outliers(observation), self._arrays()
+        normalized = np.clip(self._scaled(np.where(outliers, mean, observation)), -HUGE, HUGE)
+        return np.where(outliers, np.copysign(math.sqrt(max(count.item(), 1.0)), observation), normalized)
+
+    def _scaled(self, observation: np.ndarray) -> np.ndarray:
         counts, mean, square = self._arrays()
         count, normalized = counts.item(), observation - mean
         if count < 2.0:
@@ -83,6 +126,11 @@ class ObservationNormalizer(_Statistics):
             normalized /= np.sqrt(scale, out=scale)
         return normalized
 
+    def _outliers(self, observation: np.ndarray) -> np.ndarray:
+        count, mean, square = self._arrays()
+        limit = outlier_limit(count.item(), mean, square / max(count.item() - 1.0, 1.0))
+        return np.abs(observation) > limit
+
 
 class RewardScaler(_Statistics):
     """
@@ -90,6 +138,7 @@ class RewardScaler(_Statistics):
 
     The return is ``u = gamma * u * (1 - done) + reward`` with ``done`` of the same step. After the last step of an
     episode it is therefore the last reward, a part of which the next episode starts with, as in the published agent.
+    An outlier, see above, is no part of it and becomes ``±sqrt(count)``.
 
     :param gamma: Discount factor.
     """
@@ -111,7 +160,11 @@ class RewardScaler(_Statistics):
         (statistics,) = self._arrays()
         # Plain numbers: on scalars numpy would be ten times slower.
         discounted, count, mean, square = statistics.tolist()
-        discounted = (0.0 if done else self.gamma * discounted) + reward
+        discounted = 0.0 if done else self.gamma * discounted
+        if abs(reward) > ORDINARY and abs(reward) > outlier_limit(count, mean, square / max(count - 1.0, 1.0)):
+            statistics[0] = discounted
+            return math.copysign(math.sqrt(max(count, 1.0)), reward)
+        discounted += reward
         count += 1.0
         distance = discounted - mean
         mean += distance / count

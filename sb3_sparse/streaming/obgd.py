@@ -1,11 +1,15 @@
 """Overshooting-bounded gradient descent with eligibility traces (Elsayed et al. 2024)."""
 
-from collections.abc import Callable, Iterable
-from numbers import Real
+from collections.abc import Iterable
 from typing import Any
 
 import torch as th
 from torch.optim import Optimizer
+
+from sb3_sparse.common.validation import fraction, non_negative, number_in, positive
+
+# Squares beyond this are cut off: far from anything that is learned from, and far from where float32 ends.
+MAX_MOMENT = 1e30
 
 
 class ObGD(Optimizer):
@@ -23,7 +27,8 @@ class ObGD(Optimizer):
     the bound exceeds 1, which it nearly always does, ``lr`` cancels out. Note the sign: ``.grad`` is a direction to
     follow, not the gradient of a loss.
 
-    The traces are optimiser state (``state[p]["trace"]``), so a state dict holds them.
+    The traces are optimiser state (``state[p]["trace"]``), so a state dict holds them. A parameter that requires no
+    gradient has none, and stays as it is.
 
     :param params: Parameters of one network.
     :param lr: Step size where the bound does not bind.
@@ -46,11 +51,13 @@ class ObGD(Optimizer):
         kappa: float = 2.0,
         **defaults: Any,
     ):
-        _check("lr", lr, lambda v: v >= 0, "a number of at least 0")
-        check_fraction("gamma", gamma)
-        check_fraction("trace_lambda", trace_lambda)
-        check_positive("kappa", kappa)
-        super().__init__(params, dict(lr=lr, gamma=gamma, trace_lambda=trace_lambda, kappa=kappa, **defaults))
+        settings = dict(
+            lr=non_negative("lr", lr),
+            gamma=fraction("gamma", gamma),
+            trace_lambda=fraction("trace_lambda", trace_lambda),
+            kappa=positive("kappa", kappa),
+        )
+        super().__init__(params, {**settings, **defaults})
         if len(self.param_groups) != 1:
             raise ValueError(
                 f"{len(self.param_groups)} parameter groups: the bound is one number for a network, so give one group, "
@@ -80,6 +87,9 @@ class ObGD(Optimizer):
         """
         group = self.param_groups[0]
         params, traces = group["params"], self.state_of("trace")
+        if frozen := [trace for trace, p in zip(traces, params, strict=True) if not p.requires_grad]:
+            # What it had learned before would go on moving it.
+            th._foreach_zero_(frozen)
         th._foreach_mul_(traces, group["gamma"] * group["trace_lambda"])
         learned = [(trace, p.grad) for trace, p in zip(traces, params, strict=True) if p.grad is not None]
         if learned:
@@ -115,9 +125,7 @@ class AdaptiveObGD(ObGD):
     """
 
     def __init__(self, params: Iterable[th.Tensor], beta2: float = 0.999, eps: float = 1e-8, **kwargs: Any):
-        if not 0.0 <= beta2 < 1.0:
-            raise ValueError(f"beta2={beta2!r}: expected a number in [0, 1).")
-        check_positive("eps", eps)
+        beta2, eps = number_in("beta2", beta2, 0, 1), positive("eps", eps)
         super().__init__(params, beta2=beta2, eps=eps, n_steps=0, **kwargs)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -135,7 +143,9 @@ class AdaptiveObGD(ObGD):
         beta2, moments = group["beta2"], self.state_of("second_moment")
         group["n_steps"] += 1
         th._foreach_mul_(moments, beta2)
-        th._foreach_addcmul_(moments, traces, traces, value=(1.0 - beta2) * delta**2)
+        th._foreach_addcmul_(moments, traces, traces, value=min((1.0 - beta2) * delta**2, MAX_MOMENT))
+        # An infinite one would stop its parameter for ever.
+        th._foreach_clamp_max_(moments, MAX_MOMENT)
         scales = th._foreach_div(moments, 1.0 - beta2 ** group["n_steps"])
         th._foreach_add_(scales, group["eps"])
         th._foreach_sqrt_(scales)
@@ -149,23 +159,3 @@ def bounded_step_size(lr: float, kappa: float, delta: float, l1: float) -> float
     :param l1: Sum of the absolute values of what is followed.
     """
     return lr / max(lr * kappa * max(abs(delta), 1.0) * l1, 1.0)
-
-
-def check_positive(name: str, value: Any) -> None:
-    """:raises ValueError: If ``value`` is not a positive number."""
-    _check(name, value, lambda v: v > 0, "a positive number")
-
-
-def check_non_negative(name: str, value: Any) -> None:
-    """:raises ValueError: If ``value`` is negative, or not a number."""
-    _check(name, value, lambda v: v >= 0, "a number that is not negative")
-
-
-def check_fraction(name: str, value: Any) -> None:
-    """:raises ValueError: If ``value`` is not a number in [0, 1]."""
-    _check(name, value, lambda v: 0 <= v <= 1, "a number in [0, 1]")
-
-
-def _check(name: str, value: Any, is_allowed: Callable[[Any], bool], expected: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not is_allowed(value):
-        raise ValueError(f"{name}={value!r}: expected {expected}.")

@@ -16,6 +16,7 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
+from sb3_sparse.common.validation import choice, flag, fraction, plain, positive, whole_number, whole_numbers
 from sb3_sparse.sparse import sparsify_
 from sb3_sparse.sparse.distribution import check_sparsity, get_distribution
 from sb3_sparse.sparse.topology import derive_seed
@@ -28,8 +29,8 @@ from sb3_sparse.streaming.networks import (
     scaled,
     sparse_init_,
 )
-from sb3_sparse.streaming.normalizers import ObservationNormalizer, RewardScaler, time_feature
-from sb3_sparse.streaming.obgd import ObGD, check_positive
+from sb3_sparse.streaming.normalizers import HUGE, ORDINARY, ObservationNormalizer, RewardScaler, magnitude, time_feature
+from sb3_sparse.streaming.obgd import ObGD
 
 INITIALIZATIONS = ("sparse_init", "lecun_uniform")
 
@@ -54,12 +55,13 @@ class StreamPolicy(BasePolicy):
     :param rescale: With ``sparsity``, multiply the initial weights of a layer by ``1 / sqrt(density)``.
     :param normalize_observations: Whether to normalise observations by running statistics.
     :param time_limit: Steps of an episode for the time feature, None: no such feature.
-    :param gamma: Discount factor, for the scaling of rewards.
+    :param gamma: Discount factor, for the scaling of rewards. Default: 0.99.
     :raises ValueError: If a value is out of range, or both kinds of sparsity are asked for.
     """
 
     # Short names of the networks, as keywords call them.
     network_names: tuple[str, ...] = ("pi", "vf")
+    algorithm_names: tuple[str, ...] = ("StreamAC",)
 
     def __init__(
         self,
@@ -77,35 +79,46 @@ class StreamPolicy(BasePolicy):
         rescale: bool = False,
         normalize_observations: bool = True,
         time_limit: int | None = None,
-        gamma: float = 0.99,
+        gamma: float | None = None,
+        **unknown: Any,
     ):
+        name, algorithms = type(self).__name__, self.algorithm_names
+        if lr_schedule is not None and gamma is None:
+            # As algorithms of Stable-Baselines3 build policies.
+            loads = " or ".join(f"{algorithm}.load" for algorithm in algorithms)
+            raise ValueError(
+                f"{name} is a policy of {' and '.join(algorithms)}, and no other algorithm learns with it. If it comes from a "
+                f"file, the file holds an agent that is loaded by {loads}."
+            )
+        if unknown:
+            raise TypeError(f"{name} has no keywords {sorted(unknown)}: see its documentation for those that it has.")
         super().__init__(observation_space, action_space, normalize_images=False)
         if not isinstance(observation_space, spaces.Box):
             raise ValueError(
                 f"observation space {observation_space}: streaming policies take a Box. "
                 "Wrap the environment in gymnasium.wrappers.FlattenObservation."
             )
-        self._constructor_kwargs: dict[str, Any] = {
-            "net_arch": net_arch,
-            "width_scale": width_scale,
-            "initialization": initialization,
-            "init_sparsity": init_sparsity,
-            "sparsity": sparsity,
-            "sparsity_distribution": sparsity_distribution,
-            "mask_seed": mask_seed,
-            "rescale": rescale,
-            "normalize_observations": normalize_observations,
-            "time_limit": time_limit,
-            "gamma": gamma,
+        for what, space in (("observation", observation_space), ("action", action_space)):
+            if 0 in (space.shape or ()):
+                raise ValueError(f"{what} space {space}: expected one with at least one number.")
+        self.width_scale = {
+            name: positive("width_scale", value) for name, value in self._per_network("width_scale", width_scale).items()
         }
-        _check_initialization(initialization, init_sparsity)
-        _check_mask_seed(mask_seed)
-        self.width_scale = self._per_network("width_scale", width_scale)
-        self.sparsity = self._per_network("sparsity", sparsity)
-        for name in self.network_names:
-            check_positive("width_scale", self.width_scale[name])
-            check_sparsity(self.sparsity[name])
+        self.sparsity = {name: check_sparsity(plain(value)) for name, value in self._per_network("sparsity", sparsity).items()}
         get_distribution(sparsity_distribution)
+        self._constructor_kwargs: dict[str, Any] = {
+            "net_arch": plain(net_arch),
+            "width_scale": plain(width_scale),
+            "initialization": None if initialization is None else choice("initialization", initialization, INITIALIZATIONS),
+            "init_sparsity": fraction("init_sparsity", init_sparsity),
+            "sparsity": plain(sparsity),
+            "sparsity_distribution": sparsity_distribution,
+            "mask_seed": None if mask_seed is None else whole_number("mask_seed", mask_seed, 0),
+            "rescale": flag("rescale", rescale),
+            "normalize_observations": flag("normalize_observations", normalize_observations),
+            "time_limit": None if time_limit is None else whole_number("time_limit", time_limit, 1),
+            "gamma": fraction("gamma", 0.99 if gamma is None else gamma),
+        }
         self.initialization = initialization or ("lecun_uniform" if any(self.sparsity.values()) else "sparse_init")
         if self.initialization == "sparse_init" and any(self.sparsity.values()):
             raise ValueError(
@@ -113,10 +126,10 @@ class StreamPolicy(BasePolicy):
                 "the second removes weights for good. Leave one of them out."
             )
         self.net_arch = self._resolve_net_arch(net_arch)
-        self.time_limit = time_limit
+        self.time_limit: int | None = self._constructor_kwargs["time_limit"]
         self.feature_shape = self._feature_shape(observation_space.shape)
         self.obs_norm = ObservationNormalizer(self.feature_shape) if normalize_observations else None
-        self.reward_scaler = RewardScaler(gamma)
+        self.reward_scaler = RewardScaler(self._constructor_kwargs["gamma"])
         self._steps: np.ndarray | None = None
         self._build()
 
@@ -138,10 +151,7 @@ class StreamPolicy(BasePolicy):
                 "the scale multiplies the default widths, net_arch replaces them. Give one or the other."
             )
         resolved = self._per_network("net_arch", net_arch, "list of widths")
-        for widths in resolved.values():
-            if not isinstance(widths, (list, tuple)) or not all(isinstance(w, int) and w > 0 for w in widths):
-                raise ValueError(f"net_arch={net_arch!r}: expected a list of positive widths, one per hidden layer.")
-        return {name: list(widths) for name, widths in resolved.items()}
+        return {name: whole_numbers("net_arch", widths, 1) for name, widths in resolved.items()}
 
     def _feature_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of an observation as the normaliser sees it."""
@@ -189,6 +199,9 @@ class StreamPolicy(BasePolicy):
         features = observations.reshape(len(observations), *self.feature_shape)
         if self._normalizer is not None:
             features = self._normalizer.normalize(features)
+        elif not magnitude(features) <= ORDINARY:
+            # A layer normalisation squares them, in float32.
+            features = np.clip(features, -HUGE, HUGE)
         if self.time_limit is None:
             return features.astype(np.float32)
         with_time = np.empty((len(features), features.shape[1] + 1), dtype=np.float32)
@@ -281,6 +294,7 @@ class StreamQPolicy(StreamPolicy):
     __doc__ = f"Policy of :class:`StreamQ` and :class:`StreamSARSA`: action values.\n{StreamPolicy.__doc__}"
 
     network_names = ("qf",)
+    algorithm_names = ("StreamQ", "StreamSARSA")
     q_optimizer: ObGD
 
     def _build(self) -> None:
@@ -307,8 +321,8 @@ class _ImagePolicy(StreamPolicy):
         shape = observation_space.shape
         if not isinstance(observation_space, spaces.Box) or shape is None or len(shape) != 3:
             raise ValueError(f"observation space {observation_space}: CnnPolicy takes images, a Box with three dimensions.")
-        if network is not None and network not in CONVOLUTIONS:
-            raise ValueError(f"network={network!r}: expected None or one of {sorted(CONVOLUTIONS)}.")
+        if network is not None:
+            choice("network", network, CONVOLUTIONS)
         if kwargs.get("net_arch") is not None:
             raise ValueError(f"net_arch={kwargs['net_arch']!r}: CnnPolicy has its own layers, use width_scale.")
         # Channels are the smallest dimension; MinAtar, whose images may have as many channels as pixels, has them last.
@@ -345,15 +359,3 @@ class StreamACCnnPolicy(_ImagePolicy, StreamACPolicy):
 
 class StreamQCnnPolicy(_ImagePolicy, StreamQPolicy):
     __doc__ = f"Policy of :class:`StreamQ` and :class:`StreamSARSA` for images.\n{_ImagePolicy.__doc__}"
-
-
-def _check_initialization(initialization: Any, init_sparsity: Any) -> None:
-    if initialization is not None and initialization not in INITIALIZATIONS:
-        raise ValueError(f"initialization={initialization!r}: expected None or one of {INITIALIZATIONS}.")
-    if isinstance(init_sparsity, str) or not 0.0 <= init_sparsity <= 1.0:
-        raise ValueError(f"init_sparsity={init_sparsity!r}: expected a number in [0, 1], the fraction of zeros.")
-
-
-def _check_mask_seed(mask_seed: Any) -> None:
-    if mask_seed is not None and (isinstance(mask_seed, bool) or not isinstance(mask_seed, int) or mask_seed < 0):
-        raise ValueError(f"mask_seed={mask_seed!r}: expected a non-negative integer, or None to follow SB3's seed=.")

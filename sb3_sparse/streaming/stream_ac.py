@@ -7,9 +7,9 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
+from sb3_sparse.common.validation import non_negative, positive
 from sb3_sparse.streaming.base import StreamAlgorithm
 from sb3_sparse.streaming.learners import Learner
-from sb3_sparse.streaming.obgd import check_non_negative, check_positive
 from sb3_sparse.streaming.policies import StreamACCnnPolicy, StreamACPolicy
 
 # Never reached in ordinary training: keeps the gradient finite where softplus underflows.
@@ -31,6 +31,7 @@ class StreamAC(StreamAlgorithm):
         "CnnPolicy": StreamACCnnPolicy,
     }
     policy: StreamACPolicy
+    kind = "StreamAC"
     optimizer_names = ("actor_optimizer", "critic_optimizer")
     kappa_names = ("kappa_policy", "kappa_value")
 
@@ -47,15 +48,18 @@ class StreamAC(StreamAlgorithm):
         **kwargs: Any,
     ):
         super().__init__(policy, env, learning_rate, supported_action_spaces=(spaces.Box, spaces.Discrete), **kwargs)
-        check_positive("kappa_policy", kappa_policy)
-        check_positive("kappa_value", kappa_value)
-        check_non_negative("ent_coef", ent_coef)
         self.kappa_policy = kappa_policy
         self.kappa_value = kappa_value
         self.ent_coef = ent_coef
         self._value = 0.0
         if _init_setup_model:
             self._setup_model()
+
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        self.kappa_policy = positive("kappa_policy", self.kappa_policy)
+        self.kappa_value = positive("kappa_value", self.kappa_value)
+        self.ent_coef = non_negative("ent_coef", self.ent_coef)
 
     def _setup_optimizers(self) -> None:
         self.policy.actor_optimizer = self._make_optimizer(self.policy.actor, self.kappa_policy)
@@ -87,8 +91,9 @@ class StreamAC(StreamAlgorithm):
             (value,), (next_value,) = self._critic.both_outputs(features, next_features)
         else:
             (value,), next_value = self._critic.outputs(features, keep=True), 0.0
+        delta = reward + discount * float(next_value) - float(value)
+        self._set_td_error(delta)
         self._value = float(value)
-        self._td_error = delta = reward + discount * float(next_value) - self._value
         outputs = self._actor.outputs(features, keep=True)
         entropy_weight = self.ent_coef * np.sign(delta)
         gradient = categorical_gradient if isinstance(self.action_space, spaces.Discrete) else gaussian_gradient

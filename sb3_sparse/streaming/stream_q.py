@@ -7,9 +7,9 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
+from sb3_sparse.common.validation import fraction, positive
 from sb3_sparse.streaming.base import StreamAlgorithm
 from sb3_sparse.streaming.learners import Learner
-from sb3_sparse.streaming.obgd import check_fraction, check_positive
 from sb3_sparse.streaming.policies import StreamQCnnPolicy, StreamQPolicy
 
 
@@ -28,6 +28,8 @@ class StreamQ(StreamAlgorithm):
         "CnnPolicy": StreamQCnnPolicy,
     }
     policy: StreamQPolicy
+    kind = "StreamQ"
+    exploration_rate: float
     optimizer_names = ("q_optimizer",)
     kappa_names = ("kappa",)
 
@@ -45,18 +47,20 @@ class StreamQ(StreamAlgorithm):
         **kwargs: Any,
     ):
         super().__init__(policy, env, learning_rate, supported_action_spaces=(spaces.Discrete,), **kwargs)
-        check_positive("kappa", kappa)
-        check_fraction("exploration_fraction", exploration_fraction)
-        check_fraction("exploration_initial_eps", exploration_initial_eps)
-        check_fraction("exploration_final_eps", exploration_final_eps)
         self.kappa = kappa
         self.exploration_fraction = exploration_fraction
         self.exploration_initial_eps = exploration_initial_eps
         self.exploration_final_eps = exploration_final_eps
-        self.exploration_rate = exploration_initial_eps
         self._explored = False
         if _init_setup_model:
             self._setup_model()
+            self.exploration_rate = self.exploration_initial_eps
+
+    def _check_settings(self) -> None:
+        super()._check_settings()
+        self.kappa = positive("kappa", self.kappa)
+        for name in ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps"):
+            setattr(self, name, fraction(name, getattr(self, name)))
 
     def _setup_optimizers(self) -> None:
         self.policy.q_optimizer = self._make_optimizer(self.policy.q_net, self.kappa)
@@ -92,7 +96,7 @@ class StreamQ(StreamAlgorithm):
 
     def _learn_value(self, features: np.ndarray, action: int, target: float, reset: bool) -> None:
         values = self._q.outputs(features, keep=True)
-        self._td_error = target - float(values[action])
+        self._set_td_error(target - float(values[action]))
         direction = np.zeros(len(values), dtype=np.float32)
         direction[action] = 1.0
         self._q.learn(features, direction, self._td_error, reset)

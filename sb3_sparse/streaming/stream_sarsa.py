@@ -14,6 +14,8 @@ class StreamSARSA(StreamQ):
     observation. (Where the published agent takes the one it had chosen from the last observation before.)
     {StreamQ.__doc__}"""
 
+    kind = "StreamSARSA"
+
     def __init__(self, *args: Any, **kwargs: Any):
         # Before the base class, which makes the networks. None: still to be chosen.
         self._next_action: int | None = None

@@ -36,6 +36,11 @@ def both(net, **kwargs):
     )
 
 
+def current(learner):
+    """What an algorithm goes on with after others may have changed something."""
+    return learner if learner.notice_changes() else type(learner)(learner.network, learner.optimizer)
+
+
 def stream(n, n_out, seed=0):
     rng = np.random.default_rng(seed)
     for i in range(n):
@@ -134,6 +139,7 @@ def test_weights_changed_after_acting_are_the_ones_that_learn(learner_class, cha
             nn.utils.vector_to_parameters(0.5 * nn.utils.parameters_to_vector(net.parameters()), net.parameters())
     other = AutogradLearner(copy.deepcopy(net), ObGD(net.parameters()))
     other.optimizer = ObGD(other.network.parameters())
+    learner = current(learner)
     np.testing.assert_allclose(learner.outputs(-x), other.outputs(-x), rtol=1e-4, atol=1e-6)
     learner.learn(x, direction, delta, False)
     other.learn(x, direction, delta, False)
@@ -159,6 +165,8 @@ def test_traces_replaced_by_a_callback_are_used(how, after_acting, cleared):
             one.optimizer.load_state_dict(state)
         else:
             one.optimizer.state[next(one.network.parameters())].clear()
+    learner, other = current(learner), current(other)
+    for one in (learner, other):
         if cleared:
             one.reset_traces()
             assert not any(state["trace"].any() for state in one.optimizer.state.values())
@@ -175,6 +183,8 @@ def test_a_topology_replaced_by_a_callback_is_used():
     for one in (learner, other):
         layer = one.network.trunk[3]
         layer.topology = Topology.random(layer.topology.shape, layer.topology.nnz, seed=123)
+    assert not learner.notice_changes()
+    learner, other = current(learner), current(other)
     for _, x, direction, delta in stream(5, 6):
         learner.learn(x, direction, delta, False)
         other.learn(x, direction, delta, False)
@@ -197,6 +207,17 @@ def test_who_is_supported(monkeypatch):
     trunk, latent_dim = mlp_trunk(N_IN, [8])
     own = Subclass(trunk, latent_dim, {"value": 1})
     assert not CompiledLearner.supports(own, ObGD(own.parameters()))
+    for hook in (
+        lambda one: one.trunk[0].register_forward_hook(lambda *_: None),
+        lambda one: one.trunk[0].register_forward_pre_hook(lambda *_: None),
+        lambda one: one.trunk[0].register_full_backward_hook(lambda *_: None),
+        lambda one: one.trunk[0].weight.register_hook(lambda grad: None),
+        lambda one: one.trunk[0].weight.register_post_accumulate_grad_hook(lambda p: None),
+        lambda one: setattr(one, "forward", lambda features: features),
+    ):
+        hooked = network()
+        hook(hooked)
+        assert not CompiledLearner.supports(hooked, ObGD(hooked.parameters()))
     for backend in ("dense", "csr"):
         monkeypatch.setenv("SB3_SPARSE_BACKEND", backend)
         assert not CompiledLearner.supports(net, ObGD(net.parameters()))

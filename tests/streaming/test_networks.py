@@ -152,7 +152,7 @@ def test_asking_for_both_kinds_of_zeros_raises():
         (dict(sparsity={"pi": 0.5}), "sparsity={'pi': 0.5}"),
         (dict(width_scale=0), "width_scale=0"),
         (dict(mask_seed=-1), "mask_seed=-1"),
-        (dict(net_arch=[64, 0]), r"net_arch=\[64, 0\]"),
+        (dict(net_arch=[64, 0]), r"net_arch\[1\]=0: expected a positive whole number"),
         (dict(net_arch=[64], width_scale=2.0), "Give one or the other"),
         (dict(net_arch={"pi": [64], "qf": [64]}), r"expected one list of widths, or one for each of \('pi', 'vf'\)"),
         (dict(sparsity_distribution="erk"), "'erk' is unknown"),
