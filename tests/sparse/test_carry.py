@@ -24,7 +24,7 @@ def close(a, b):
 
 def test_hooks_stay_and_can_be_removed():
     net, calls = mlp(), []
-    x = th.randn(3, 20)
+    x = th.randn(3, 20, requires_grad=True)
     handles = [
         net[0].register_forward_pre_hook(lambda *a: calls.append("pre")),
         net[0].register_forward_hook(lambda m, a, y: calls.append(type(m).__name__)),

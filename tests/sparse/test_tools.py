@@ -13,6 +13,14 @@ from torch.func import functional_call, grad, jacfwd, jacrev, jvp, stack_module_
 from sb3_sparse.sparse import SparseConv2d, SparseLinear, Topology, sparsify_, to_dense
 from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
 
+# The tools themselves are old, or use what is.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*legacy TorchScript-based ONNX export:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The feature will be removed:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec:FutureWarning"),
+]
+
 
 @pytest.fixture(autouse=True)
 def _nothing_compiled_before():

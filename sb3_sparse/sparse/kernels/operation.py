@@ -11,14 +11,9 @@ from typing import Any
 import torch as th
 
 from sb3_sparse.sparse.kernels import formula
-from sb3_sparse.sparse.kernels.backend import Backend
+from sb3_sparse.sparse.kernels.backend import Backend, empty_result
 from sb3_sparse.sparse.kernels.chooser import choose_backend
 from sb3_sparse.sparse.topology import Topology
-
-
-def result_strides(rows: int, columns: int) -> tuple[int, int]:
-    """Strides of a result of shape ``(rows, columns)``: feature by feature, see :class:`Backend`."""
-    return (columns, 1) if rows < 2 else (1, rows)
 
 
 @th.library.custom_op("sb3_sparse::linear", mutates_args=())
@@ -32,8 +27,7 @@ def linear(x: th.Tensor, values: th.Tensor, bias: th.Tensor | None, identity: th
 
 @linear.register_fake
 def _(x: Any, values: Any, bias: Any, identity: Any, handle: str) -> th.Tensor:
-    batch, rows = x.shape[0], Topology.of_handle(handle).rows
-    return x.new_empty_strided((batch, rows), result_strides(batch, rows))
+    return empty_result(x, x.shape[0], Topology.of_handle(handle).rows)
 
 
 @th.library.custom_op("sb3_sparse::linear_grad_input", mutates_args=())
@@ -46,8 +40,7 @@ def linear_grad_input(grad: th.Tensor, values: th.Tensor, handle: str) -> th.Ten
 
 @linear_grad_input.register_fake
 def _(grad: Any, values: Any, handle: str) -> th.Tensor:
-    batch, columns = grad.shape[0], Topology.of_handle(handle).columns
-    return grad.new_empty_strided((batch, columns), result_strides(batch, columns))
+    return empty_result(grad, grad.shape[0], Topology.of_handle(handle).columns)
 
 
 @th.library.custom_op("sb3_sparse::linear_grad_values", mutates_args=())
