@@ -4,6 +4,7 @@ import math
 
 import torch as th
 from torch import nn
+from torch._subclasses import FakeTensor
 
 from sb3_sparse.common.validation import positive
 
@@ -17,7 +18,7 @@ _TRUNCATED_STD = 0.87962566103423978
 
 def orthogonal_linear(in_features: int, out_features: int) -> nn.Linear:
     """A linear layer with orthogonal weight (gain 1) and zero bias: SimBa's stem and heads."""
-    layer = nn.utils.skip_init(nn.Linear, in_features, out_features)
+    layer = _empty_linear(in_features, out_features)
     nn.init.orthogonal_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
@@ -25,16 +26,25 @@ def orthogonal_linear(in_features: int, out_features: int) -> nn.Linear:
 
 def he_linear(in_features: int, out_features: int) -> nn.Linear:
     """A linear layer with truncated He-normal weight (variance ``2 / in_features``) and zero bias."""
-    layer = nn.utils.skip_init(nn.Linear, in_features, out_features)
+    layer = _empty_linear(in_features, out_features)
     with th.no_grad():
         _unit_truncated_normal_(layer.weight).mul_(math.sqrt(2.0 / in_features) / _TRUNCATED_STD)
     nn.init.zeros_(layer.bias)
     return layer
 
 
+def _empty_linear(in_features: int, out_features: int) -> nn.Linear:
+    """Without drawing values that nobody sees; not by ``skip_init``, which tensors without data do not pass."""
+    layer = nn.Linear(in_features, out_features, device="meta")
+    layer.weight, layer.bias = nn.Parameter(th.empty(out_features, in_features)), nn.Parameter(th.empty(out_features))
+    return layer
+
+
 def _unit_truncated_normal_(weight: th.Tensor) -> th.Tensor:
     """Fill with unit normals, redrawn beyond +-2: eight times as fast as inverting the error function."""
     flat = weight.normal_().view(-1)
+    if isinstance(weight, FakeTensor):
+        return weight  # without data: nothing is outside
     outside = (flat.abs() > 2).nonzero().view(-1)
     while len(outside):
         redrawn = th.randn(len(outside), device=weight.device)

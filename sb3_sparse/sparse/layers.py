@@ -1,5 +1,6 @@
 """Layers that store the weights which exist, and nothing else."""
 
+import ctypes
 import math
 import zlib
 from typing import Any
@@ -155,5 +156,6 @@ def _draw_topology(
         # Of the generator that the weights are drawn from, so that the next layer finds another state.
         place = th.device("cpu" if device is None else device)
         state = th.cuda.get_rng_state(place) if place.type == "cuda" else th.get_rng_state()
-        seed = zlib.crc32(state.numpy().tobytes()) % MAX_SEED
+        # Read where it is: tools that watch tensors would take this for a computation.
+        seed = zlib.crc32(ctypes.string_at(state.data_ptr(), state.numel())) % MAX_SEED
     return Topology.random(shape, round(density * math.prod(shape)), seed)

@@ -134,7 +134,7 @@ class SparseWeight(LoadsWhole):
 
     def _take(self, topology: Topology) -> None:
         device = self.values.device
-        identity = th.tensor(topology.identity, dtype=th.float32, device=device)
+        identity = th.tensor(topology.identity, dtype=th.float32, device="cpu").to(device)
         index = None if topology.seed is not None else topology.flat_index(device).int()
         self._topology = topology
         self._put_buffer("topology_index", index)
