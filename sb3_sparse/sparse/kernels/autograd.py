@@ -119,6 +119,7 @@ def _for_tools(
         return formula.linear(x, values, topology, bias, None if identity is None else identity.device)
     _check(x, values, topology, bias)
     x, values, bias = _autocast(x, values, bias)
+    _check_places(x, values, bias)
     y = operation.linear(x.reshape(-1, topology.columns), values, bias, identity, topology.handle)
     return y if x.dim() == 2 else y.reshape(*x.shape[:-1], topology.rows)
 

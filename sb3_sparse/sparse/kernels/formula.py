@@ -43,8 +43,8 @@ def _positions(handle: str, device: str) -> th.Tensor:
     # Of names alone, so that torch.export keeps the result, instead of how it was computed. torch.jit.trace keeps it too,
     # and warns that it is a constant where it watches.
     state = th._C._get_tracing_state()
-    th._C._set_tracing_state(None)
+    th._C._set_tracing_state(None)  # type: ignore[attr-defined]
     try:
         return Topology.of_handle(handle).flat_index(device)
     finally:
-        th._C._set_tracing_state(state)
+        th._C._set_tracing_state(state)  # type: ignore[attr-defined]
