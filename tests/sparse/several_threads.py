@@ -155,7 +155,7 @@ def test_two_threads_are_between_scattering_and_multiplying(monkeypatch):
     assert all(th.equal(results[name], expected[name]) for name in values)
 
 
-def forked(function, seconds=60):
+def forked(function, seconds=20):
     """The exit status of a forked child that runs a function, or None if it did not end."""
     child = os.fork()
     if child == 0:
