@@ -1,10 +1,9 @@
 """Every backend against the masked dense twin in float64."""
 
-import multiprocessing
 import os
+import re
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import llvmlite.binding as llvm
@@ -235,81 +234,6 @@ def test_autocast_runs_in_bfloat16():
     assert th.allclose(y.float(), layer(x), atol=0.05)
 
 
-@pytest.mark.parametrize("batch", [1, 3, 256])
-def test_results_are_bit_equal_for_a_number_of_threads(backend, batch, monkeypatch):
-    monkeypatch.setattr("sb3_sparse.sparse.kernels.threads.MIN_WORK", 1)
-    topology = Topology.random((300, 200), 6000, seed=0)
-    values, inputs = th.randn(6000), th.randn(batch, 200)
-
-    def run(n_threads):
-        th.set_num_threads(n_threads)
-        x, v = inputs.clone().requires_grad_(), values.clone().requires_grad_()
-        y = sparse_linear(x, v, topology)
-        y.square().sum().backward()
-        return y.detach(), x.grad, v.grad
-
-    before = th.get_num_threads()
-    try:
-        results = [run(n_threads) for n_threads in (2, 2, 1)]
-    finally:
-        th.set_num_threads(before)
-    # Ours promises more: the sums of a row do not depend on who computes them.
-    for other in results[1:] if backend in ("compiled", "blocked") else results[1:2]:
-        assert all(th.equal(a, b) for a, b in zip(results[0], other, strict=True))
-
-
-def _product(queue=None):
-    if queue is not None:
-        # Torch's own operations wait for ever in a forked child that asks for more than one thread.
-        th.set_num_threads(1)
-    topology = Topology.random((2048, 512), 100_000, seed=0)
-    values = th.linspace(-1, 1, 100_000, requires_grad=True)
-    x = th.linspace(-1, 1, 256 * 512).view(256, 512)
-    sparse_linear(x, values, topology).sum().backward()
-    result = values.grad.double().sum().item()
-    if queue is not None:
-        queue.put(result)
-    return result
-
-
-@pytest.fixture(params=["compiled", "blocked"])
-def compiled(request, monkeypatch):
-    """For comparisons bit by bit: with another number of threads, another backend may be the fastest."""
-    monkeypatch.setenv(BACKEND_VARIABLE, request.param)
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_child_processes(method, compiled):
-    if method not in multiprocessing.get_all_start_methods():
-        pytest.skip(f"no {method} on this platform")
-    expected = _product()
-    context = multiprocessing.get_context(method)
-    queue = context.Queue()
-    children = [context.Process(target=_product, args=(queue,)) for _ in range(2)]
-    for child in children:
-        child.start()
-    assert [queue.get(timeout=120) for _ in children] == [expected, expected]
-    for child in children:
-        child.join(30)
-        assert child.exitcode == 0
-
-
-def test_python_threads(compiled):
-    expected, results = _product(), []
-    threads = [threading.Thread(target=lambda: results.append(_product())) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert results == [expected] * 4
-
-
-def test_without_openmp_python_threads_do_the_work(monkeypatch, compiled):
-    expected = _product()
-    monkeypatch.setattr("sb3_sparse.sparse.kernels.threads._openmp", lambda: None)
-    assert _product() == expected
-
-
 def test_variable_names_the_backend(monkeypatch):
     topology = Topology.random((4, 4), 4, seed=0)
     monkeypatch.setenv(BACKEND_VARIABLE, "fastest")
@@ -347,7 +271,19 @@ def test_importing_the_package_compiles_nothing():
 
 
 def test_backends_are_the_documented_ones():
-    assert set(BACKENDS) == {"dense", "csr", "compiled", "blocked"}
+    page = (Path(__file__).parents[2] / "docs" / "sparse.md").read_text()
+    table = page.partition("\n## Backends\n")[2].partition("\n\n## ")[0]
+    documented = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", table, flags=re.MULTILINE))
+    assert set(documented) == set(BACKENDS)
+    for name, backend in BACKENDS.items():
+        runs_on = documented[name]
+        for device in ("cpu", "cuda"):
+            for dtype in (th.float32, th.float64, th.bfloat16, th.float16):
+                kind = str(dtype).removeprefix("torch.")
+                said = "everything" in runs_on or (device in runs_on.lower() and kind in runs_on)
+                if name == "csr" and device == "cpu":
+                    said = said and th.backends.mkl.is_available()
+                assert backend.supports(th.device(device), dtype) == said, (name, device, dtype)
 
 
 @pytest.mark.parametrize("bad", [th.float64, th.float16, th.int64])

@@ -38,7 +38,7 @@ _AUTO, _DETERMINISTIC = "auto", "deterministic"
 # Smaller weights than this are not worth a measurement: a product takes microseconds on any path.
 _MIN_NUMEL = 1024
 # The rule: below so many multiply-adds of a dense product, calls cost more than what sparse products save.
-_MIN_WORK = 1 << 17
+_MIN_WORK = 1 << 18
 
 
 def available_backends(device: th.device | str, dtype: th.dtype = th.float32) -> list[str]:
