@@ -76,22 +76,30 @@ class ObservationNorm(nn.Module):
 
     def observe(self, obs: PyTorchObs) -> None:
         """Remember a preprocessed batch that may be trained on: only the optimizer's next step will show it."""
+        in_training_step = self._in_training_step()
+        if in_training_step and self._ahead is not None:
+            # The first pass of a gradient step is the algorithm's; somebody looks from a hook before the step.
+            return
         batch = dict(zip(self.keys, self._vectors(obs), strict=True))
         self._observed = self._ahead = None
         if all(_holds_numbers(part) for part in batch.values()):
             self._observed = {key: part.detach() for key, part in batch.items()}
-            # Whether statistics move is the optimizer's to say. That they are, in an algorithm's training step, those
-            # after the move cannot wait for it, and nothing but the stack tells a next step from a look after the last.
-            if self._trainer is not None and not th.compiler.is_compiling() and _runs(self._trainer):
-                self._ahead = self._blended()
+            self._ahead = self._blended() if in_training_step else None
 
     def forward(self, obs: PyTorchObs) -> PyTorchObs:
         """Normalise a preprocessed batch."""
         if not self.keys:
             return obs
-        ahead: Sequence[Moments | None] = self._ahead or [None] * len(self.keys)
-        normed = [norm(part, moments) for norm, part, moments in zip(self.norms, self._vectors(obs), ahead, strict=True)]
+        moments: Sequence[Moments | None] = [None] * len(self.keys)
+        if self._ahead is not None and self._in_training_step():
+            moments = self._ahead
+        normed = [norm(part, known) for norm, part, known in zip(self.norms, self._vectors(obs), moments, strict=True)]
         return {**obs, **dict(zip(self.keys, normed, strict=True))} if isinstance(obs, dict) else normed[0]
+
+    def _in_training_step(self) -> bool:
+        # Whether statistics move is the optimizer's to say. But an algorithm's batch is normalised as if they had, before
+        # the step, and nothing but the stack tells the next pass of `train` from a look after its last.
+        return self._trainer is not None and not th.compiler.is_compiling() and _runs(self._trainer)
 
     def _vectors(self, obs: PyTorchObs) -> list[th.Tensor]:
         return [obs[key] if isinstance(obs, dict) else obs for key in self.keys]
@@ -101,6 +109,7 @@ class ObservationNorm(nn.Module):
         return [norm.blended(self._observed[key]) for key, norm in zip(self.keys, self._running_norms(), strict=True)]
 
     def _on_step(self, *_: Any) -> None:
+        # An optimizer's hook, called with the optimizer and the arguments of its step.
         if self._observed is not None:
             for norm, moments in zip(self._running_norms(), self._ahead or self._blended(), strict=True):
                 norm.move_to(moments)
@@ -205,7 +214,7 @@ def _is_vector(space: spaces.Space, normalize_images: bool) -> bool:
 
 def _holds_numbers(tensor: th.Tensor) -> bool:
     """Not one of the stand-ins that torch's tracers and function transforms work with."""
-    if type(tensor) is not th.Tensor or th.compiler.is_exporting() or th.jit.is_tracing():
+    if type(tensor) is not th.Tensor or th.compiler.is_exporting():
         return False
     return th.compiler.is_compiling() or not th._C._functorch.is_functorch_wrapped_tensor(tensor)
 

@@ -139,7 +139,9 @@ class SimBaNetwork(ShowsItsSteps, HintsAtItsAlgorithm):
 
     def _observe(self, obs: PyTorchObs) -> None:
         """Show a batch to the statistics if this may be a training pass of the network that feeds them."""
-        if self.training and th.is_grad_enabled() and (norm := self._norm_to_move()) is not None:
+        if not self.training or not th.is_grad_enabled() or th.jit.is_tracing():
+            return
+        if (norm := self._norm_to_move()) is not None:
             norm.observe(self._preprocess(obs))
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch as th
@@ -61,3 +63,104 @@ def test_buffers_are_changed_in_place_and_named_for_sb3():
     assert pointers == {name: value.data_ptr() for name, value in norm.state_dict().items()}
     assert not any("running_" in name for name in pointers)
     assert not list(norm.parameters())
+
+
+def plain_update(norm, batch):
+    """The same without a thought of outliers, in the order of operations that saved agents were trained with."""
+    norm.obs_count += 1
+    rate = norm.obs_count.reciprocal().clamp(min=1e-3)
+    batch_var, delta = th.var_mean((batch - norm.obs_mean) - norm.obs_mean_rest, dim=0, correction=0)
+    norm.obs_var.lerp_(batch_var, rate).addcmul_(delta.square(), rate * (1 - rate))
+    step = norm.obs_mean_rest + rate * delta
+    mean = norm.obs_mean + step
+    norm.obs_mean_rest.copy_(step - (mean - norm.obs_mean))
+    norm.obs_mean.copy_(mean)
+
+
+def assert_equal(norm, other):
+    assert all(th.equal(a, b) for a, b in zip(norm.moments, other.moments, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3)])
+def test_batches_without_outliers_give_bit_equal_statistics(shape):
+    norm, plain = RunningNorm(shape), RunningNorm(shape)
+    for t in range(50):
+        batch = th.randn(1 + 7 * (t % 5), *shape) * 10 ** th.randint(-6, 4, shape).float() + 100
+        norm.update(batch)
+        plain_update(plain, batch)
+        assert_equal(norm, plain)
+        x = batch * 3
+        assert th.equal(norm(x), ((x - plain.obs_mean) - plain.obs_mean_rest) * (plain.obs_var + 1e-8).rsqrt())
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("outlier", [1e6, -1e10, 1e20, 3e38, np.inf, -np.inf, np.nan])
+def test_outliers_do_not_count(outlier, warm):
+    norm, expected = RunningNorm((3,)), RunningNorm((3,))
+    for t in range(20):
+        batch = th.randn(16, 3) * 2 + 5
+        spoilt = batch.clone()
+        # The whole row does not count, wherever in it the outlier is.
+        if not warm or t > 5:
+            spoilt[t % 3, t % 2] = outlier
+            batch = th.cat([batch[: t % 3], batch[t % 3 + 1 :]])
+        norm.update(spoilt)
+        plain_update(expected, batch)
+    for ours, theirs in zip(norm.moments, expected.moments, strict=True):
+        assert th.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert norm(spoilt).isfinite().all() or np.isnan(outlier)
+
+
+def test_a_batch_without_a_row_that_counts_changes_nothing():
+    norm = RunningNorm((2,))
+    norm.update(th.randn(8, 2) * 3 + 1)
+    before = copy.deepcopy(norm)
+    for batch in (th.empty(0, 2), th.full((4, 2), th.nan), th.tensor([[1.0, th.inf]])):
+        norm.update(batch)
+        assert_equal(norm, before)
+
+
+def test_many_outliers_are_data_that_have_moved():
+    norm = RunningNorm((1,))
+    for scale in (1.0, 1e8, 1e12, 1e-3):
+        for _ in range(20_000):
+            norm.obs_count.clamp_(max=50)
+            norm.update(th.randn(8, 1) * scale)
+            if 0.2 < norm.obs_var.sqrt().item() / scale < 5:
+                break
+        assert 0.2 < norm.obs_var.sqrt().item() / scale < 5
+
+
+@pytest.mark.parametrize("scale", [1e20, 3e38])
+def test_data_beyond_what_float32_can_square_stay_finite_and_are_followed(scale):
+    norm = RunningNorm((2,))
+    for _ in range(100):
+        norm.update((th.rand(16, 2) - 0.5) * scale)
+    assert all(value.isfinite().all() for value in norm.moments)
+    x = (th.rand(16, 2) - 0.5) * scale
+    assert norm(x).isfinite().all()
+    for _ in range(30_000):
+        norm.update(th.randn(16, 2))
+        if norm.obs_var.max() < 1e26:
+            break
+    assert norm.obs_var.max() < 1e26, "forgotten as fast as anything else"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("obs_mean", np.nan, "obs_mean: expected finite statistics"),
+        ("obs_mean_rest", np.inf, "obs_mean_rest: expected finite"),
+        ("obs_var", -1e-3, "obs_var: expected numbers of at least 0"),
+        ("obs_count", -1.0, "obs_count: expected numbers of at least 0"),
+    ],
+)
+def test_statistics_that_cannot_be_are_not_loaded(name, value, message):
+    norm = RunningNorm((2,))
+    norm.update(th.randn(4, 2))
+    before = copy.deepcopy(norm)
+    broken = copy.deepcopy(norm.state_dict())
+    broken[name].fill_(value)
+    with pytest.raises(ValueError, match=message):
+        norm.load_state_dict(broken)
+    assert_equal(norm, before)

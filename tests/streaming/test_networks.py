@@ -155,7 +155,7 @@ def test_asking_for_both_kinds_of_zeros_raises():
         (dict(net_arch=[64, 0]), r"net_arch\[1\]=0: expected a positive whole number"),
         (dict(net_arch=[64], width_scale=2.0), "Give one or the other"),
         (dict(net_arch={"pi": [64], "qf": [64]}), r"expected one list of widths, or one for each of \('pi', 'vf'\)"),
-        (dict(sparsity_distribution="erk"), "'erk' is unknown"),
+        (dict(sparsity_distribution="erk"), "distribution='erk': expected one of"),
     ],
     ids=str,
 )

@@ -1,0 +1,163 @@
+"""Arguments of policies: what they accept, what they refuse and how, and what is kept of them."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from sb3_contrib import QRDQN, TQC, CrossQ
+from stable_baselines3 import DQN, SAC, TD3
+
+from sb3_sparse import SparseSimBaDQNPolicy, SparseSimBaPolicy
+from sb3_sparse.policies import POLICY_ALIAS
+from tests.envs import ReachEnv, SpaceEnv
+from tests.test_policies import DISCRETE, SMALL, make_model
+
+# QR-DQN names an optimizer by itself, which our policy says that it replaces.
+pytestmark = pytest.mark.filterwarnings("ignore:Adam:UserWarning")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"sparsity": 1.0}, r"sparsity=1.0.*\[0, 1\)"),
+        ({"sparsity": -0.1}, "sparsity=-0.1"),
+        ({"sparsity": {"pi": 0.5}}, r"sparsity=\{'pi': 0.5\}.*\['pi', 'qf'\]"),
+        ({"sparsity": {"pi": 0.5, "qf": 2}}, r"sparsity\['qf'\]=2"),
+        ({"width_scale": 0}, "width_scale=0"),
+        ({"depth_scale": -2}, "depth_scale=-2"),
+        ({"net_arch": [64, 32]}, r"\[64, 32\].*equally wide"),
+        ({"net_arch": {"pi": [64]}}, "the lists 'pi' and 'qf'"),
+        ({"net_arch": {"pi": [64], "qf": [0]}}, r"net_arch\['qf'\]\[0\]=0: expected a positive whole number"),
+        ({"net_arch": 64}, "net_arch=64: expected a list of positive whole numbers"),
+        ({"net_arch": np.array(64)}, r"net_arch=array\(64\): expected a list of positive whole numbers"),
+        ({"net_arch": "64"}, "net_arch='64': expected a list"),
+        ({"net_arch": [64], "width_scale": 3}, "Give one or the other"),
+        ({"sparsity_distribution": "er"}, "sparsity_distribution='er': expected one of"),
+        ({"mask_seed": -1}, "mask_seed=-1"),
+        ({"sparcity": 0.5}, "no keyword 'sparcity'. Did you mean 'sparsity'"),
+        ({"hidden_dim": 5}, "no keyword 'hidden_dim'"),
+        ({"net_arch": [True]}, r"net_arch\[0\]=True: expected a positive whole number"),
+        ({"sparsity_distribution": ["er"]}, r"sparsity_distribution=\['er'\]: expected one of"),
+        ({"rescale": "yes"}, "rescale='yes': expected True or False"),
+        ({"normalize_observations": "no"}, "normalize_observations='no'"),
+        ({"squash_log_std": 3}, "squash_log_std=3"),
+        ({"n_critics": 0}, "n_critics=0: expected a positive whole number"),
+        ({"sparsity": np.array([0.5])}, r"sparsity=array\(\[0.5\]\): expected a number in \[0, 1\)"),
+        ({"sparsity": np.nan}, "sparsity=nan"),
+        ({"width_scale": np.inf}, "width_scale=inf: expected a positive number"),
+        ({"mask_seed": 1.5}, "mask_seed=1.5: expected a whole number of at least 0"),
+        ({"rescale": np.int64(1)}, "expected True or False"),
+    ],
+)
+def test_bad_keywords_are_named(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        SAC(POLICY_ALIAS, ReachEnv(), policy_kwargs=kwargs, buffer_size=1)
+
+
+@pytest.mark.parametrize("array", [lambda value, kind: kind(value), lambda value, kind: np.array(value, kind)])
+def test_numbers_of_numpy_are_numbers_and_saved_as_pythons(array):
+    kwargs = {
+        "sparsity": array(0.5, np.float32),
+        "mask_seed": array(3, np.int64),
+        "rescale": array(True, np.bool_),
+        "normalize_observations": array(False, np.bool_),
+        "squash_log_std": array(False, np.bool_),
+        "n_critics": array(1, np.int32),
+        "sparsity_distribution": np.str_("uniform"),
+    }
+    plain = {name: value.item() for name, value in kwargs.items()}
+    sizes = [
+        ({"net_arch": [array(16, np.int32)]}, {"net_arch": [16]}),
+        ({"net_arch": np.array([16, 16])}, {"net_arch": [16, 16]}),
+        ({"net_arch": {"pi": np.array([8]), "qf": (16,)}}, {"net_arch": {"pi": [8], "qf": [16]}}),
+        (
+            {
+                "width_scale": array(0.1, np.float64),
+                "depth_scale": array(1, np.int64),
+                "sparsity": {"pi": 0, "qf": array(0.5, np.float32)},
+            },
+            {"width_scale": 0.1, "depth_scale": 1, "sparsity": {"pi": 0.0, "qf": 0.5}},
+        ),
+    ]
+    for numpys, pythons in sizes:
+        policy, same = (
+            SparseSimBaPolicy(spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,)), lambda _: 1e-3, **given)
+            for given in ({**kwargs, **numpys}, {**plain, **pythons})
+        )
+        assert policy.simba_kwargs == same.simba_kwargs == json.loads(json.dumps(policy.simba_kwargs))
+        assert policy.squash_log_std is False
+        assert [p.shape for p in policy.parameters()] == [p.shape for p in same.parameters()]
+        assert policy.critic.net_arch == same.critic.net_arch
+        assert json.dumps({**policy.critic.simba_kwargs, **policy.actor.simba_kwargs, "net_arch": policy.critic.net_arch})
+
+
+OUTPUTS = [(QRDQN, "n_quantiles"), (TQC, "n_quantiles"), (TD3, "n_critics"), (CrossQ, "n_critics")]
+
+
+@pytest.mark.parametrize(("algorithm", "name"), OUTPUTS)
+def test_a_network_without_outputs_is_refused(algorithm, name):
+    for value in (0, -1, 2.5, "2"):
+        with pytest.raises(ValueError, match=f"{name}={value!r}: expected a positive whole number"):
+            make_model(algorithm, **{name: value})
+
+
+def test_qrdqn_gets_adamw_in_place_of_its_own_default_with_a_word():
+    def optimizer(batch_size=32, **kwargs):
+        policy_kwargs = {**SMALL, **kwargs}
+        return QRDQN(
+            POLICY_ALIAS, "CartPole-v1", batch_size=batch_size, buffer_size=1, policy_kwargs=policy_kwargs
+        ).policy.optimizer
+
+    for batch_size in (32, 100, 1000):
+        with pytest.warns(UserWarning, match=r"AdamW takes its place.*optimizer_class=torch.optim.AdamW.*betas=") as record:
+            assert type(optimizer(batch_size)) is th.optim.AdamW
+        assert repr(0.01 / batch_size) in str(record[0].message)
+    # Nothing tells this from the default with batches of 1000, hence the word.
+    with pytest.warns(UserWarning, match=r"eps=1e-05, betas=\(0.9, 0.999\)"):
+        optimizer(optimizer_class=th.optim.Adam, optimizer_kwargs={"eps": 1e-5})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert type(optimizer(optimizer_class=th.optim.AdamW)) is th.optim.AdamW
+        for named in ({"eps": 1e-5, "betas": (0.9, 0.999)}, {"eps": 1e-8}, {"eps": 3.3e-4}, {"eps": 0}, {}, None):
+            used = optimizer(optimizer_class=th.optim.Adam, optimizer_kwargs=named)
+            assert type(used) is th.optim.Adam
+            assert used.defaults["eps"] == (named or {}).get("eps", 1e-8)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "policy", "missing"),
+    [
+        (DQN, SparseSimBaPolicy, "q_net"),
+        (QRDQN, SparseSimBaPolicy, "quantile_net"),
+        (TD3, SparseSimBaPolicy, "actor_target"),
+        (TQC, SparseSimBaPolicy, "quantiles_total"),
+        (CrossQ, SparseSimBaPolicy, "set_bn_training_mode"),
+        (SAC, SparseSimBaDQNPolicy, "use_sde"),
+    ],
+)
+def test_the_policy_of_another_algorithm_is_named(algorithm, policy, missing):
+    env = "CartPole-v1" if algorithm in DISCRETE else ReachEnv()
+    with pytest.raises((AttributeError, ValueError), match=f"'{missing}'.*The string 'SparseSimBaPolicy' names"):
+        algorithm(policy, env, policy_kwargs=dict(SMALL), buffer_size=100, learning_starts=2).learn(10)
+
+
+def test_what_the_replay_buffer_cannot_hold_is_said_at_once():
+    number = spaces.Box(-1, 1, ())
+    for space, message in [
+        (number, r"the observation is a Box of shape \(\).*FlattenObservation"),
+        (spaces.Dict({"height": number, "v": spaces.Box(-1, 1, (2,))}), r"the part 'height'.*DMCWrapper"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            SAC(POLICY_ALIAS, SpaceEnv(space, spaces.Box(-1, 1, (2,))), policy_kwargs=dict(SMALL), buffer_size=1)
+
+
+def test_one_network_takes_one_sparsity_and_a_list():
+    for kwargs, message in [
+        ({"sparsity": {"pi": 0.5, "qf": 0.5}}, "sparsity="),
+        ({"net_arch": {"qf": [8]}}, "expected a list"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            DQN(POLICY_ALIAS, "CartPole-v1", policy_kwargs=kwargs)
