@@ -31,7 +31,7 @@ full: $(VENV)/installed  ## what takes too long for every change: long tests, 2,
 	$(BIN)/python scripts/conformance.py
 
 gpu: $(VENV)/installed  ## on a machine with a GPU: its tests, then the benchmarks, less than ten minutes
-	$(BIN)/python -m pytest -m cuda tests
+	$(BIN)/python -m pytest -m cuda -W default tests
 	$(BIN)/python benchmarks/gpu.py --markdown gpu.md --csv gpu.csv
 
 conformance: $(VENV)/installed  ## the whole test suites of SB3 and sb3-contrib, on our policies
