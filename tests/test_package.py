@@ -65,6 +65,11 @@ def test_pinned_versions_are_allowed_ones():
     assert checked > 15
 
 
+def test_no_extra_names_what_cannot_be_imported():
+    # Archived, and not to be imported with pandas 3, which the extras allow.
+    assert "rliable" not in {requirement.name for requirement in requirements()}
+
+
 def test_kernels_run_with_a_tested_llvmlite():
     (llvmlite,) = [requirement for requirement in requirements() if requirement.name == "llvmlite"]
     assert llvmlite.specifier.contains(metadata.version("llvmlite"))
@@ -179,3 +184,4 @@ def test_the_source_distribution_has_what_the_readme_calls(distributions):
         names = {name.partition("/")[2] for name in members.getnames()}
     assert {"Makefile", "constraints.txt", "README.md", "docs/images/demo.png", "examples/evaluate.py"} <= names
     assert {"scripts/conformance.py", "hyperparams/sac.yml", "tests/envs.py"} <= names
+    assert {"tests/compatibility/files/sac.zip", "tests/compatibility/files/manifest.json", "benchmarks/gpu.py"} <= names
