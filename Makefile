@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 SEED ?= 1
 DEMO_ENV := dm_control/cartpole-swingup-v0
 
-.PHONY: demo test conformance conformance-fast lint format type clean
+.PHONY: demo test full gpu conformance lint format type clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,14 @@ demo: $(VENV)/installed  ## train a sparse SimBa agent on a DeepMind Control tas
 test: $(VENV)/installed  ## all tests, and a few minutes' worth of SB3's own
 	$(BIN)/python -m pytest -n 2
 	$(BIN)/python scripts/conformance.py --fast
+
+full: $(VENV)/installed  ## what takes too long for every change: long tests, 2,000 calls of the fuzz, all of SB3's own tests
+	SB3_SPARSE_FUZZ_CALLS=2000 $(BIN)/python -m pytest -n 2 --full
+	$(BIN)/python scripts/conformance.py
+
+gpu: $(VENV)/installed  ## on a machine with a GPU: its tests, then the benchmarks, less than ten minutes
+	$(BIN)/python -m pytest -m cuda -W default tests
+	$(BIN)/python benchmarks/gpu.py --markdown gpu.md --csv gpu.csv
 
 conformance: $(VENV)/installed  ## the whole test suites of SB3 and sb3-contrib, on our policies
 	$(BIN)/python scripts/conformance.py

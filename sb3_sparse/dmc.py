@@ -22,7 +22,9 @@ class DMCWrapper(gym.Wrapper, RecordConstructorArgs):
     The steps of the wrapped environment are decisions of the agent: an episode of 1000 steps has 500 of them at
     action repeat 2. A time limit sets ``truncated``, never ``terminated``, as ``dm_control`` reports it.
 
-    >>> env = make_dmc("cartpole", "swingup")
+    .. code-block:: python
+
+        env = make_dmc("cartpole", "swingup")
 
     In a YAML file of rl-zoo3:
 

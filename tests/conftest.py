@@ -10,6 +10,22 @@ import torch as th
 collect_ignore = ["compatibility/make_files.py", "conformance/upstream_plugin.py"]
 
 
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="run the tests that take long, too")
+
+
+def pytest_collection_modifyitems(config, items):
+    reasons = {}
+    if not th.cuda.is_available():
+        reasons["cuda"] = f"no GPU: torch {th.__version__} finds no CUDA device"
+    if not config.getoption("--full"):
+        reasons["full"] = "takes long: make full, or pytest --full"
+    for item in items:
+        for marker, reason in reasons.items():
+            if marker in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
     th.set_num_threads(1)

@@ -285,6 +285,7 @@ def test_deepmind_control_tasks_without_an_entry_are_wrapped(algo, wrappers, tmp
     assert hyperparams.get("env_wrapper") == saved.get("env_wrapper") == ([zoo.DMC_WRAPPER] * wrappers or None)
 
 
+@pytest.mark.full
 def test_a_task_without_an_entry_is_trained(tmp_path):
     pytest.importorskip("dm_control")
     out = run(
@@ -296,6 +297,7 @@ def test_a_task_without_an_entry_is_trained(tmp_path):
     assert (tmp_path / "logs/td3/dm_control-walker-run-v0_1/dm_control-walker-run-v0.zip").is_file()
 
 
+@pytest.mark.full
 def test_crossq_is_ours_on_the_command_line(tmp_path):
     arguments = ("--algo", "crossq", "--env", "Pendulum-v1", "-n", "40", "-params", "learning_starts:20", "batch_size:8")
     run("train", *arguments, "policy_kwargs:dict(width_scale=0.1)", "-f", "logs", "--eval-freq", "-1", cwd=tmp_path)

@@ -1,6 +1,8 @@
 """README and docs: tables, links, options and code blocks are what they seem."""
 
+import ast
 import contextlib
+import inspect
 import io
 import re
 import runpy
@@ -151,6 +153,32 @@ def test_a_page_about_a_command_names_its_options():
 def test_python_compiles(page):
     for code in blocks(page, "python"):
         compile(code, str(page), "exec")
+
+
+@pages
+def test_what_python_imports_exists_and_takes_the_keywords(page):
+    names = {}
+    trees = [ast.parse(code) for code in blocks(page, "python")]
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            exec(compile(ast.Module([node], []), str(page), "exec"), names)
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
+            called = names[node.func.id]
+            known = inspect.signature(called).parameters
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+                for keyword in node.keywords:
+                    assert keyword.arg is None or keyword.arg in known, f"{node.func.id} has no {keyword.arg}"
+
+
+# Blocks that take no training: (page, a line of the block).
+RUNNABLE = [("README.md", "plain = to_dense(net)"), ("docs/sparse.md", "layer = SparseLinear(512, 2048, density=0.1)")]
+
+
+@pytest.mark.parametrize(("page", "line"), RUNNABLE, ids=[page for page, _ in RUNNABLE])
+def test_python_runs(page, line, capsys):
+    (code,) = [code for code in blocks(ROOT / page, "python") if line in code]
+    exec(compile(code, page, "exec"), {})
 
 
 @pages

@@ -65,6 +65,11 @@ def test_pinned_versions_are_allowed_ones():
     assert checked > 15
 
 
+def test_no_extra_names_what_cannot_be_imported():
+    # Archived, and not to be imported with pandas 3, which the extras allow.
+    assert "rliable" not in {requirement.name for requirement in requirements()}
+
+
 def test_kernels_run_with_a_tested_llvmlite():
     (llvmlite,) = [requirement for requirement in requirements() if requirement.name == "llvmlite"]
     assert llvmlite.specifier.contains(metadata.version("llvmlite"))
@@ -116,6 +121,45 @@ def test_defaults_in_tables_are_those_of_the_code(page, head, owners):
     assert checked >= 4
 
 
+# Prints what importing every module of the package changed outside of it.
+IMPORT_ALL = """
+import importlib, logging, os, pkgutil, signal, sys, warnings
+import gymnasium, numpy, torch
+import sb3_contrib, stable_baselines3
+algorithms = {k: v for m in (sb3_contrib, stable_baselines3) for k, v in vars(m).items() if hasattr(v, "policy_aliases")}
+
+def state():
+    return {
+        "environments": sorted(gymnasium.registry),
+        "torch": (torch.get_default_dtype(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(),
+                  torch.initial_seed(), torch.get_rng_state().tolist(), torch.is_grad_enabled()),
+        "numpy": (numpy.geterr(), repr(numpy.random.get_state())),
+        "environment": dict(os.environ),
+        "warnings": list(warnings.filters),
+        "logging": (logging.root.level, list(logging.root.handlers)),
+        "hooks": (sys.excepthook, signal.getsignal(signal.SIGINT), list(sys.argv), list(sys.path)),
+        "classes": {name: sorted(set(vars(kind)) - {"policy_aliases"}) for name, kind in algorithms.items()},
+        "aliases": {(name, alias) for name, kind in algorithms.items() for alias in kind.policy_aliases},
+    }
+
+before = state()
+import sb3_sparse
+for module in pkgutil.walk_packages(sb3_sparse.__path__, "sb3_sparse."):
+    importlib.import_module(module.name)
+after = state()
+assert after.pop("aliases") - before.pop("aliases") == {
+    (name, "SparseSimBaPolicy") for name in ("SAC", "TD3", "DDPG", "DQN", "QRDQN", "TQC", "CrossQ")}
+for name in before:
+    assert before[name] == after[name], (name, before[name], after[name])
+assert not {"rl_zoo3", "shimmy", "matplotlib.pyplot"} & set(sys.modules)
+"""
+
+
+def test_importing_changes_nothing_but_the_aliases():
+    result = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory):
     pytest.importorskip("hatchling")
@@ -140,3 +184,4 @@ def test_the_source_distribution_has_what_the_readme_calls(distributions):
         names = {name.partition("/")[2] for name in members.getnames()}
     assert {"Makefile", "constraints.txt", "README.md", "docs/images/demo.png", "examples/evaluate.py"} <= names
     assert {"scripts/conformance.py", "hyperparams/sac.yml", "tests/envs.py"} <= names
+    assert {"tests/compatibility/files/sac.zip", "tests/compatibility/files/manifest.json", "benchmarks/gpu.py"} <= names
