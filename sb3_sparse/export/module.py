@@ -144,7 +144,10 @@ def load_vec_normalize(given: VecNormalize | str | Path | None) -> VecNormalize 
     wrapper: Any = given
     if isinstance(given, (str, Path)):
         with open(given, "rb") as file:
-            wrapper = pickle.load(file)
+            try:
+                wrapper = pickle.load(file)
+            except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, ValueError) as error:
+                raise ValueError(f"{str(given)!r} is no file of VecNormalize: {error}") from error
     if wrapper is not None and not isinstance(wrapper, VecNormalize):
         raise ValueError(f"vec_normalize={given!r}: expected a VecNormalize, or the file that one was saved to.")
     return wrapper

@@ -114,7 +114,9 @@ def test_mistakes_are_one_sentence(saved, tmp_path, capsys):
     assert "is the agent itself" in fails(capsys, "--algo", "sac", "--model", saved, "--to", "sb3", "-o", saved)
     assert "expected a name that ends in '.onnx'" in fails(capsys, "--algo", "sac", "--model", saved, "-o", tmp_path / "a.pt2")
     assert "there is no image in" in fails(capsys, "--algo", "sac", "--model", saved, "--channels-last")
-    assert "damaged.zip" in fails(capsys, "--algo", "sac", "--model", saved, "--vecnormalize", damaged)
+    assert "damaged.zip' is no file of VecNormalize" in fails(
+        capsys, "--algo", "sac", "--model", saved, "--vecnormalize", damaged
+    )
     pytest.importorskip("rl_zoo3")
     assert "folder was not found" in fails(capsys, "--algo", "sac", "--env", "Pendulum-v1", "-f", tmp_path, "--exp-id", "1")
     assert {file.name for file in tmp_path.iterdir()} == {"agent.zip", "damaged.zip"}
