@@ -178,6 +178,12 @@ def test_what_cannot_be_exported_says_so(model, message):
         predict_module(model())
 
 
+def test_observations_that_do_not_start_at_zero_are_refused():
+    model = mlp(SAC, spaces.Dict({"a": spaces.Discrete(3, start=1)}), BOX, "MultiInputPolicy")
+    with pytest.raises(ValueError, match=r"observations \[Discrete\(3, start=1\)\] do not start at 0"):
+        predict_module(model)
+
+
 def test_actions_in_double_precision():
     model = simba(SAC, VECTOR, spaces.Box(-3.0, 5.0, (2,), np.float64))
     observations = observations_of(VECTOR, N, seed=0)
