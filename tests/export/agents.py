@@ -43,7 +43,7 @@ def simba(algorithm, observations, actions, **policy_kwargs):
 def mlp(algorithm, observations, actions, policy="MlpPolicy", sparsity=0.0, **kwargs):
     """An agent with a policy of SB3, which :func:`sparsify_` may be applied to."""
     kwargs = {**(ON_POLICY if algorithm in (PPO, A2C, TRPO) else OFF_POLICY), **kwargs}
-    if algorithm is PPO:
+    if algorithm in (PPO, TRPO):
         kwargs["batch_size"] = 8
     policy_kwargs = {"net_arch": [8, 8], **kwargs.pop("policy_kwargs", {})}
     model = algorithm(policy, SpaceEnv(observations, actions), seed=0, policy_kwargs=policy_kwargs, **kwargs)

@@ -51,8 +51,8 @@ def test_the_agent_that_train_left_with_its_statistics(tmp_path, capsys):
     env = normalized_env(clip_obs=1.0)
     model = trained_on(env)
     run = tmp_path / "logs/sac/Pendulum-v1_3"
+    (run / "Pendulum-v1").mkdir(parents=True)
     model.save(run / "Pendulum-v1.zip")
-    (run / "Pendulum-v1").mkdir()
     env.save(run / "Pendulum-v1/vecnormalize.pkl")
     export("--algo", "sac", "--env", "Pendulum-v1", "-f", tmp_path / "logs", "--to", "torch")
     assert f"observations are normalised by {run / 'Pendulum-v1/vecnormalize.pkl'}" in capsys.readouterr().out

@@ -26,6 +26,7 @@ from tests.export.agents import (
     VECTOR,
     agent,
     assert_equal_actions,
+    mlp,
     observations_of,
     simba,
 )
@@ -265,9 +266,7 @@ def test_a_streaming_policy_of_its_own_kind_is_refused():
 
 
 def test_gsde_after_learning():
-    model = SAC("MlpPolicy", SpaceEnv(VECTOR, BOX), use_sde=True, seed=0, policy_kwargs={"net_arch": [8]}, **OFF_POLICY).learn(
-        20
-    )
+    model = mlp(SAC, VECTOR, BOX, use_sde=True).learn(20)
     observations = observations_of(VECTOR, N, seed=0)
     expected, _ = model.predict(observations, deterministic=True)
     assert_equal_actions(predict_module(model)(th.from_numpy(observations)).numpy(), expected)
