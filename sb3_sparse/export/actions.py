@@ -65,9 +65,11 @@ class DiscreteHead(ActionHead):
     def difference(self, scores: th.Tensor, actions: th.Tensor, others: th.Tensor) -> th.Tensor:
         actions, others = actions.reshape(len(scores), -1), others.reshape(len(scores), -1)
         worst = th.zeros(len(scores))
-        for i, part in enumerate(scores.split(self.sizes, dim=1)):
-            gap = part.gather(1, actions[:, i : i + 1]) - part.gather(1, others[:, i : i + 1])
-            worst = th.maximum(worst, (gap[:, 0].abs() / part.abs().amax(dim=1).clamp(min=1.0)))
+        for i, (size, part) in enumerate(zip(self.sizes, scores.split(self.sizes, dim=1), strict=True)):
+            action, other = actions[:, i], others[:, i]
+            gap = part.gather(1, action.unsqueeze(1)) - part.gather(1, other.clamp(0, size - 1).unsqueeze(1))
+            gap = gap[:, 0].abs() / part.abs().amax(dim=1).clamp(min=1.0)
+            worst = th.maximum(worst, gap.where((other >= 0) & (other < size), th.inf))
         return worst
 
 

@@ -81,7 +81,7 @@ def check(
             raise RuntimeError(
                 f"the exported agent does not do as predict does: {wrong} of {n} random observations differ by more than "
                 f"{tolerance:g}, the worst by {differences.max():.3g}. Does {type(model.policy).__name__} override predict or "
-                "_predict, or have weights that are no numbers?"
+                "_predict, or have weights that are no numbers? (Weights so large that rounding does it: a larger tolerance=.)"
             )
         largest = max(largest, float(differences.max()))
     if n_ties > MOST_TIES * N_OBSERVATIONS:

@@ -66,14 +66,14 @@ def main(args: list[str]) -> None:
         parser.error(
             "--to sb3: an agent of SB3 has no place for --vecnormalize and --channels-last. Load the statistics as ever."
         )
-    warnings.showwarning = _print_warning
     try:
         path = Path(options.model) if options.env is None else _trained(options)
-        output = options.output or path.with_name(path.stem + ENDINGS[options.to])
-        if Path(output).resolve() == path.resolve():
+        output = Path(options.output or path.with_name(path.stem + ENDINGS[options.to]))
+        if output.resolve() == path.resolve():
             raise ValueError(f"--output {output} is the agent itself: name another file.")
-        model = load(ALGORITHMS[options.algo], path)
-        written = _export(model, output, options, path)
+        with warnings.catch_warnings():
+            warnings.showwarning = _print_warning
+            written = _export(load(ALGORITHMS[options.algo], path), output, options, path)
     except (ValueError, RuntimeError, ImportError, OSError) as error:
         sys.exit(f"sb3-sparse export: {error}")
     size = written.stat().st_size / 1024
@@ -101,7 +101,7 @@ def load(algorithm: type[BaseAlgorithm], path: Path) -> BaseAlgorithm:
     return model
 
 
-def _export(model: BaseAlgorithm, output: str | Path, options: Any, path: Path) -> Path:
+def _export(model: BaseAlgorithm, output: Path, options: Any, path: Path) -> Path:
     if options.to == "sb3":
         return export_sb3(model, output)
     statistics = None

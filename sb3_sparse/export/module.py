@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -113,6 +114,8 @@ def build(model: BaseAlgorithm, vec_normalize: VecNormalize | str | Path | None,
     flag("channels_last", channels_last)
     wrapper = load_vec_normalize(vec_normalize)
     space = model.observation_space
+    if shifted := [part for part in parts_of(space).values() if np.any(getattr(part, "start", 0))]:
+        raise ValueError(f"observations {shifted} do not start at 0, which SB3 cannot tell apart: shift them in a wrapper.")
     if wrapper is None:
         _warn_of_wrapper(model)
     elif wrapper.norm_obs:
@@ -144,7 +147,10 @@ def load_vec_normalize(given: VecNormalize | str | Path | None) -> VecNormalize 
     wrapper: Any = given
     if isinstance(given, (str, Path)):
         with open(given, "rb") as file:
-            wrapper = pickle.load(file)
+            try:
+                wrapper = pickle.load(file)
+            except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, ValueError) as error:
+                raise ValueError(f"{str(given)!r} is no file of VecNormalize: {error}") from error
     if wrapper is not None and not isinstance(wrapper, VecNormalize):
         raise ValueError(f"vec_normalize={given!r}: expected a VecNormalize, or the file that one was saved to.")
     return wrapper

@@ -80,14 +80,15 @@ def _plain_agent(model: Any, plain_class: type[BasePolicy]) -> Any:
     known = inspect.signature(plain_class.__init__).parameters
     policy_kwargs = {name: value for name, value in model.policy_kwargs.items() if name in known}
     extra = {"use_sde": model.use_sde} if isinstance(model, OnPolicyAlgorithm) and "use_sde" in known else {}
+    original = policy_of(model)
     arguments = (model.observation_space, model.action_space, model.lr_schedule)
     with th.enable_grad():
         policy = plain_class(*arguments, **{**extra, **policy_kwargs}).cpu()
     try:
-        policy.load_state_dict(_dense_state(policy_of(model)))
+        policy.load_state_dict(_dense_state(original))
     except RuntimeError as error:
         raise ValueError(
-            f"{type(model.policy).__name__} has other networks than {plain_class.__name__} of SB3 builds from policy_kwargs="
+            f"{type(original).__name__} has other networks than {plain_class.__name__} of SB3 builds from policy_kwargs="
             f"{policy_kwargs}, so that SB3 could not load it: {error}\n{WAY_OUT}"
         ) from error
     plain = copy.copy(model)
@@ -97,11 +98,7 @@ def _plain_agent(model: Any, plain_class: type[BasePolicy]) -> Any:
     for name in model._get_torch_save_params()[0]:
         old, new = recursive_getattr(model, name), recursive_getattr(plain, name)
         # One that is no part of the policy, such as that of SAC's temperature, is the same in both.
-        if (
-            isinstance(old, th.optim.Optimizer)
-            and old is not new
-            and (reason := _carry_state(old, new, policy_of(model), policy))
-        ):
+        if isinstance(old, th.optim.Optimizer) and old is not new and (reason := _carry_state(old, new, original, policy)):
             warnings.warn(f"{name} {reason}: the file has a fresh one, which learning would go on with.", stacklevel=3)
     return plain
 
