@@ -16,6 +16,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import PyTorchObs, RolloutBufferSamples
 from stable_baselines3.her import HerReplayBuffer
 
+from sb3_sparse.plasticity.swap import uninterrupted
+
 
 class ObservedBatch(NamedTuple):
     """
@@ -82,15 +84,16 @@ def undisturbed(model: BaseAlgorithm, seed: int = 0) -> Iterator[None]:
                 module.training = False
             yield
         finally:
-            for module, mode in modes:
-                module.training = mode
-            for distribution, content in zip(distributions, contents, strict=True):
-                vars(distribution).clear()
-                vars(distribution).update(content)
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
-            for generator, state in zip(generators, states, strict=True):
-                generator.bit_generator.state = state
+            with uninterrupted():
+                for module, mode in modes:
+                    module.training = mode
+                for distribution, content in zip(distributions, contents, strict=True):
+                    vars(distribution).clear()
+                    vars(distribution).update(content)
+                np.random.set_state(numpy_state)
+                random.setstate(python_state)
+                for generator, state in zip(generators, states, strict=True):
+                    generator.bit_generator.state = state
 
 
 def _generators(owner: Any) -> list[np.random.Generator]:

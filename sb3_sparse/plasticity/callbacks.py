@@ -28,6 +28,7 @@ from sb3_sparse.plasticity.measure import (
 )
 from sb3_sparse.plasticity.probe import NETWORKS, Probe, find_networks
 from sb3_sparse.plasticity.reset_model import check_model, check_options, reset_model_
+from sb3_sparse.plasticity.swap import uninterrupted
 from sb3_sparse.plasticity.table import CsvTable
 from sb3_sparse.sparse.topology import derive_seed
 
@@ -335,7 +336,14 @@ class ResetCallback(BaseCallback):
             if self.strategy == "redo" and not self._can_score_units():
                 # Due at the next step again.
                 return
-            self._reset(now)
+            # With its record: a run that goes on makes no reset twice and leaves none out.
+            with uninterrupted():
+                self._reset(now)
+                self._remember(now)
+        else:
+            self._remember(now)
+
+    def _remember(self, now: int) -> None:
         self._handled = now
         self._progress()[self.record] = now
 
