@@ -188,9 +188,9 @@ class _Observations(BatchSource):
         self.steps += 1
         # Spread over the whole interval: steps in a row are much alike.
         if self.steps % max(1, self.log_freq // self.n_samples) == 0:
-            # Streaming algorithms of this package keep the input of their networks, which is not the observation.
-            features = getattr(self.model, "_features", None)
-            observation = self.model._last_obs if features is None else features[None]
+            # An algorithm may say what its networks see, where that is not the observation: the streaming ones do.
+            own = getattr(self.model, "plasticity_observations", None)
+            observation = own() if callable(own) else self.model._last_obs
             self.pieces.append(ObservedBatch(_to_torch(observation), _to_torch(local_variables.get("actions"))))
 
     def batch(self, seed: int) -> Any:

@@ -13,6 +13,8 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
 from sb3_sparse.common.validation import choice, flag, fraction, number_in, whole_number
+from sb3_sparse.plasticity.measure import check_networks
+from sb3_sparse.plasticity.probe import NETWORKS
 from sb3_sparse.plasticity.redo import DEFAULT_TAU, ReDoReport, hidden_layers, prepare_redo
 from sb3_sparse.plasticity.resets import (
     blend,
@@ -28,7 +30,6 @@ from sb3_sparse.plasticity.swap import Swap
 from sb3_sparse.sparse.topology import derive_seed
 
 STRATEGIES = ("full", "last_layers", "redo", "shrink_perturb")
-NETWORKS = ("actor", "critic")
 TARGETS = ("copy", "fresh", "keep")
 # On-policy policies are one module with one optimizer: whose parameters are whose. What is left over is shared.
 _ON_POLICY_PREFIXES = {
@@ -56,7 +57,7 @@ def reset_model_(
     model: BaseAlgorithm,
     strategy: str = "full",
     *,
-    networks: Sequence[str] | None = None,
+    networks: str | Sequence[str] | None = None,
     target: str | None = None,
     redraw_topology: bool = False,
     include_temperature: bool = False,
@@ -121,7 +122,7 @@ def reset_model_(
 
 
 def _prepare(
-    model: BaseAlgorithm, strategy: str, networks: Sequence[str] | None, options: "_Options"
+    model: BaseAlgorithm, strategy: str, networks: str | Sequence[str] | None, options: "_Options"
 ) -> tuple[Swap, dict[str, ReDoReport]]:
     """All that is going to change; nothing of the model moves here."""
     swap, reports = Swap(), {}
@@ -218,7 +219,7 @@ def check_options(
 def check_model(
     model: BaseAlgorithm,
     strategy: str,
-    networks: Sequence[str] | None,
+    networks: str | Sequence[str] | None,
     *,
     include_temperature: bool = False,
     n_layers: int = 1,
@@ -257,9 +258,8 @@ def fresh_policy(model: BaseAlgorithm, seed: int) -> BasePolicy:
     )
 
 
-def _parts(model: BaseAlgorithm, strategy: str, networks: Sequence[str] | None) -> list[_Part]:
-    if isinstance(networks, str) or (networks is not None and (not networks or set(networks) - set(NETWORKS))):
-        raise ValueError(f"networks={networks!r}: expected a list with 'actor', 'critic' or both.")
+def _parts(model: BaseAlgorithm, strategy: str, networks: str | Sequence[str] | None) -> list[_Part]:
+    networks = None if networks is None else check_networks(networks)
     if isinstance(model, (PPO, A2C)):
         if strategy == "redo":
             raise TypeError(f"{type(model).__name__} has no replay buffer to score units on: 'redo' is for off-policy models.")
@@ -286,7 +286,7 @@ def _parts(model: BaseAlgorithm, strategy: str, networks: Sequence[str] | None) 
         return parts
     present = {part.name for part in parts}
     if missing := [name for name in networks if name not in present]:
-        raise ValueError(f"networks={list(networks)}: {type(model).__name__} has no {missing[0]!r}, only {sorted(present)}.")
+        raise ValueError(f"networks={networks}: {type(model).__name__} has no {missing[0]!r}, only {sorted(present)}.")
     return [part for part in parts if part.name in networks]
 
 
