@@ -92,6 +92,18 @@ def choice(name: str, value: Any, allowed: Collection[str]) -> str:
     return str(value)
 
 
+def names(name: str, value: Any) -> list[str]:
+    """
+    Names, each once: from one of them, or a list, tuple or array.
+
+    :raises ValueError: If it is something else, or there is none.
+    """
+    entries = [value] if isinstance(value, str) else plain(value)
+    if not isinstance(entries, (list, tuple)) or not entries or not all(isinstance(entry, str) for entry in entries):
+        raise ValueError(f"{name}={value!r}: expected a name, or a list of names.")
+    return list(dict.fromkeys(map(str, entries)))
+
+
 def number_in(name: str, value: Any, low: float, high: float) -> float:
     """
     :raises ValueError: If it is not a number in [low, high).

@@ -7,7 +7,9 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
+from sb3_sparse.plasticity.swap import uninterrupted
 from sb3_sparse.sparse import SparseConv2d, SparseLinear
 
 _ACTIVATION_FUNCTIONS = {
@@ -53,17 +55,20 @@ def record_activations(network: nn.Module, forward: Callable[[], Any]) -> Activa
     :raises ValueError: If no linear layer of ``network`` took part.
     """
     recorder = _Recorder()
-    handles = [
-        module.register_forward_hook(recorder.layer_hook(name))
-        for name, module in network.named_modules()
-        if _is_linear(module)
-    ]
+    handles: list[RemovableHandle] = []
     try:
+        with uninterrupted():
+            handles.extend(
+                module.register_forward_hook(recorder.layer_hook(name))
+                for name, module in network.named_modules()
+                if _is_linear(module)
+            )
         with th.no_grad(), recorder:
             forward()
     finally:
-        for handle in handles:
-            handle.remove()
+        with uninterrupted():
+            for handle in handles:
+                handle.remove()
     return recorder.result()
 
 

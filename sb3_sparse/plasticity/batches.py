@@ -16,6 +16,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import PyTorchObs, RolloutBufferSamples
 from stable_baselines3.her import HerReplayBuffer
 
+from sb3_sparse.plasticity.swap import uninterrupted
+
 
 class ObservedBatch(NamedTuple):
     """
@@ -88,15 +90,16 @@ def undisturbed(model: BaseAlgorithm, seed: int = 0) -> Iterator[None]:
                 module.training = False
             yield
         finally:
-            for module, mode in modes:
-                module.training = mode
-            for distribution, content in zip(distributions, contents, strict=True):
-                vars(distribution).clear()
-                vars(distribution).update(content)
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
-            for generator, state in zip(generators, states, strict=True):
-                generator.bit_generator.state = state
+            with uninterrupted():
+                for module, mode in modes:
+                    module.training = mode
+                for distribution, content in zip(distributions, contents, strict=True):
+                    vars(distribution).clear()
+                    vars(distribution).update(content)
+                np.random.set_state(numpy_state)
+                random.setstate(python_state)
+                for generator, state in zip(generators, states, strict=True):
+                    generator.bit_generator.state = state
 
 
 def _generators(owner: Any) -> list[np.random.Generator]:
@@ -191,9 +194,9 @@ class _Observations(BatchSource):
         self.steps += 1
         # Spread over the whole interval: steps in a row are much alike.
         if self.steps % max(1, self.log_freq // self.n_samples) == 0:
-            # Streaming algorithms of this package keep the input of their networks, which is not the observation.
-            features = getattr(self.model, "_features", None)
-            observation = self.model._last_obs if features is None else features[None]
+            # An algorithm may say what its networks see, where that is not the observation: the streaming ones do.
+            own = getattr(self.model, "plasticity_observations", None)
+            observation = own() if callable(own) else self.model._last_obs
             self.pieces.append(ObservedBatch(_to_torch(observation), _to_torch(local_variables.get("actions"))))
 
     def batch(self, seed: int) -> Any:

@@ -1,11 +1,9 @@
 """Callbacks about plasticity, for any algorithm of Stable-Baselines3: one that looks, and one that resets."""
 
-import math
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,10 @@ from stable_baselines3.common.logger import Figure, HumanOutputFormat, KVWriter,
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
+from sb3_sparse.common.validation import choice, flag, whole_number, whole_numbers
 from sb3_sparse.plasticity.batches import batch_source, n_stored
 from sb3_sparse.plasticity.figures import interference_figure, spectrum_figure
-from sb3_sparse.plasticity.losses import has_losses
+from sb3_sparse.plasticity.losses import has_losses, why_no_losses
 from sb3_sparse.plasticity.measure import (
     METRICS,
     RANKS,
@@ -27,7 +26,8 @@ from sb3_sparse.plasticity.measure import (
     present_networks,
 )
 from sb3_sparse.plasticity.probe import NETWORKS, Probe, find_networks
-from sb3_sparse.plasticity.reset_model import check_model, check_options, reset_model_
+from sb3_sparse.plasticity.reset_model import STRATEGIES, check_model, check_options, reset_model_
+from sb3_sparse.plasticity.swap import uninterrupted
 from sb3_sparse.plasticity.table import CsvTable
 from sb3_sparse.sparse.topology import derive_seed
 
@@ -90,14 +90,12 @@ class PlasticityCallback(BaseCallback):
         verbose: int = 0,
     ):
         super().__init__(verbose)
-        self.log_freq = _positive(log_freq, "log_freq")
-        self.n_samples = _positive(n_samples, "n_samples")
-        if self.n_samples < 2:
-            raise ValueError(f"n_samples={n_samples!r}: expected at least 2.")
+        self.log_freq = whole_number("log_freq", log_freq, 1)
+        self.n_samples = whole_number("n_samples", n_samples, 2)
         self.metrics = check_metrics(metrics)
         self.wanted = check_networks(networks)
-        self.figures = figures
-        if csv_path is not None and not isinstance(csv_path, (str, os.PathLike)):
+        self.figures = flag("figures", figures)
+        if csv_path is not None and (not isinstance(csv_path, (str, os.PathLike)) or not os.fspath(csv_path)):
             raise ValueError(f"csv_path={csv_path!r}: expected the name of a CSV file.")
         self.csv_path = csv_path
         self.table: CsvTable | None = None
@@ -107,26 +105,30 @@ class PlasticityCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self.networks = present_networks(self.model, self.wanted, find_networks(self.model))
-        names = columns(self.metrics, self.networks)
         path = self.csv_path or _default_csv_path(self.logger, self.locals.get("callback"))
         self._check_path(path)
+        names = columns(self.metrics, self.networks)
         self.table = None if path is None else CsvTable(path, names, self.num_timesteps)
-        self._began, self._n_logged, self._saw_rollout = self.num_timesteps, 0, False
-        if self.table is not None and self.verbose:
-            print(f"Plasticity metrics are written to {self.table.path}")
-        self._next = self._after(self.num_timesteps)
-        self._source = batch_source(self.model, self.n_samples, self.log_freq)
         buffer = getattr(self.model, "replay_buffer", None)
         if buffer is not None and (capacity := buffer.buffer_size * buffer.n_envs) < self.n_samples:
             raise ValueError(
                 f"n_samples={self.n_samples}: the replay buffer holds {capacity} transitions at most. Take fewer samples."
             )
-        if not has_losses(self.model) and any(METRICS[name].needs_losses for name in self.metrics):
-            warnings.warn(
-                f"PlasticityCallback: the losses of {type(self.model).__name__} are not known, so metrics of gradients are "
-                "left out. A method per_sample_losses(network, batch) of the algorithm would provide them.",
-                stacklevel=2,
-            )
+        self._source = batch_source(self.model, self.n_samples, self.log_freq)
+        if not has_losses(self.model) and (left_out := [name for name in self.metrics if METRICS[name].needs_losses]):
+            warnings.warn(f"PlasticityCallback: {why_no_losses(self.model)} Left out: {', '.join(left_out)}.", stacklevel=2)
+        if self.table is not None and self.verbose:
+            print(f"Plasticity metrics are written to {self.table.path}")
+        self._began, self._n_logged, self._saw_rollout = self.num_timesteps, 0, False
+        self._has_begun = False
+        self._next = self._after(self.num_timesteps)
+
+    def _begin(self) -> None:
+        """Replace the table of an earlier run only now, when no callback has refused to start."""
+        if not self._has_begun:
+            self._has_begun = True
+            if self.table is not None:
+                self.table.begin()
 
     def _check_path(self, path: str | os.PathLike[str] | None) -> None:
         for other in _all_callbacks(self.locals.get("callback")):
@@ -147,8 +149,10 @@ class PlasticityCallback(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         self._saw_rollout = True
+        self._begin()
 
     def _on_step(self) -> bool:
+        self._begin()
         if not self._source.at_rollout_end:
             self._look()
         elif not self._saw_rollout:
@@ -249,7 +253,7 @@ class ResetCallback(BaseCallback):
         every_grad_steps: int | None = None,
         at: Sequence[int] | None = None,
         strategy: str = "full",
-        networks: Sequence[str] | None = None,
+        networks: str | Sequence[str] | None = None,
         target: str | None = None,
         redraw_topology: bool = False,
         include_temperature: bool = False,
@@ -265,39 +269,26 @@ class ResetCallback(BaseCallback):
         self.interval: int | None = None
         self.at: list[int] = []
         if at is not None:
-            if isinstance(at, (int, float, str)):
-                raise ValueError(f"at={at!r}: expected a list of numbers of environment steps, e.g. at=[{at}].")
-            self.at = sorted({_positive(step, "at") for step in at})
+            self.at = sorted(set(whole_numbers("at", at, 1)))
             if not self.at:
                 raise ValueError("at=[]: expected at least one number of environment steps.")
         else:
             name = named[0] if named else "every_env_steps"
-            self.interval = _positive(given[name] if named else DEFAULT_RESET_INTERVAL, name)
+            self.interval = whole_number(name, given[name] if named else DEFAULT_RESET_INTERVAL, 1)
         self.clock = "grad_steps" if every_grad_steps is not None else "env_steps"
+        self.strategy = choice("strategy", strategy, STRATEGIES)
         for name in kwargs:
             if name not in _STRATEGY_OF:
                 raise ValueError(f"ResetCallback has no keyword {name!r}. Those of the strategies are {list(_STRATEGY_OF)}.")
             if _STRATEGY_OF[name] != strategy:
                 raise ValueError(f"{name}={kwargs[name]!r} goes with strategy={_STRATEGY_OF[name]!r}, not with {strategy!r}.")
-        self.strategy = strategy
         self.networks = None if networks is None else check_networks(networks)
         # Of its record of handled resets: several callbacks may reset one model.
-        self.record = "/".join([self.clock, strategy, *(self.networks or ())])
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, Integral)):
-            raise ValueError(f"seed={seed!r}: expected a whole number, or None.")
-        flags = {"redraw_topology": redraw_topology, "include_temperature": include_temperature}
-        for name, flag in {**flags, "reset_step": kwargs.get("reset_step", False)}.items():
-            if not isinstance(flag, bool):
-                raise ValueError(f"{name}={flag!r}: expected True or False.")
-        self.seed = None if seed is None else int(seed)
-        self.options = {
-            "target": target,
-            **flags,
-            **kwargs,
-        }
-        check_options(
-            strategy, **{name: value for name, value in self.options.items() if name not in ("n_layers", "reset_step")}
-        )
+        self.record = "/".join([self.clock, self.strategy, *(self.networks or ())])
+        kwargs.update(target=target, redraw_topology=redraw_topology, include_temperature=include_temperature)
+        checked = check_options(strategy, seed=seed, **kwargs)
+        self.seed = checked.seed
+        self.options = {name: getattr(checked, name) for name in kwargs}
 
     def positions(self, begin: int, end: int) -> list[int]:
         """The counts above ``begin`` and up to ``end`` at which a reset is due."""
@@ -339,7 +330,14 @@ class ResetCallback(BaseCallback):
             if self.strategy == "redo" and not self._can_score_units():
                 # Due at the next step again.
                 return
-            self._reset(now)
+            # With its record: a run that goes on makes no reset twice and leaves none out.
+            with uninterrupted():
+                self._reset(now)
+                self._remember(now)
+        else:
+            self._remember(now)
+
+    def _remember(self, now: int) -> None:
         self._handled = now
         self._progress()[self.record] = now
 
@@ -428,10 +426,3 @@ def _evaluation_folder(callback: BaseCallback | None) -> Path | None:
 
 def _writes_file(output: KVWriter) -> bool:
     return not (isinstance(output, HumanOutputFormat) and output.file is sys.stdout)
-
-
-def _positive(value: Any, name: str) -> int:
-    # A float such as 1e5, as YAML may read it.
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf or value != int(value):
-        raise ValueError(f"{name}={value!r}: expected a positive whole number.")
-    return int(value)

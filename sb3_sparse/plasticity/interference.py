@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 
 import torch as th
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from sb3_sparse.plasticity.metrics import Interference, interference_from_gram
+from sb3_sparse.plasticity.swap import uninterrupted
 from sb3_sparse.sparse import SparseLinear
 
 # Living weights of a sparse layer at a time: with 256 samples a block of gradients that stays in the cache.
@@ -101,12 +103,15 @@ def _recorded_calls(network: nn.Module) -> Iterator[list[_Call]]:
         # An activation in place would overwrite the output that the gradient is asked for.
         return output.clone()
 
-    handles = [module.register_forward_hook(note, with_kwargs=True) for module in _modules_to_record(network)]
+    handles: list[RemovableHandle] = []
     try:
+        with uninterrupted():
+            handles.extend(module.register_forward_hook(note, with_kwargs=True) for module in _modules_to_record(network))
         yield calls
     finally:
-        for handle in handles:
-            handle.remove()
+        with uninterrupted():
+            for handle in handles:
+                handle.remove()
 
 
 def _modules_to_record(network: nn.Module) -> list[nn.Module]:

@@ -2,21 +2,23 @@
 The loss that each algorithm trains a network on, for every sample of a batch apart.
 
 Their means are the losses of SB3's and sb3-contrib's ``train()``; targets are computed without gradients, as there.
-An algorithm that is not listed may bring its own, as a method ``per_sample_losses(network, batch)``.
+They are known for the algorithms listed here, and for subclasses that train as these do. Any other algorithm may bring its
+own, as a method ``per_sample_losses(network, batch)``.
 """
 
 from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from sb3_contrib import QRDQN, TQC, CrossQ
-from stable_baselines3 import DQN, SAC, TD3
+from sb3_contrib import QRDQN, TQC, TRPO, CrossQ
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch.nn import functional as F
 
 _OFF_POLICY = (SAC, TD3, TQC, CrossQ, DQN, QRDQN)
+_ON_POLICY = (A2C, PPO, TRPO)
 
 
 def has_own_losses(model: BaseAlgorithm) -> bool:
@@ -26,9 +28,26 @@ def has_own_losses(model: BaseAlgorithm) -> bool:
 
 def has_losses(model: BaseAlgorithm) -> bool:
     """Whether :func:`per_sample_losses` knows the algorithm."""
-    if has_own_losses(model) or isinstance(model, _OFF_POLICY):
-        return True
-    return isinstance(model, OnPolicyAlgorithm) and isinstance(model.policy, ActorCriticPolicy)
+    return has_own_losses(model) or _why_unknown(model) is None
+
+
+def why_no_losses(model: BaseAlgorithm) -> str:
+    """What to tell whoever asks for losses of an algorithm that has none."""
+    return (
+        f"the losses of {type(model).__name__} are not known{_why_unknown(model) or ''}: give it a method "
+        "per_sample_losses(network, batch) that returns one loss per sample."
+    )
+
+
+def _why_unknown(model: BaseAlgorithm) -> str | None:
+    known = next((algorithm for algorithm in (*_OFF_POLICY, *_ON_POLICY) if isinstance(model, algorithm)), None)
+    if known is None:
+        return ""
+    if "train" in vars(model) or type(model).train is not known.train:  # type: ignore[attr-defined]
+        return f" (it is a {known.__name__} with a train() of its own, which may minimise something else)"
+    if known in _ON_POLICY and not isinstance(model.policy, ActorCriticPolicy):
+        return ""
+    return None
 
 
 def per_sample_losses(model: BaseAlgorithm, network: str, batch: Any) -> th.Tensor:
@@ -44,10 +63,7 @@ def per_sample_losses(model: BaseAlgorithm, network: str, batch: Any) -> th.Tens
     if has_own_losses(model):
         return model.per_sample_losses(network, batch)  # type: ignore[attr-defined]
     if not has_losses(model):
-        raise ValueError(
-            f"the losses of {type(model).__name__} are not known: give it a method per_sample_losses(network, batch) "
-            "that returns one loss per sample."
-        )
+        raise ValueError(why_no_losses(model))
     if isinstance(model, OnPolicyAlgorithm):
         losses = _on_policy_actor(model, batch) if network == "actor" else _on_policy_critic(model, batch)
     elif network == "actor":

@@ -1,6 +1,7 @@
 """All metrics of a model by name: what the callback logs, as a function."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -8,7 +9,9 @@ from typing import Any, NamedTuple
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_sparse.common import validation
 from sb3_sparse.plasticity import metrics as functional
+from sb3_sparse.plasticity.losses import has_losses, why_no_losses
 from sb3_sparse.plasticity.probe import NETWORKS, NetworkProbe, Probe
 
 
@@ -16,7 +19,7 @@ def measure(
     model: BaseAlgorithm,
     n_samples: int = 256,
     metrics: str | Sequence[str] = "all",
-    networks: Sequence[str] = NETWORKS,
+    networks: str | Sequence[str] = NETWORKS,
     batch: Any = None,
     seed: int = 0,
 ) -> dict[str, float]:
@@ -34,12 +37,15 @@ def measure(
     :param networks: ``"actor"``, ``"critic"`` or both; those that the model has are measured.
     :param batch: A batch instead of a drawn one, as the buffer of the model samples it.
     :param seed: Of the draw.
-    :return: Numbers by ``network_metric``. Metrics of gradients are missing where the losses are not known.
+    :return: Numbers by ``network_metric``. Metrics of gradients are missing where the losses are not known; there is a
+        warning if they were asked for by name.
     :raises ValueError: If a name is unknown, or the model has none of the networks.
     """
     names = check_metrics(metrics)
     wanted = check_networks(networks)
     probe = Probe(model, n_samples, batch, seed)
+    if metrics != "all" and not has_losses(model) and (left_out := [name for name in names if METRICS[name].needs_losses]):
+        warnings.warn(f"{why_no_losses(model)} Left out: {', '.join(left_out)}.", stacklevel=2)
     return measure_probe(probe, names, present_networks(model, wanted, probe.networks))
 
 
@@ -137,16 +143,14 @@ def check_metrics(metrics: str | Sequence[str]) -> list[str]:
     :param metrics: Names from ``METRICS``, or ``"all"``.
     :raises ValueError: If there is none, or one is unknown.
     """
-    names = list(METRICS) if metrics == "all" else [metrics] if isinstance(metrics, str) else list(metrics)
-    for name in names:
+    known = list(METRICS) if isinstance(metrics, str) and metrics == "all" else validation.names("metrics", metrics)
+    for name in known:
         if name not in METRICS:
             hint = (
                 " (name the convention: 'dormant_redo' or 'dormant_authors')" if name in ("dormant", "dormant_ratio") else ""
             )
             raise ValueError(f"unknown metric {name!r}{hint}: expected 'all' or some of {list(METRICS)}.")
-    if not names:
-        raise ValueError(f"no metric named: expected 'all' or some of {list(METRICS)}.")
-    return list(dict.fromkeys(names))
+    return known
 
 
 def check_networks(networks: str | Sequence[str]) -> list[str]:
@@ -156,14 +160,12 @@ def check_networks(networks: str | Sequence[str]) -> list[str]:
     :param networks: ``"actor"``, ``"critic"`` or both.
     :raises ValueError: If there is none, or one is unknown.
     """
-    names = [networks] if isinstance(networks, str) else list(networks)
-    for name in names:
+    found = validation.names("networks", networks)
+    for name in found:
         if name not in NETWORKS:
             hint = f" ({name} goes by the name 'critic')" if name in ("q_net", "quantile_net") else ""
             raise ValueError(f"unknown network {name!r}{hint}: expected some of {list(NETWORKS)}.")
-    if not names:
-        raise ValueError(f"no network named: expected some of {list(NETWORKS)}.")
-    return list(dict.fromkeys(names))
+    return found
 
 
 def present_networks(model: BaseAlgorithm, wanted: Sequence[str], present: Sequence[str] | dict[str, Any]) -> list[str]:

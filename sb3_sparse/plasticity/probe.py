@@ -16,6 +16,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
+from sb3_sparse.common.validation import whole_number
 from sb3_sparse.plasticity.activations import Activations, record_activations
 from sb3_sparse.plasticity.batches import ObservedBatch, n_stored, sample_batch, undisturbed
 from sb3_sparse.plasticity.interference import gradient_interference
@@ -94,9 +95,9 @@ class Probe:
 
     def __init__(self, model: BaseAlgorithm, n_samples: int = 256, batch: Any = None, seed: int = 0):
         self.model = model
-        self.seed = seed
+        n_samples, self.seed = whole_number("n_samples", n_samples, 1), whole_number("seed", seed)
         if batch is None:
-            batch = sample_batch(model, n_samples, seed)
+            batch = sample_batch(model, n_samples, self.seed)
             if batch is None:
                 raise ValueError(f"n_samples={n_samples}: {_why_too_few(model)}")
         self.batch = batch

@@ -8,9 +8,12 @@ from typing import Any
 
 import torch as th
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
+from sb3_sparse.common.validation import flag, number_in
 from sb3_sparse.plasticity.metrics import DORMANT_TAU
 from sb3_sparse.plasticity.resets import fresh_values, leaves
+from sb3_sparse.plasticity.swap import Swap, uninterrupted
 from sb3_sparse.sparse import SparseLinear
 
 DEFAULT_TAU = DORMANT_TAU["redo"]
@@ -77,7 +80,29 @@ def redo_(
     :return: How many units of which layer were recycled.
     :raises ValueError: If ``tau`` is out of range, no hidden layer is found, or ``forward`` does not reach one.
     """
-    check_tau(tau)
+    swap = Swap()
+    report = prepare_redo(swap, module, fresh, forward, optimizer, tau=tau, reset_step=reset_step, chains=chains)
+    swap.apply()
+    return report
+
+
+def prepare_redo(
+    swap: Swap,
+    module: nn.Module,
+    fresh: nn.Module,
+    forward: Callable[[], object],
+    optimizer: th.optim.Optimizer | None = None,
+    *,
+    tau: float = DEFAULT_TAU,
+    reset_step: bool = False,
+    chains: Iterable[list[nn.Module]] | None = None,
+) -> ReDoReport:
+    """
+    Prepare :func:`redo_`, see there.
+
+    :param swap: Where it is prepared.
+    """
+    tau, reset_step = number_in("tau", tau, 0, 1), flag("reset_step", reset_step)
     layers = hidden_layers(module, [leaves(module)] if chains is None else chains)
     if not layers:
         raise ValueError(
@@ -93,7 +118,7 @@ def redo_(
     touched = {part for layer in layers for part in (layer.incoming, *layer.norms)}
     values = fresh_values(module, fresh, touched)
     new = {parameter: values[name] for name, parameter in module.named_parameters(remove_duplicate=False) if name in values}
-    recycler = _Recycler(optimizer, reset_step)
+    recycler = _Recycler(swap, optimizer, reset_step)
     names = {part: name for name, part in module.named_modules()}
     for layer in layers:
         units = dormant[layer.name]
@@ -108,7 +133,7 @@ def redo_(
             twin = fresh.get_submodule(names[norm])
             for key, statistic in norm.named_buffers(recurse=False):
                 if statistic.shape == units.shape:
-                    statistic[units] = twin.get_buffer(key).to(statistic)[units]
+                    swap.set(statistic, th.where(units, twin.get_buffer(key).to(statistic), statistic))
     # After all incoming weights, since a layer may be the outgoing one of this layer and the incoming one of the next.
     for layer in layers:
         for outgoing in layer.outgoing:
@@ -160,13 +185,16 @@ def unit_scores(module: nn.Module, layers: list[HiddenLayer], forward: Callable[
     def keep(index: int) -> Callable[..., None]:
         return lambda _, __, output: sums[index].append(output.detach().abs().flatten(0, -2).mean(0))
 
-    hooks = [layer.activation.register_forward_hook(keep(index)) for index, layer in enumerate(layers)]
+    hooks: list[RemovableHandle] = []
     try:
+        with uninterrupted():
+            hooks.extend(layer.activation.register_forward_hook(keep(index)) for index, layer in enumerate(layers))
         with th.no_grad(), _evaluation_mode(module):
             forward()
     finally:
-        for hook in hooks:
-            hook.remove()
+        with uninterrupted():
+            for hook in hooks:
+                hook.remove()
     scores = []
     for layer, means in zip(layers, sums.values(), strict=True):
         if not means:
@@ -178,18 +206,11 @@ def unit_scores(module: nn.Module, layers: list[HiddenLayer], forward: Callable[
     return scores
 
 
-def check_tau(tau: float) -> None:
-    """
-    :raises ValueError: If it is not a number in [0, 1).
-    """
-    if isinstance(tau, bool) or not isinstance(tau, (int, float)) or not 0.0 <= tau < 1.0:
-        raise ValueError(f"tau={tau!r}: expected a number in [0, 1). 0 is for units that never fire.")
-
-
 class _Recycler:
-    """Sets entries of parameters, and what an optimiser remembers of exactly these entries."""
+    """Prepares new values for entries of parameters, and for what an optimiser remembers of exactly these entries."""
 
-    def __init__(self, optimizer: th.optim.Optimizer | None, reset_step: bool):
+    def __init__(self, swap: Swap, optimizer: th.optim.Optimizer | None, reset_step: bool):
+        self.swap = swap
         self.optimizer = optimizer
         self.reset_step = reset_step
 
@@ -198,16 +219,17 @@ class _Recycler:
         """``parameter[entries] = new[entries]``, or 0."""
         if not bool(entries.any()):
             return
-        parameter.copy_(th.where(entries, 0.0 if new is None else new.to(parameter), parameter))
+        swap = self.swap
+        swap.set(parameter, th.where(entries, 0.0 if new is None else new.to(parameter), swap.value_of(parameter)))
         state = {} if self.optimizer is None else self.optimizer.state.get(parameter, {})
         for key, remembered in state.items():
             if not isinstance(remembered, th.Tensor):
                 continue
             if key == "step":
                 if self.reset_step:
-                    remembered.zero_()
+                    swap.set(remembered, th.zeros_like(remembered))
             elif remembered.shape == parameter.shape:
-                remembered.masked_fill_(entries, 0.0)
+                swap.set(remembered, swap.value_of(remembered).masked_fill(entries, 0.0))
 
 
 def _entries(layer: Any, units: th.Tensor, by_row: bool) -> tuple[nn.Parameter, th.Tensor]:
@@ -243,9 +265,10 @@ def _unconnected(layer: HiddenLayer) -> th.Tensor:
 @contextmanager
 def _evaluation_mode(module: nn.Module) -> Iterator[None]:
     modes = [(part, part.training) for part in module.modules()]
-    module.eval()
     try:
+        module.eval()
         yield
     finally:
-        for part, mode in modes:
-            part.training = mode
+        with uninterrupted():
+            for part, mode in modes:
+                part.training = mode

@@ -12,26 +12,24 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
-from sb3_sparse.plasticity.redo import DEFAULT_TAU, ReDoReport, check_tau, hidden_layers, redo_
+from sb3_sparse.common.validation import choice, flag, fraction, number_in, whole_number
+from sb3_sparse.plasticity.measure import check_networks
+from sb3_sparse.plasticity.probe import NETWORKS
+from sb3_sparse.plasticity.redo import DEFAULT_TAU, ReDoReport, hidden_layers, prepare_redo
 from sb3_sparse.plasticity.resets import (
-    assign_,
-    blend_,
-    check_factor,
-    check_positive,
-    copy_buffers_,
-    copy_topology_,
+    blend,
+    copy_topology,
     draw_fresh,
-    forget_state,
     fresh_values,
     last_layers,
     leaves,
-    parameters_of,
-    redraw_topology_,
+    redraw_topology,
+    renew,
 )
+from sb3_sparse.plasticity.swap import Swap
 from sb3_sparse.sparse.topology import derive_seed
 
 STRATEGIES = ("full", "last_layers", "redo", "shrink_perturb")
-NETWORKS = ("actor", "critic")
 TARGETS = ("copy", "fresh", "keep")
 # On-policy policies are one module with one optimizer: whose parameters are whose. What is left over is shared.
 _ON_POLICY_PREFIXES = {
@@ -59,7 +57,7 @@ def reset_model_(
     model: BaseAlgorithm,
     strategy: str = "full",
     *,
-    networks: Sequence[str] | None = None,
+    networks: str | Sequence[str] | None = None,
     target: str | None = None,
     redraw_topology: bool = False,
     include_temperature: bool = False,
@@ -73,6 +71,8 @@ def reset_model_(
 ) -> dict[str, ReDoReport]:
     """
     Reset networks of a model, with its own initialisers, in place.
+
+    A reset is made as a whole: after an error or Ctrl-C the model is as it was before, or as it is after.
 
     Parameter objects, optimizers with their groups, the learning rate schedule, the replay buffer and the observation
     statistics of the policy survive. Optimizer state is forgotten for what was reset, and for nothing else.
@@ -104,48 +104,70 @@ def reset_model_(
     :raises ValueError: If an argument is out of range or does not go with the strategy or the model.
     :raises TypeError: If the model is of another kind.
     """
-    check_options(
+    options = check_options(
         strategy,
         target=target,
         redraw_topology=redraw_topology,
         include_temperature=include_temperature,
+        n_layers=n_layers,
         shrink=shrink,
         perturb=perturb,
         tau=tau,
         batch_size=batch_size,
+        reset_step=reset_step,
+        seed=seed,
     )
-    check_model(model, strategy, networks, include_temperature=include_temperature, n_layers=n_layers)
+    check_model(model, strategy, networks, include_temperature=options.include_temperature, n_layers=options.n_layers)
+    swap, reports = _prepare(model, strategy, networks, options)
+    swap.apply()
+    return reports
+
+
+def _prepare(
+    model: BaseAlgorithm, strategy: str, networks: str | Sequence[str] | None, options: "_Options"
+) -> tuple[Swap, dict[str, ReDoReport]]:
+    """All that is going to change; nothing of the model moves here."""
+    swap, reports = Swap(), {}
     parts = _parts(model, strategy, networks)
-    if seed is None:
-        seed = int(th.randint(2**31, ()))
+    seed = int(th.randint(2**31, ())) if options.seed is None else options.seed
     fresh = fresh_policy(model, seed)
-    reports = {}
-    touched: set[nn.Parameter] = set()
     for part in parts:
         twin = _counterpart(fresh, part)
         if strategy == "redo":
-            changed, reports[part.name] = _redo(model, part, twin, tau, batch_size, reset_step)
+            reports[part.name] = _redo(swap, model, part, twin, options)
+            continue
+        within = last_layers(_chains(part), options.n_layers) if strategy == "last_layers" else None
+        if options.redraw_topology:
+            redraw_topology(swap, part.online, derive_seed(seed, part.attribute), within)
+        values = _select(fresh_values(part.online, twin, within, swap), part.names)
+        if strategy == "shrink_perturb":
+            blend(swap, part.online, values, options.shrink, options.perturb, part.optimizer)
         else:
-            within = last_layers(_chains(part), n_layers) if strategy == "last_layers" else None
-            if redraw_topology:
-                redraw_topology_(part.online, derive_seed(seed, part.attribute), within)
-            values = _select(fresh_values(part.online, twin, within), part.names)
-            if strategy == "shrink_perturb":
-                blend_(part.online, values, shrink, perturb)
-            else:
-                assign_(part.online, values)
-                copy_buffers_(part.online, twin, values)
-            changed = set(parameters_of(part.online, values))
-            forget_state(part.optimizer, changed)
-        touched |= changed
-    _reset_targets(model, parts, touched, target or default_target(strategy), seed)
-    if include_temperature:
-        _reset_temperature(model)
+            renew(swap, part.online, twin, values, part.optimizer)
+    _prepare_targets(swap, model, parts, options.target or default_target(strategy), seed)
+    if options.include_temperature:
+        _prepare_temperature(swap, model)
     if getattr(model, "use_sde", False):
         # The exploration noise in use was drawn with the old standard deviations.
         explorer: Any = getattr(model, "actor", model.policy)
-        explorer.reset_noise(model.n_envs)
-    return reports
+        swap.then(lambda: explorer.reset_noise(model.n_envs))
+    return swap, reports
+
+
+@dataclass(frozen=True)
+class _Options:
+    """Arguments of :func:`reset_model_`, checked, as plain Python."""
+
+    target: str | None
+    redraw_topology: bool
+    include_temperature: bool
+    n_layers: int
+    shrink: float
+    perturb: float
+    tau: float
+    batch_size: int
+    reset_step: bool
+    seed: int | None
 
 
 def check_options(
@@ -154,18 +176,22 @@ def check_options(
     target: str | None = None,
     redraw_topology: bool = False,
     include_temperature: bool = False,
+    n_layers: int = 1,
     shrink: float = 0.5,
     perturb: float = 0.5,
     tau: float = DEFAULT_TAU,
     batch_size: int = 256,
-) -> None:
+    reset_step: bool = False,
+    seed: int | None = None,
+) -> _Options:
     """
     :raises ValueError: If an option is out of range or does not go with the strategy.
     """
-    if strategy not in STRATEGIES:
-        raise ValueError(f"strategy={strategy!r}: expected one of {STRATEGIES}.")
-    if target is not None and target not in TARGETS:
-        raise ValueError(f"target={target!r}: expected one of {TARGETS}, or None for the strategy's default.")
+    choice("strategy", strategy, STRATEGIES)
+    if target is not None:
+        choice("target", target, TARGETS)
+    redraw_topology = flag("redraw_topology", redraw_topology)
+    include_temperature = flag("include_temperature", include_temperature)
     draws_all = strategy in ("full", "last_layers")
     if target == "fresh" and not draws_all:
         raise ValueError(f"target='fresh' goes with 'full' and 'last_layers', not with {strategy!r}: use 'copy' or 'keep'.")
@@ -178,16 +204,24 @@ def check_options(
         )
     if include_temperature and strategy != "full":
         raise ValueError(f"include_temperature=True goes with strategy='full', not with {strategy!r}.")
-    check_factor("shrink", shrink)
-    check_factor("perturb", perturb)
-    check_tau(tau)
-    check_positive("batch_size", batch_size)
+    return _Options(
+        target=target,
+        redraw_topology=redraw_topology,
+        include_temperature=include_temperature,
+        n_layers=whole_number("n_layers", n_layers, 1),
+        shrink=fraction("shrink", shrink),
+        perturb=fraction("perturb", perturb),
+        tau=number_in("tau", tau, 0, 1),
+        batch_size=whole_number("batch_size", batch_size, 1),
+        reset_step=flag("reset_step", reset_step),
+        seed=None if seed is None else whole_number("seed", seed),
+    )
 
 
 def check_model(
     model: BaseAlgorithm,
     strategy: str,
-    networks: Sequence[str] | None,
+    networks: str | Sequence[str] | None,
     *,
     include_temperature: bool = False,
     n_layers: int = 1,
@@ -226,9 +260,8 @@ def fresh_policy(model: BaseAlgorithm, seed: int) -> BasePolicy:
     )
 
 
-def _parts(model: BaseAlgorithm, strategy: str, networks: Sequence[str] | None) -> list[_Part]:
-    if isinstance(networks, str) or (networks is not None and (not networks or set(networks) - set(NETWORKS))):
-        raise ValueError(f"networks={networks!r}: expected a list with 'actor', 'critic' or both.")
+def _parts(model: BaseAlgorithm, strategy: str, networks: str | Sequence[str] | None) -> list[_Part]:
+    networks = None if networks is None else check_networks(networks)
     if isinstance(model, (PPO, A2C)):
         if strategy == "redo":
             raise TypeError(f"{type(model).__name__} has no replay buffer to score units on: 'redo' is for off-policy models.")
@@ -255,7 +288,7 @@ def _parts(model: BaseAlgorithm, strategy: str, networks: Sequence[str] | None) 
         return parts
     present = {part.name for part in parts}
     if missing := [name for name in networks if name not in present]:
-        raise ValueError(f"networks={list(networks)}: {type(model).__name__} has no {missing[0]!r}, only {sorted(present)}.")
+        raise ValueError(f"networks={networks}: {type(model).__name__} has no {missing[0]!r}, only {sorted(present)}.")
     return [part for part in parts if part.name in networks]
 
 
@@ -312,14 +345,12 @@ def _chains(part: _Part) -> list[list[nn.Module]]:
     return [[leaf for leaf in leaves(network) if leaf not in encoder]]
 
 
-def _redo(
-    model: BaseAlgorithm, part: _Part, twin: nn.Module, tau: float, batch_size: int, reset_step: bool
-) -> tuple[set[nn.Parameter], ReDoReport]:
+def _redo(swap: Swap, model: BaseAlgorithm, part: _Part, twin: nn.Module, options: _Options) -> ReDoReport:
     assert isinstance(model, OffPolicyAlgorithm)
     buffer = model.replay_buffer
     if buffer is None or buffer.size() == 0:
         raise ValueError("strategy='redo' scores units on a batch from the replay buffer, which is empty: collect first.")
-    batch = buffer.sample(batch_size, env=model.get_vec_normalize_env())
+    batch = buffer.sample(options.batch_size, env=model.get_vec_normalize_env())
 
     network: Any = part.online
 
@@ -331,36 +362,32 @@ def _redo(
             return network(batch.observations, batch.actions)
         return network(batch.observations)
 
-    before = {parameter: parameter._version for parameter in part.online.parameters()}
-    chains = _chains(part)
-    report = redo_(part.online, twin, forward, part.optimizer, tau=tau, reset_step=reset_step, chains=chains)
-    return {parameter for parameter, version in before.items() if parameter._version != version}, report
+    tau, reset_step, chains = options.tau, options.reset_step, _chains(part)
+    return prepare_redo(swap, part.online, twin, forward, part.optimizer, tau=tau, reset_step=reset_step, chains=chains)
 
 
-def _reset_targets(model: BaseAlgorithm, parts: list[_Part], touched: set[nn.Parameter], target: str, seed: int) -> None:
-    """Treat, in every target network, the parameters whose online counterparts were touched."""
+def _prepare_targets(swap: Swap, model: BaseAlgorithm, parts: list[_Part], target: str, seed: int) -> None:
+    """Treat, in every target network, the parameters whose online counterparts change."""
     if target == "keep":
         return
     fresh: BasePolicy | None = None
     for part in parts:
         if part.target is None:
             continue
-        copy_topology_(part.target, part.online)
-        online = {name: p.detach() for name, p in part.online.named_parameters(remove_duplicate=False) if p in touched}
+        copy_topology(swap, part.target, part.online)
+        changing = {name: p for name, p in part.online.named_parameters(remove_duplicate=False) if p in swap}
         if target == "copy":
-            source, values = part.online, online
+            renew(swap, part.target, part.online, {name: swap.value_of(p) for name, p in changing.items()})
         else:
             fresh = fresh or fresh_policy(model, derive_seed(seed, "target"))
             source = _counterpart(fresh, part)
-            values = {name: value for name, value in fresh_values(part.target, source).items() if name in online}
-        assign_(part.target, values)
-        copy_buffers_(part.target, source, values)
+            values = fresh_values(part.target, source, swap=swap)
+            renew(swap, part.target, source, {name: value for name, value in values.items() if name in changing})
 
 
-def _reset_temperature(model: BaseAlgorithm) -> None:
+def _prepare_temperature(swap: Swap, model: BaseAlgorithm) -> None:
     ent_coef = str(model.ent_coef)  # type: ignore[attr-defined]
     initial = float(ent_coef.split("_")[1]) if "_" in ent_coef else 1.0
     log_ent_coef = model.log_ent_coef  # type: ignore[attr-defined]
-    with th.no_grad():
-        log_ent_coef.fill_(initial).log_()
-    forget_state(model.ent_coef_optimizer, [log_ent_coef])  # type: ignore[attr-defined]
+    swap.set(log_ent_coef, th.full_like(log_ent_coef, initial).log())
+    swap.forget(model.ent_coef_optimizer, log_ent_coef)  # type: ignore[attr-defined]

@@ -2,16 +2,19 @@
 Resets of any torch module, in place: parameters stay the objects that the optimiser knows, only their values change.
 
 New values come from a second module, drawn by the architecture's own initialisers (:func:`draw_fresh`). Optimiser state is
-forgotten for exactly the parameters that got new values. ``redo.py`` has the reset of single units, ``reset_model.py`` the
+forgotten for exactly the parameters that got new values. A reset is prepared first and then made as a whole
+(:class:`~sb3_sparse.plasticity.swap.Swap`). ``redo.py`` has the reset of single units, ``reset_model.py`` the
 resets of a Stable-Baselines3 model.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch as th
 from torch import nn
 
+from sb3_sparse.common.validation import fraction, whole_number
+from sb3_sparse.plasticity.swap import Swap
 from sb3_sparse.sparse import SparseConv2d, SparseLinear, Topology
 from sb3_sparse.sparse.topology import derive_seed
 from sb3_sparse.sparse.weight import keep_dense_draws
@@ -56,12 +59,11 @@ def reset_full_(
     :param redraw_seed: Draw new topologies with as many weights in each layer.
     :raises ValueError: If the two modules do not have the same structure.
     """
+    swap = Swap()
     if redraw_seed is not None:
-        redraw_topology_(module, redraw_seed)
-    values = fresh_values(module, fresh)
-    assign_(module, values)
-    copy_buffers_(module, fresh, values)
-    forget_state(optimizer, parameters_of(module, values))
+        redraw_topology(swap, module, redraw_seed)
+    renew(swap, module, fresh, fresh_values(module, fresh, swap=swap), optimizer)
+    swap.apply()
 
 
 def reset_last_layers_(
@@ -76,10 +78,9 @@ def reset_last_layers_(
     :param n_layers: How many linear or convolutional layers.
     :raises ValueError: If there are fewer layers, or the two modules do not have the same structure.
     """
-    values = fresh_values(module, fresh, last_layers([leaves(module)], n_layers))
-    assign_(module, values)
-    copy_buffers_(module, fresh, values)
-    forget_state(optimizer, parameters_of(module, values))
+    swap = Swap()
+    renew(swap, module, fresh, fresh_values(module, fresh, last_layers([leaves(module)], n_layers)), optimizer)
+    swap.apply()
 
 
 def shrink_perturb_(
@@ -100,19 +101,22 @@ def shrink_perturb_(
     :param perturb: In [0, 1]. The defaults are those of Juliani & Ash (2024).
     :raises ValueError: If a factor is out of range, or the two modules do not have the same structure.
     """
-    check_factor("shrink", shrink)
-    check_factor("perturb", perturb)
-    blend_(module, fresh_values(module, fresh), shrink, perturb)
-    forget_state(optimizer, module.parameters())
+    shrink, perturb = fraction("shrink", shrink), fraction("perturb", perturb)
+    swap = Swap()
+    blend(swap, module, fresh_values(module, fresh), shrink, perturb, optimizer)
+    swap.apply()
 
 
-def fresh_values(module: nn.Module, fresh: nn.Module, within: Collection[nn.Module] | None = None) -> dict[str, th.Tensor]:
+def fresh_values(
+    module: nn.Module, fresh: nn.Module, within: Collection[nn.Module] | None = None, swap: Swap | None = None
+) -> dict[str, th.Tensor]:
     """
     For each parameter's name the value that ``fresh`` has for it, of a sparse layer at this module's topology.
 
     :param module: What is to be reset.
     :param fresh: A module of the same structure.
     :param within: Only the parameters that these modules own directly.
+    :param swap: Knows the topologies that the layers will have, if they get new ones.
     :raises ValueError: If the structures differ.
     """
     twins = dict(fresh.named_modules(remove_duplicate=False))
@@ -124,7 +128,7 @@ def fresh_values(module: nn.Module, fresh: nn.Module, within: Collection[nn.Modu
             if parameter is None:
                 continue
             name = f"{prefix}.{key}" if prefix else key
-            value = _fresh_value(ours, key, twins.get(prefix), name)
+            value = _fresh_value(ours, key, twins.get(prefix), name, swap or Swap())
             if value is None or value.shape != parameter.shape:
                 found = "no such parameter" if value is None else f"shape {tuple(value.shape)}"
                 raise ValueError(
@@ -135,74 +139,76 @@ def fresh_values(module: nn.Module, fresh: nn.Module, within: Collection[nn.Modu
     return values
 
 
-def assign_(module: nn.Module, values: dict[str, th.Tensor]) -> None:
-    """Copy values, by name, into the parameters of a module."""
-    blend_(module, values, 0.0, 1.0)
+def renew(
+    swap: Swap,
+    module: nn.Module,
+    source: nn.Module,
+    values: Mapping[str, th.Tensor],
+    optimizer: th.optim.Optimizer | None = None,
+) -> None:
+    """
+    Prepare new values for the parameters named in ``values``, and for the buffers of the layers that own them.
+
+    :param swap: Where it is prepared.
+    :param module: What gets them.
+    :param source: Where the buffers come from; what it will be itself, counts.
+    :param values: New values by name.
+    :param optimizer: Forgets its state of these parameters.
+    """
+    blend(swap, module, values, 0.0, 1.0, optimizer)
+    twins = dict(source.named_modules(remove_duplicate=False))
+    owners = {name.rpartition(".")[0] for name in values}
+    for prefix, ours in module.named_modules(remove_duplicate=False):
+        for key, buffer in ours._buffers.items() if prefix in owners else ():
+            # Those that hold a topology go with it.
+            if buffer is not None and key not in ("topology_seed", "topology_index"):
+                value = twins[prefix]._buffers[key]
+                assert value is not None
+                swap.set(buffer, swap.value_of(value))
 
 
 @th.no_grad()
-def blend_(module: nn.Module, values: dict[str, th.Tensor], shrink: float, perturb: float) -> None:
-    """``shrink * parameter + perturb * value`` for the parameters named in ``values``."""
-    done = set()
+def blend(
+    swap: Swap,
+    module: nn.Module,
+    values: Mapping[str, th.Tensor],
+    shrink: float,
+    perturb: float,
+    optimizer: th.optim.Optimizer | None = None,
+) -> None:
+    """Prepare ``shrink * parameter + perturb * value`` for the parameters named in ``values``."""
     for name, parameter in module.named_parameters(remove_duplicate=False):
         # A parameter that is used in two places has two names.
-        if name in values and parameter not in done:
-            done.add(parameter)
+        if name in values and parameter not in swap:
             value = values[name].to(parameter)
             # Not by arithmetic, for which a weight that has diverged would stay what it is.
-            parameter.copy_(value if shrink == 0.0 and perturb == 1.0 else shrink * parameter + perturb * value)
+            swap.set(parameter, value if shrink == 0.0 and perturb == 1.0 else shrink * parameter + perturb * value)
+            swap.forget(optimizer, parameter)
 
 
-@th.no_grad()
-def copy_buffers_(module: nn.Module, fresh: nn.Module, names: Iterable[str]) -> None:
-    """Copy the buffers of the layers that own the named parameters, except those that hold a topology."""
-    twins = dict(fresh.named_modules(remove_duplicate=False))
-    owners = dict.fromkeys(name.rpartition(".")[0] for name in names)
-    for prefix, ours in module.named_modules(remove_duplicate=False):
-        if prefix in owners:
-            for key, buffer in ours._buffers.items():
-                if buffer is not None and key not in ("topology_seed", "topology_index"):
-                    value = twins[prefix]._buffers[key]
-                    assert value is not None
-                    buffer.copy_(value)
-
-
-def redraw_topology_(module: nn.Module, seed: int, within: Collection[nn.Module] | None = None) -> None:
+def redraw_topology(swap: Swap, module: nn.Module, seed: int, within: Collection[nn.Module] | None = None) -> None:
     """
-    New topologies for the sparse layers, each with as many weights as before. The values have to be drawn anew.
+    Prepare new topologies for the sparse layers, each with as many weights as before. The values have to be drawn anew.
 
-    :param module: Changed in place.
+    :param swap: Where it is prepared.
+    :param module: What gets them.
     :param seed: The new positions follow from it and the name of the layer.
     :param within: Only these layers.
     """
     for name, layer in module.named_modules():
         if isinstance(layer, (SparseLinear, SparseConv2d)) and (within is None or layer in within):
             old = layer.topology
-            layer.set_topology(Topology.random(old.shape, old.nnz, derive_seed(seed, name)))
+            swap.set_topology(layer, Topology.random(old.shape, old.nnz, derive_seed(seed, name)))
 
 
-def copy_topology_(target: nn.Module, online: nn.Module) -> None:
-    """Give the sparse layers of a target network the topologies of the online network."""
+def copy_topology(swap: Swap, target: nn.Module, online: nn.Module) -> None:
+    """Prepare for the sparse layers of a target network the topologies that the online network will have."""
     layers = dict(online.named_modules())
     for name, layer in target.named_modules():
-        if isinstance(layer, (SparseLinear, SparseConv2d)) and layer.topology is not layers[name].topology:
-            layer.set_topology(layers[name].topology)
-
-
-def forget_state(optimizer: th.optim.Optimizer | None, parameters: Iterable[nn.Parameter]) -> None:
-    """
-    Forget what an optimiser remembers of parameters, the step count included; it starts anew with its next step.
-
-    Groups, learning rates and the state of all other parameters stay.
-    """
-    if optimizer is not None:
-        for parameter in parameters:
-            optimizer.state.pop(parameter, None)
-
-
-def parameters_of(module: nn.Module, names: Collection[str]) -> list[nn.Parameter]:
-    """The parameters with these names."""
-    return [parameter for name, parameter in module.named_parameters(remove_duplicate=False) if name in names]
+        if isinstance(layer, (SparseLinear, SparseConv2d)):
+            twin: Any = layers[name]
+            if layer.topology is not swap.topology_of(twin):
+                swap.set_topology(layer, swap.topology_of(twin))
 
 
 def leaves(module: nn.Module) -> list[nn.Module]:
@@ -218,7 +224,7 @@ def last_layers(chains: Iterable[list[nn.Module]], n_layers: int) -> set[nn.Modu
     :param n_layers: How many of them that have a weight.
     :raises ValueError: If ``n_layers`` is not positive or a chain has fewer.
     """
-    check_positive("n_layers", n_layers)
+    n_layers = whole_number("n_layers", n_layers, 1)
     last: set[nn.Module] = set()
     for chain in chains:
         places = list(_weight_places(chain))
@@ -228,33 +234,17 @@ def last_layers(chains: Iterable[list[nn.Module]], n_layers: int) -> set[nn.Modu
     return last
 
 
-def check_factor(name: str, factor: float) -> None:
-    """
-    :raises ValueError: If it is not a number in [0, 1].
-    """
-    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0.0 <= factor <= 1.0:
-        raise ValueError(f"{name}={factor!r}: expected a number in [0, 1].")
-
-
-def check_positive(name: str, value: int) -> None:
-    """
-    :raises ValueError: If it is not a positive integer.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r}: expected a positive integer.")
-
-
 def _weight_places(chain: list[nn.Module]) -> Iterator[int]:
     return (place for place, module in enumerate(chain) if isinstance(module, WEIGHT_LAYERS))
 
 
-def _fresh_value(ours: nn.Module, key: str, twin: nn.Module | None, name: str) -> th.Tensor | None:
+def _fresh_value(ours: nn.Module, key: str, twin: nn.Module | None, name: str, swap: Swap) -> th.Tensor | None:
     if twin is None:
         return None
     if not (isinstance(ours, (SparseLinear, SparseConv2d)) and key == "values"):
         value = twin._parameters.get(key)
         return None if value is None else value.detach()
-    topology = ours.topology
+    topology = swap.topology_of(ours)
     dense: th.Tensor | None
     if not isinstance(twin, (SparseLinear, SparseConv2d)):
         dense = twin._parameters.get("weight")

@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +96,7 @@ def _split_label(argument: str) -> tuple[str, str]:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, csv.Error, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{str(path)!r} cannot be read ({type(error).__name__}: {error}). "
             "If a run is writing it just now, try again; else remove it."
@@ -119,7 +119,7 @@ def _read_monitor(folder: Path, frames_per_step: int) -> dict[str, Series]:
             if not (comment := file.readline()):
                 continue
             starts.append(float(json.loads(comment.lstrip("#"))["t_start"]))
-            rows = [[_number(row[name]) for name in ("t", "l", "r")] for row in csv.DictReader(file)]
+            rows = [[_number(row[name]) for name in "tlr"] for row in _read_rows(file, 1, tuple("tlr").__contains__)]
         episodes += [(starts[-1] + t, length, reward) for t, length, reward in rows if np.isfinite([t, length, reward]).all()]
     if not episodes:
         return {}
@@ -146,8 +146,9 @@ def _read_table(path: Path, step_column: str) -> dict[str, Series]:
     """The columns of a CSV of SB3's logger or of the plasticity callback; what is no number is left out."""
     if not path.is_file():
         return {}
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    # What a user logs may be text.
+    with _reading(path), path.open(newline="") as file:
+        rows = _read_rows(file, 0, lambda name: name == step_column or path.name == PLASTICITY_FILE)
     if rows and step_column not in rows[0]:
         if path.name != PLASTICITY_FILE:
             return {}
@@ -156,6 +157,38 @@ def _read_table(path: Path, step_column: str) -> dict[str, Series]:
     steps = [_number(row[step_column]) for row in rows]
     found = {name: _series(steps, [_number(row[name]) for row in rows]) for name in columns}
     return {name: series for name, series in found.items() if len(series.x)}
+
+
+def _read_rows(file: Iterable[str], lines_before: int, is_number: Callable[[str], bool]) -> list[dict[str, str]]:
+    """
+    The rows of a CSV by column.
+
+    :param lines_before: Lines of the file before its header.
+    :param is_number: Says of a column whether its cells have to be numbers, or empty.
+    :raises ValueError: With the line, if a row does not fit. The last one may be one that is just being written.
+    """
+    reader = csv.reader(file)
+    header = next(reader, [])
+    rows, problem = [], ""
+    for cells in reader:
+        if problem:
+            raise ValueError(problem)
+        if len(cells) not in (0, len(header)):
+            problem = f"line {lines_before + reader.line_num}: {len(cells)} cells, and {len(header)} columns"
+        for name, cell in zip(header, cells, strict=False):
+            if not problem and is_number(name) and cell and not _is_number(cell):
+                problem = f"line {lines_before + reader.line_num}: {name} is {cell!r}, which is no number"
+        if cells and not problem:
+            rows.append(dict(zip(header, cells, strict=True)))
+    return rows
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_events(folder: Path) -> tuple[dict[str, Series], Series | None]:
@@ -233,11 +266,8 @@ def _series(x: Iterable[float], y: Iterable[float]) -> Series:
     return Series(np.array(steps), np.array([points[step] for step in steps]))
 
 
-def _number(text: str | None) -> float:
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return float("nan")
+def _number(text: str) -> float:
+    return float(text) if _is_number(text) else float("nan")
 
 
 def _scaled(series: Series | None, factor: float) -> Series | None:

@@ -438,6 +438,11 @@ class StreamAlgorithm(BaseAlgorithm):
             logs[f"trace_l1{suffix}"] = learner.trace_l1
         return logs
 
+    def plasticity_observations(self) -> np.ndarray:
+        """What the networks see in this step, as a batch: for :class:`PlasticityCallback`."""
+        assert self._features is not None
+        return self._features[None]
+
     def __getstate__(self) -> dict[str, Any]:
         # Learners hold addresses; `learn` makes them again.
         known = {id(learner) for learner in self._learners}

@@ -258,7 +258,7 @@ def test_an_algorithm_without_a_buffer_is_measured_on_what_it_observes(tmp_path,
 def test_names_and_numbers_that_cannot_be(tmp_path):
     for kwargs, message in [
         ({"log_freq": 0}, "log_freq=0: expected a positive whole number"),
-        ({"n_samples": 1}, "n_samples=1: expected at least 2"),
+        ({"n_samples": 1}, "n_samples=1: expected a whole number of at least 2"),
         ({"log_freq": 10.5}, "log_freq=10.5"),
         ({"log_freq": float("inf")}, "log_freq=inf"),
         ({"metrics": ["srnak"]}, "unknown metric 'srnak': expected 'all' or some of"),

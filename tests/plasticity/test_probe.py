@@ -286,7 +286,7 @@ def test_what_cannot_work_is_named():
     for call, message in [
         (lambda: measure(model, 500), "n_samples=500: the replay buffer holds 40 transitions"),
         (lambda: measure(model, 16, metrics=["dormant"]), "unknown metric 'dormant' \\(name the convention"),
-        (lambda: measure(model, 16, metrics=[]), "no metric named"),
+        (lambda: measure(model, 16, metrics=[]), r"metrics=\[\]: expected a name, or a list of names"),
         (lambda: measure(model, 16, networks=["q_net"]), "q_net goes by the name 'critic'"),
         (lambda: measure(make(DQN), 16, networks=["actor"]), "DQN has no network actor, it has: critic"),
     ]:

@@ -391,9 +391,9 @@ def test_other_algorithms_are_refused(algorithm):
     [
         ({"strategy": "soft"}, "strategy='soft': expected one of"),
         ({"target": "none"}, "target='none': expected one of"),
-        ({"networks": ["q_net"]}, r"networks=\['q_net'\]: expected a list"),
-        ({"networks": "actor"}, "networks='actor': expected a list"),
-        ({"networks": []}, "expected a list"),
+        ({"networks": ["q_net"]}, r"unknown network 'q_net' \(q_net goes by the name 'critic'\)"),
+        ({"networks": 1}, "networks=1: expected a name, or a list of names"),
+        ({"networks": []}, r"networks=\[\]: expected a name, or a list of names"),
         ({"strategy": "redo", "target": "fresh"}, "target='fresh' goes with"),
         ({"strategy": "redo", "redraw_topology": True}, "redraw_topology=True goes with"),
         ({"redraw_topology": True, "target": "keep"}, "redraw_topology=True with target='keep'"),

@@ -10,7 +10,6 @@ from sb3_sparse import SparseLinear, Topology, sparsify_
 from sb3_sparse.networks import RunningNorm, SimBaEncoder, orthogonal_linear
 from sb3_sparse.plasticity.resets import (
     draw_fresh,
-    redraw_topology_,
     reset_full_,
     reset_last_layers_,
     shrink_perturb_,
@@ -191,7 +190,7 @@ def test_redrawing_changes_positions_and_keeps_counts():
 def test_redrawing_replaces_a_given_topology_by_a_drawn_one():
     layer = SparseLinear(6, 4, topology=Topology.from_mask(th.eye(4, 6)))
     net = nn.Sequential(layer)
-    redraw_topology_(net, 3)
+    reset_full_(net, draw_fresh(lambda: nn.Sequential(nn.Linear(6, 4)), 1), redraw_seed=3)
     assert layer.topology.nnz == 4
     assert {name for name, _ in layer.named_buffers()} == {"topology_seed"}
     twin = nn.Sequential(SparseLinear(6, 4, topology=Topology.from_mask(th.eye(4, 6))))

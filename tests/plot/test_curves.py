@@ -155,6 +155,35 @@ def test_a_damaged_file_is_named(tmp_path, name, content):
         read_run(str(tmp_path / "run"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("plasticity.csv", "timesteps,a\n10,1\n20,oops\n30,3\n", "line 3: a is 'oops', which is no number"),
+        ("plasticity.csv", "timesteps,a\n10,1\nx,2\n30,3\n", "line 3: timesteps is 'x', which is no number"),
+        ("plasticity.csv", "timesteps,a\n10,1\n20\n30,3\n", "line 3: 1 cells, and 2 columns"),
+        ("plasticity.csv", "timesteps,a\n10,1,9\n30,3\n", "line 2: 3 cells, and 2 columns"),
+        ("plasticity.csv", b"timesteps,a\n10,\xff\n30,3\n", "codec can't decode"),
+        ("progress.csv", "time/total_timesteps,plasticity/a\n10,1\nx,2\n30,3\n", "line 3: time/total_timesteps is 'x'"),
+        ("0.monitor.csv", '#{"t_start": 1.0}\nr,l,t\n1,2,3\n1,?,4\n1,2,5\n', r"line 4: l is '\?', which is no number"),
+        ("0.monitor.csv", '#{"t_start": 1.0}\nr,l,t\n1,2\n1,2,4\n', "line 3: 2 cells, and 3 columns"),
+        ("0.monitor.csv", "#{}\nr,l,t\n1,2,3\n", "t_start"),
+    ],
+    ids=str,
+)
+def test_the_line_of_a_damaged_table_is_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=rf"(?s){name}' cannot be read .*{message}"):
+        read_run(str(tmp_path))
+    with pytest.raises(SystemExit, match=f"(?s){name}"):
+        cli.main(["plot", str(tmp_path)])
+
+
+def test_text_that_a_user_logs_and_the_line_that_is_being_written_are_left_out(tmp_path):
+    (tmp_path / "progress.csv").write_text("time/total_timesteps,note,plasticity/a\n10,hello,1\n20,,2\n30,so")
+    run = read_run(str(tmp_path))
+    np.testing.assert_array_equal(run.plasticity["a"], ([10, 20], [1, 2]))
+
+
 def test_equal_signs_in_labels_and_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monitor_run(tmp_path / "S=0.9")

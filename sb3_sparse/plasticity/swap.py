@@ -1,0 +1,120 @@
+"""
+Changes of networks that are made as a whole or not at all.
+
+A :class:`Swap` collects new topologies, new values and optimiser state to forget. Nothing moves until
+:meth:`Swap.apply`, which Ctrl-C cannot divide, and which takes everything back if something fails.
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch as th
+from torch import nn
+
+from sb3_sparse.sparse import SparseConv2d, SparseLinear, Topology
+
+SparseLayer = SparseLinear | SparseConv2d
+# What asks a program to stop; by handlers that may raise an exception.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """
+    Inside, Ctrl-C waits; it comes right after.
+
+    Python handles signals in the main thread alone, so that other threads have nothing to wait for.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with ExitStack() as stack:
+        for number in _SIGNALS:
+            stack.enter_context(_deferred(number))
+        yield
+
+
+@contextmanager
+def _deferred(number: int) -> Iterator[None]:
+    handler: Any = signal.getsignal(number)
+    if not callable(handler):
+        # It raises nothing, or was not installed from Python, which could not put it back.
+        yield
+        return
+    waiting: list[tuple[int, Any]] = []
+    try:
+        signal.signal(number, lambda *arrived: waiting.append(arrived))
+        yield
+    finally:
+        signal.signal(number, handler)
+        for arrived in waiting:
+            handler(*arrived)
+
+
+class Swap:
+    """What is going to change, prepared."""
+
+    def __init__(self) -> None:
+        self._topologies: dict[SparseLayer, Topology] = {}
+        self._values: dict[th.Tensor, th.Tensor] = {}
+        self._forgotten: list[tuple[th.optim.Optimizer, nn.Parameter]] = []
+        self._finally: list[Callable[[], Any]] = []
+
+    def __contains__(self, tensor: th.Tensor) -> bool:
+        """Whether a tensor gets new values."""
+        return tensor in self._values
+
+    def topology_of(self, layer: SparseLayer) -> Topology:
+        """The topology that a layer will have."""
+        return self._topologies.get(layer, layer.topology)
+
+    def value_of(self, tensor: th.Tensor) -> th.Tensor:
+        """The values that a parameter or buffer will have."""
+        return self._values.get(tensor, tensor.detach())
+
+    def set_topology(self, layer: SparseLayer, topology: Topology) -> None:
+        """Give a sparse layer another topology; its values should be set, too."""
+        self._topologies[layer] = topology
+
+    @th.no_grad()
+    def set(self, tensor: th.Tensor, value: th.Tensor) -> None:
+        """Give a parameter or buffer other values, in place; their dtype and device become its own."""
+        if value.shape != tensor.shape:
+            raise ValueError(f"values of shape {tuple(value.shape)} for a tensor of shape {tuple(tensor.shape)}.")
+        self._values[tensor] = value.detach().to(tensor)
+
+    def forget(self, optimizer: th.optim.Optimizer | None, parameter: nn.Parameter) -> None:
+        """Let an optimiser forget what it remembers of a parameter, the step count included."""
+        if optimizer is not None:
+            self._forgotten.append((optimizer, parameter))
+
+    def then(self, function: Callable[[], Any]) -> None:
+        """Call a function after all the rest, as a part of it."""
+        self._finally.append(function)
+
+    def apply(self) -> None:
+        """Make all the changes, or none."""
+        topologies = [(layer, layer.topology) for layer in self._topologies]
+        values = [(tensor, tensor.detach().clone()) for tensor in self._values]
+        remembered = [(optimizer, p, optimizer.state[p]) for optimizer, p in self._forgotten if p in optimizer.state]
+        with uninterrupted(), th.no_grad():
+            try:
+                for layer, topology in self._topologies.items():
+                    layer.set_topology(topology)
+                for tensor, value in self._values.items():
+                    tensor.copy_(value)
+                for optimizer, parameter, _ in remembered:
+                    optimizer.state.pop(parameter, None)
+                for function in self._finally:
+                    function()
+            except BaseException:
+                for layer, topology in topologies:
+                    layer.set_topology(topology)
+                for tensor, value in values:
+                    tensor.copy_(value)
+                for optimizer, parameter, state in remembered:
+                    optimizer.state[parameter] = state
+                raise
