@@ -10,6 +10,7 @@ import inspect
 import sys
 import warnings
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, ClassVar
 
 import torch as th
@@ -274,7 +275,8 @@ class SparseSimBaQRDQNPolicy(_SparseSimBaPolicy, qrdqn.QRDQNPolicy):
     and drops the user's ``optimizer_kwargs`` then: give both or neither. This policy takes ``Adam`` with an ``eps``
     of 0.01 divided by some integer, and nothing else, for "none named" and uses AdamW. To really use Adam with such
     an ``eps``, name a second argument too: ``optimizer_kwargs=dict(eps=1e-4, betas=(0.9, 0.999))``. A warning says so
-    whenever AdamW takes the place; ``optimizer_class=th.optim.AdamW`` is the same without a warning.
+    where the ``eps`` is one that people write, such as 1e-5, and not one like 0.0003125, that only a division gives;
+    ``optimizer_class=th.optim.AdamW`` is the same without a warning.
     {_SparseSimBaPolicy.__doc__}"""
 
     network_classes = {"qf": SimBaQuantileNetwork}
@@ -282,12 +284,13 @@ class SparseSimBaQRDQNPolicy(_SparseSimBaPolicy, qrdqn.QRDQNPolicy):
     def __init__(self, *args: Any, **kwargs: Any):
         if _may_be_default_of_qrdqn(kwargs.get("optimizer_class"), kwargs.get("optimizer_kwargs")):
             eps = kwargs["optimizer_kwargs"]["eps"]
-            warnings.warn(
-                f"Adam(eps={eps!r}) is what QR-DQN names where you name no optimizer: AdamW takes its place. If that is what "
-                "you want, say policy_kwargs=dict(optimizer_class=torch.optim.AdamW); if you named this Adam yourself, "
-                f"give it a second argument: optimizer_kwargs=dict(eps={eps!r}, betas=(0.9, 0.999)).",
-                stacklevel=2,
-            )
+            if _is_round(eps):
+                warnings.warn(
+                    f"Adam(eps={eps!r}) is what QR-DQN names where you name no optimizer: AdamW takes its place. If that is "
+                    "what you want, say policy_kwargs=dict(optimizer_class=torch.optim.AdamW); if you named this Adam "
+                    f"yourself, give it a second argument: optimizer_kwargs=dict(eps={eps!r}, betas=(0.9, 0.999)).",
+                    stacklevel=2,
+                )
             del kwargs["optimizer_class"], kwargs["optimizer_kwargs"]
         super().__init__(*args, **kwargs)
 
@@ -378,3 +381,8 @@ def _may_be_default_of_qrdqn(optimizer_class: Any, optimizer_kwargs: Any) -> boo
     eps = optimizer_kwargs["eps"]
     # Exactly the number that QR-DQN computes; Adam's own 1e-8 would need a batch of a million.
     return isinstance(eps, float) and eps > 1e-7 and eps == 0.01 / round(0.01 / eps)
+
+
+def _is_round(number: float) -> bool:
+    """Whether it has two digits at most, as numbers that people write."""
+    return len(Decimal(repr(number)).normalize().as_tuple().digits) <= 2

@@ -33,9 +33,6 @@ DISCRETE = [DQN, QRDQN]
 ALGORITHMS = CONTINUOUS + DISCRETE
 SMALL = {"width_scale": 0.1}
 
-# QR-DQN names an optimizer by itself, which our policy says that it replaces.
-pytestmark = pytest.mark.filterwarnings("ignore:Adam:UserWarning")
-
 
 def make_model(algorithm, sparsity=0.8, seed=0, env=None, **policy_kwargs):
     env = env or (ReachEnv() if algorithm in CONTINUOUS else "CartPole-v1")

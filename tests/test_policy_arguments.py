@@ -15,9 +15,6 @@ from sb3_sparse.policies import POLICY_ALIAS
 from tests.envs import ReachEnv, SpaceEnv
 from tests.test_policies import DISCRETE, SMALL, make_model
 
-# QR-DQN names an optimizer by itself, which our policy says that it replaces.
-pytestmark = pytest.mark.filterwarnings("ignore:Adam:UserWarning")
-
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
@@ -111,7 +108,7 @@ def test_qrdqn_gets_adamw_in_place_of_its_own_default_with_a_word():
             POLICY_ALIAS, "CartPole-v1", batch_size=batch_size, buffer_size=1, policy_kwargs=policy_kwargs
         ).policy.optimizer
 
-    for batch_size in (32, 100, 1000):
+    for batch_size in (50, 100, 1000):
         with pytest.warns(UserWarning, match=r"AdamW takes its place.*optimizer_class=torch.optim.AdamW.*betas=") as record:
             assert type(optimizer(batch_size)) is th.optim.AdamW
         assert repr(0.01 / batch_size) in str(record[0].message)
@@ -120,6 +117,9 @@ def test_qrdqn_gets_adamw_in_place_of_its_own_default_with_a_word():
         optimizer(optimizer_class=th.optim.Adam, optimizer_kwargs={"eps": 1e-5})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # Nobody writes 0.0003125.
+        for batch_size in (8, 32, 64, 256):
+            assert type(optimizer(batch_size)) is th.optim.AdamW
         assert type(optimizer(optimizer_class=th.optim.AdamW)) is th.optim.AdamW
         for named in ({"eps": 1e-5, "betas": (0.9, 0.999)}, {"eps": 1e-8}, {"eps": 3.3e-4}, {"eps": 0}, {}, None):
             used = optimizer(optimizer_class=th.optim.Adam, optimizer_kwargs=named)
