@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from types import CodeType, FrameType
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -24,9 +25,8 @@ class ObservationNorm(nn.Module):
     One :class:`RunningNorm` for every part of an observation that is a vector of numbers.
 
     Images, discrete and binary observations pass through unchanged. The statistics move when the optimizer that
-    :meth:`follow` was given makes a step, with the batch that :meth:`observe` was given last: looking at a network
-    makes no step. While an algorithm's own training step runs, its batch is normalised together with what is known
-    from before, as if the statistics had moved already.
+    :meth:`follow` was given makes a step, with the batch that :meth:`observe` was given: looking at a network makes no
+    step. From there on until the step, an algorithm's ``train`` sees statistics that have moved already.
 
     :param observation_space: A Dict space is normalised key by key.
     :param normalize_images: SB3's option of that name: False means that images are floats.
@@ -189,6 +189,11 @@ def check_observations(space: spaces.Space) -> None:
             raise ValueError(
                 f"{where} is a MultiDiscrete space of shape {part.shape}, and SB3's networks take one dimension: wrap the "
                 "environment in gymnasium.wrappers.FlattenObservation."
+            )
+        if isinstance(part, (spaces.Discrete, spaces.MultiDiscrete)) and np.any(part.start):
+            raise ValueError(
+                f"{where} is a {type(part).__name__} space that starts at {part.start}, and SB3's networks count from 0: wrap "
+                "the environment in gymnasium.wrappers.FlattenObservation."
             )
         check_size(where, part)
 

@@ -246,6 +246,7 @@ def test_an_interrupted_training_step_leaves_nothing_behind():
     assert_looking_changes_nothing(model, looks=2)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_torchs_tools_see_a_network_in_training_mode():
     policy, x = dqn_policy(sparsity=0), th.randn(8, 3)
     own_step(policy, x)
@@ -318,6 +319,11 @@ VECTOR = spaces.Box(-1, 1, (3,))
         (dict_space(a=dict_space(b=VECTOR)), "the part 'a' of the observation is a Dict space.*FlattenObservation"),
         (spaces.Tuple([VECTOR]), "the observation is a Tuple space.*FlattenObservation"),
         (spaces.Text(3), "the observation is a Text space"),
+        (spaces.Discrete(3, start=1), "the observation is a Discrete space that starts at 1, and SB3's networks count from 0"),
+        (
+            dict_space(a=spaces.MultiDiscrete([2, 3], start=[0, -1])),
+            "is a MultiDiscrete space that starts at",
+        ),
         (spaces.MultiDiscrete(np.array([[2, 3], [4, 5]])), r"MultiDiscrete space of shape \(2, 2\)"),
     ],
 )

@@ -6,7 +6,7 @@ given and what is allowed. NumPy's scalars, and arrays without dimensions, count
 no number.
 """
 
-import math
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -63,14 +63,14 @@ def positive(name: str, value: Any) -> float:
     """
     :raises ValueError: If it is not a finite number above 0.
     """
-    return _number(name, value, lambda number: 0.0 < number < math.inf, "a positive number")
+    return _number(name, value, lambda number: 0.0 < number <= sys.float_info.max, "a positive number")
 
 
 def non_negative(name: str, value: Any) -> float:
     """
     :raises ValueError: If it is not a finite number of at least 0.
     """
-    return _number(name, value, lambda number: 0.0 <= number < math.inf, "a number that is not negative")
+    return _number(name, value, lambda number: 0.0 <= number <= sys.float_info.max, "a number that is not negative")
 
 
 def flag(name: str, value: Any) -> bool:

@@ -86,3 +86,9 @@ def test_flags_and_choices():
     for wrong in (1, "d", None, ["a"]):
         with pytest.raises(ValueError, match=r"^c=.*: expected one of \['a', 'b'\]\.$"):
             choice("c", wrong, ("a", "b"))
+
+
+def test_an_integer_beyond_all_floats_is_refused():
+    for check in (positive, non_negative):
+        with pytest.raises(ValueError, match="x=1000"):
+            check("x", 10**400)
