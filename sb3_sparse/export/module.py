@@ -99,7 +99,8 @@ def predict_module(
     :param channels_last: Take images as ``(batch, height, width, channels)``. By default they are as in
         ``model.observation_space``, where SB3 has put the channels first.
     :return: The module, in evaluation mode and without gradients.
-    :raises ValueError: If the kind of agent is not known, or what was built does not do as the agent does.
+    :raises ValueError: If the kind of agent is not known, or an argument is wrong.
+    :raises RuntimeError: If what was built does not do as the agent does.
     """
     from sb3_sparse.export.check import check_module, untouched
 
