@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch as th
 
+from sb3_sparse.common.validation import choice, non_negative, number_in
+
 Layers = th.Tensor | Mapping[str, th.Tensor]
 
 # The threshold that belongs to each convention.
@@ -63,11 +65,8 @@ def dormant_ratio(
     :return: Ratio, pooled and per layer, and the counts.
     :raises ValueError: If ``convention`` or ``tau`` is not valid, or a shape does not fit.
     """
-    if convention not in DORMANT_TAU:
-        raise ValueError(f"convention={convention!r}: expected one of {list(DORMANT_TAU)}.")
-    tau = DORMANT_TAU[convention] if tau is None else tau
-    if not 0 <= tau < math.inf:
-        raise ValueError(f"tau={tau!r}: expected a number that is not negative, e.g. {DORMANT_TAU[convention]}.")
+    choice("convention", convention, DORMANT_TAU)
+    tau = DORMANT_TAU[convention] if tau is None else non_negative("tau", tau)
     if isinstance(activations, th.Tensor):
         activations = {"": activations}
         structurally_dead = None if structurally_dead is None else {"": th.as_tensor(structurally_dead)}
@@ -166,6 +165,7 @@ def threshold_rank(features: Features, tau: float = 0.01, normalized: bool = Fal
     :param tau: Threshold. The paper names none; 0.01 is that of Lyle et al.
     :param normalized: Divide by ``min(samples, features)``.
     """
+    tau = non_negative("tau", tau)
     values, n_samples, _ = spectrum(features)
     if not values.isfinite().all():
         return math.nan
@@ -278,7 +278,7 @@ def _activity(layer: th.Tensor) -> th.Tensor:
 
 
 def _cumulative_rank(weights: th.Tensor, delta: float, normalized: bool) -> float:
-    if not 0 < delta < 1:
+    if number_in("delta", delta, 0, 1) == 0:
         raise ValueError(f"delta={delta!r}: expected a share in (0, 1), e.g. 0.01.")
     if not weights.isfinite().all():
         return math.nan

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch as th
 from torch import nn
 
+from sb3_sparse.common.validation import flag, positive, whole_number
 from sb3_sparse.networks.simba import SimBaEncoder, orthogonal_linear, simba_sizes
 from sb3_sparse.sparse.distribution import check_sparsity, get_distribution
 from sb3_sparse.sparse.pruning import sparsify_
@@ -107,8 +108,8 @@ def simplicity_bias_score(
     :raises ValueError: If an argument is out of range, the network's output has another shape or is not finite, or
         it is constant over the grid, for which the score is not defined.
     """
-    if n_inits < 1:
-        raise ValueError(f"n_inits={n_inits}: expected at least 1, 100 to tell sparsities apart.")
+    n_inits, seed = whole_number("n_inits", n_inits, 1), whole_number("seed", seed)
+    grid_size = whole_number("grid_size", grid_size, 2)
     grid = input_grid(grid_size, limit, normalize_inputs).to(device)
     seeds = range(seed, seed + n_inits)
     place = th.device(device)
@@ -137,10 +138,8 @@ def input_grid(grid_size: int = 300, limit: float = 100.0, normalize: bool = Tru
     :param normalize: Divide by the standard deviation over the grid, whose mean is 0.
     :raises ValueError: If an argument is out of range.
     """
-    if grid_size < 2:
-        raise ValueError(f"grid_size={grid_size}: expected at least 2 points along each input.")
-    if not 0 < limit < math.inf:
-        raise ValueError(f"limit={limit}: expected a positive number, the largest input.")
+    grid_size, limit = whole_number("grid_size", grid_size, 2), positive("limit", limit)
+    normalize = flag("normalize", normalize)
     axis = th.linspace(-limit, limit, grid_size, dtype=th.float64)
     if normalize:
         axis = axis / axis.std(correction=0)
@@ -156,8 +155,7 @@ def mlp(width: int = 256, n_layers: int = 2) -> Factory:
     :param width: Units of each hidden layer.
     :param n_layers: Number of hidden layers.
     """
-    if width < 1 or n_layers < 1:
-        raise ValueError(f"width={width}, n_layers={n_layers}: expected at least 1 of each.")
+    width, n_layers = whole_number("width", width, 1), whole_number("n_layers", n_layers, 1)
 
     def build() -> nn.Module:
         layers: list[nn.Module] = []
@@ -214,7 +212,8 @@ def simba_critic(
 
 
 def _simba(sizes: list[int], sparsity: float, distribution: str, mask_seed: int | None, rescale: bool) -> Factory:
-    check_sparsity(sparsity)
+    sparsity, rescale = check_sparsity(sparsity), flag("rescale", rescale)
+    mask_seed = None if mask_seed is None else whole_number("mask_seed", mask_seed, 0)
     get_distribution(distribution)
 
     def build() -> nn.Module:
