@@ -85,13 +85,17 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true", help="a few minutes' worth instead of everything")
     parser.add_argument("--workers", default="2", help="processes of pytest-xdist")
     options, extra = parser.parse_known_args()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "conformance")}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "conformance"), str(ROOT)])}
+    # Of its own, so that neither ours nor that of a suite is found.
+    settings = FOLDER / "pytest.ini"
+    FOLDER.mkdir(exist_ok=True)
+    settings.write_text("[pytest]\nmarkers =\n    expensive\n    slow\n")
     status = 0
     for package, files in (FAST if options.fast else SUITES).items():
         tests = fetch(package)
         print(f"== {package} {version(package)}", flush=True)
-        markers = ["-o", "markers=expensive\nslow", "-c", os.devnull, "--rootdir", str(tests)]
-        command = [sys.executable, "-m", "pytest", "-q", "-n", options.workers, "-p", "upstream_plugin", *markers, *extra]
+        places = ["-c", str(settings), "--rootdir", str(tests)]
+        command = [sys.executable, "-m", "pytest", "-q", "-n", options.workers, "-p", "upstream_plugin", *places, *extra]
         paths = [str(tests / file) for file in files]
         status = subprocess.run([*command, *paths], cwd=tests.parent, env=environment).returncode or status
     sys.exit(status)

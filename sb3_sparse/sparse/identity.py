@@ -15,6 +15,8 @@ from collections.abc import Sequence
 N_DIGITS = 12
 # The largest number that fits, plus one.
 MAX_NUMBER = 2**24
+# Noise up to this is left as it is, for those who compare what they loaded with what they saved; more is taken off.
+_KEPT_NOISE = 4.0
 # Digit d is written as (d + 1) * 1024: exact in float32, float16 and bfloat16, and never near zero.
 _SPACING = 1024.0
 # Noise on weights that may have been added to a digit: far less than half a spacing, so that a mixture of two identities,
@@ -59,6 +61,11 @@ def decode(numbers: Sequence[float], about: tuple[int, ...], eps: float = 0.0) -
     if checksum != _checksum(number, about):
         raise DamagedIdentity("their checksum is that of another layer or number.")
     return number
+
+
+def is_near(numbers: Sequence[float], identity: Sequence[float]) -> bool:
+    """Whether numbers are that identity, with a little noise at most, which decides nothing and need not be taken off."""
+    return len(numbers) == N_DIGITS and all(abs(a - b) <= _KEPT_NOISE for a, b in zip(numbers, identity, strict=True))
 
 
 def _checksum(number: int, about: tuple[int, ...]) -> int:

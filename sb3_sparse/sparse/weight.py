@@ -12,7 +12,7 @@ import numpy as np
 import torch as th
 from torch import nn
 
-from sb3_sparse.sparse.identity import N_DIGITS, DamagedIdentity, decode
+from sb3_sparse.sparse.identity import N_DIGITS, DamagedIdentity, decode, is_near
 from sb3_sparse.sparse.kernels import scatter_dense
 from sb3_sparse.sparse.loading import LoadsWhole
 from sb3_sparse.sparse.readonly import ReadOnlyWeight
@@ -174,7 +174,7 @@ class SparseWeight(LoadsWhole):
         if numbers is None:
             # Without data (meta, fake): nothing to compare.
             return
-        if numbers == self._topology.identity:
+        if is_near(numbers, self._topology.identity):
             if not is_wrapped:
                 self._remember(buffer)
             return
@@ -229,7 +229,8 @@ class SparseWeight(LoadsWhole):
         super()._apply(fn, recurse)
         # `half()` would cast the identity, `to_empty()` leaves it undefined: of all that `fn` does, it follows the device.
         buffer = self._buffers["topology_seed"]
-        if buffer is None or buffer.dtype != th.float32 or _numbers(buffer) != topology.identity:
+        numbers = None if buffer is None else _numbers(buffer)
+        if buffer is None or buffer.dtype != th.float32 or numbers is None or not is_near(numbers, topology.identity):
             self._take(topology)
         else:
             self._remember(buffer)
@@ -266,7 +267,7 @@ class SparseWeight(LoadsWhole):
         elif "values" not in given and has_identity:
             errors.append(f"{prefix}topology_seed without {prefix}values: positions and values belong together.")
         old = self.topology
-        topology, noise = None, None
+        topology = None
         try:
             topology = self._loaded_topology(given) if has_identity and not errors else None
         except ValueError as error:
@@ -275,17 +276,15 @@ class SparseWeight(LoadsWhole):
             error_msgs.extend(errors)
             return
         if topology is None and "values" in given:
-            noise = given.get("topology_seed")
-            missing_keys.extend([prefix + "topology_seed"] if noise is None else [])
-            _warn_of_blank(f"{prefix}topology_seed of the state dict is{' missing, or' if noise is None else ''}")
+            is_missing = "topology_seed" not in given
+            missing_keys.extend([prefix + "topology_seed"] if is_missing else [])
+            _warn_of_blank(f"{prefix}topology_seed of the state dict is{' missing, or' if is_missing else ''}")
         entries: dict[str, Any] = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
         before = {key: parameter.detach().clone() for key, parameter in self._parameters.items() if parameter is not None}
         try:
             if topology is not None and topology is not old:
                 self._take(topology)
-            # Whoever filled a state dict with small numbers finds the layer's buffer changed by them, as all others.
-            identity = self.topology_seed if noise is None else self.topology_seed + noise.to(self.topology_seed)
-            entries[prefix + "topology_seed"] = identity.clone()
+            entries[prefix + "topology_seed"] = self._identity_to_load(given.get("topology_seed"), topology is None)
             if self.topology_index is None:
                 entries.pop(prefix + "topology_index", None)
             else:
@@ -298,6 +297,15 @@ class SparseWeight(LoadsWhole):
                     self._parameters[key].copy_(value)  # type: ignore[union-attr]
             self._take(old)
             raise
+
+    def _identity_to_load(self, given: th.Tensor | None, is_blank: bool) -> th.Tensor:
+        """What becomes of the buffer: who compares it with what was loaded finds that, as after any load."""
+        identity, device = self._topology.identity, self.values.device
+        numbers = None if given is None or given.dim() == 0 else _numbers(given)
+        if numbers is not None:
+            numbers = [a + b for a, b in zip(numbers, identity, strict=True)] if is_blank else numbers
+            identity = numbers if is_near(numbers, identity) else identity
+        return th.tensor(identity, dtype=th.float32, device="cpu").to(device)
 
     def _loaded_topology(self, given: Mapping[str, th.Tensor]) -> Topology | None:
         seed, index = given.get("topology_seed"), given.get("topology_index")
