@@ -108,31 +108,34 @@ def _block_rows(rows: int) -> int:
 
 
 def _cut(topology: Topology, side: str, block_rows: int) -> _Blocks:
-    row, column, edges = topology.row_of_weights(), topology.col, np.zeros((0, 0), dtype=np.int32)
-    rows, columns, crow = topology.rows, topology.columns, topology.crow
+    rows, columns, crow, column = topology.rows, topology.columns, topology.crow, topology.col
+    edges = np.zeros((0, 0), dtype=np.int32)
     if side == "columns":
         n_edges = -(-columns // block_rows) + 1
         # Weights before a row of blocks: counted by (row of the matrix, row of blocks), then summed up.
-        counts = np.bincount(row.astype(np.int64) * n_edges + column // block_rows + 1, minlength=rows * n_edges)
+        begins = np.repeat(np.arange(rows) * n_edges + 1, np.diff(crow))
+        counts = np.bincount(begins + column // block_rows, minlength=rows * n_edges)
         edges = np.ascontiguousarray((crow[:-1] + counts.reshape(rows, n_edges).cumsum(axis=1).T).astype(np.int32))
-        order = topology.column_order()
-        row, column = topology.col[order], row[order]
+        crow = np.zeros(columns + 1, dtype=np.int32)
+        np.cumsum(np.bincount(column, minlength=columns), out=crow[1:])
+        column = topology.row_of_weights()[topology.column_order()]
         rows, columns = columns, rows
-        crow = np.zeros(rows + 1, dtype=np.int32)
-        np.cumsum(np.bincount(row, minlength=rows), out=crow[1:])
     n_columns = -(-columns // BLOCK_COLUMNS)
-    block_row, block = row.astype(np.int64) // block_rows, column // BLOCK_COLUMNS
+    # Of each row: the row of blocks that it is in, and that one's first row and height. Weights lie row by row.
+    row, per_row = np.arange(rows), np.diff(crow)
+    block_row = row // block_rows
     first = block_row * block_rows
-    counts = np.bincount(
-        first * n_columns + block * np.minimum(block_rows, rows - first) + row - first, minlength=rows * n_columns
-    )
-    key = block_row * n_columns + block
+    block = column // BLOCK_COLUMNS
+    height = np.repeat(np.minimum(block_rows, rows - first).astype(np.int32), per_row)
+    begin = np.repeat((first * n_columns + row - first).astype(np.int32), per_row)
+    counts = np.bincount(begin + block * height, minlength=rows * n_columns).astype(np.uint8)
     # NumPy sorts 16-bit keys by radix, ten times faster than others.
-    order = np.argsort(key.astype(np.uint16) if key.max(initial=0) < 2**16 else key, kind="stable")
+    kind = np.uint16 if (block_row[-1] + 1) * n_columns <= 2**16 else np.int64
+    key = np.repeat((block_row * n_columns).astype(kind), per_row) + block.astype(kind)
+    order = np.argsort(key, kind="stable")
     # Kernels read some more, which have to be columns too.
     local = np.zeros(len(order) + LANES, dtype=np.uint8)
-    local[: len(order)] = (column % BLOCK_COLUMNS)[order]
-    counts = counts.astype(np.uint8)
+    local[: len(order)] = (column % BLOCK_COLUMNS).astype(np.uint8)[order]
     addresses = (counts.ctypes.data, local.ctypes.data, crow.ctypes.data, edges.ctypes.data)
     return _Blocks(rows, columns, block_rows, counts, local, crow, edges, addresses)
 
