@@ -9,7 +9,7 @@ import torch as th
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_sparse.common.validation import fraction
+from sb3_sparse.common.validation import flag, fraction, whole_number
 from sb3_sparse.sparse.kernels import scatter_dense, sparse_linear
 from sb3_sparse.sparse.topology import MAX_SEED, Topology
 from sb3_sparse.sparse.weight import SparseWeight, copy_parameter
@@ -51,8 +51,13 @@ class SparseLinear(SparseWeight):
         device: th.device | str | None = None,
         dtype: th.dtype | None = None,
     ):
+        in_features = whole_number("in_features", in_features, 1)
+        out_features = whole_number("out_features", out_features, 1)
+        bias, rescale = flag("bias", bias), flag("rescale", rescale)
         if topology is None:
             topology = _draw_topology((out_features, in_features), density, seed, device)
+        elif not isinstance(topology, Topology):
+            raise ValueError(f"topology={topology!r}: expected a Topology, e.g. Topology.random or Topology.from_mask.")
         elif density is not None or seed is not None:
             raise ValueError("SparseLinear takes either topology=, or density= and seed=: leave one of them out.")
         dense = nn.Linear(in_features, out_features, bias=bias, device=device, dtype=dtype)

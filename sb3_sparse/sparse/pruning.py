@@ -123,7 +123,8 @@ class LayerReport:
     total: int
     """Weights of the dense layer."""
     backend: str
-    """What multiplies with it: a backend's name, ``"torch"`` for a dense layer, ``"conv"`` for a convolution."""
+    """What multiplies with it: a backend's name (with "(not measured yet)" if it is not settled), ``"torch"`` for a dense
+    layer, ``"conv"`` for a convolution."""
 
     @property
     def density(self) -> float:
@@ -239,7 +240,11 @@ def _prunable_layers(module: nn.Module, exclude: Exclude) -> Iterable[tuple[str,
 
 
 def _excluded_by_name(module: nn.Module, exclude: Iterable[str]) -> Callable[[str, nn.Module], bool]:
-    excluded = [exclude] if isinstance(exclude, str) else list(exclude)
+    if isinstance(exclude, str):
+        exclude = [exclude]
+    if not isinstance(exclude, Iterable) or not all(isinstance(name, str) for name in exclude):
+        raise ValueError(f"exclude={exclude!r}: expected names of submodules, or a function of a name and a layer.")
+    excluded = list(exclude)
     names = {name for name, _ in module.named_modules()}
     if unknown := [name for name in excluded if name not in names]:
         raise ValueError(f"exclude={unknown}: not a submodule. Submodules are {sorted(names - {''})}.")

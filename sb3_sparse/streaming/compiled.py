@@ -53,7 +53,7 @@ class CompiledLearner(Learner):
     @staticmethod
     def supports(network: nn.Module, optimizer: ObGD) -> bool:
         """Whether the network has exactly the form, place and type that the kernels are for."""
-        if os.environ.get(BACKEND_VARIABLE, "auto") not in ("", "auto", "compiled", "blocked"):
+        if os.environ.get(BACKEND_VARIABLE, "auto") not in ("", "auto", "deterministic", "compiled", "blocked"):
             return False
         if type(network) is not StreamNetwork or type(optimizer) is not ObGD:
             return False

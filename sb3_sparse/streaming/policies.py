@@ -105,7 +105,7 @@ class StreamPolicy(BasePolicy):
             name: positive("width_scale", value) for name, value in self._per_network("width_scale", width_scale).items()
         }
         self.sparsity = {name: check_sparsity(plain(value)) for name, value in self._per_network("sparsity", sparsity).items()}
-        get_distribution(sparsity_distribution)
+        get_distribution(sparsity_distribution, "sparsity_distribution")
         self._constructor_kwargs: dict[str, Any] = {
             "net_arch": plain(net_arch),
             "width_scale": plain(width_scale),
