@@ -3,7 +3,18 @@
 import numpy as np
 import pytest
 
-from sb3_sparse.common.validation import choice, flag, fraction, non_negative, number_in, positive, whole_number, whole_numbers
+from sb3_sparse.common.validation import (
+    choice,
+    flag,
+    fraction,
+    names,
+    non_negative,
+    number_in,
+    plain,
+    positive,
+    whole_number,
+    whole_numbers,
+)
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), np.array(3), 3.0, np.float32(3.0)])
@@ -92,3 +103,29 @@ def test_an_integer_beyond_all_floats_is_refused():
     for check in (positive, non_negative):
         with pytest.raises(ValueError, match="x=1000"):
             check("x", 10**400)
+
+
+def test_what_is_saved_is_plain_python():
+    given = {
+        "a": np.array([1, 2]),
+        "b": [np.float32(0.5), (np.int64(3), np.True_)],
+        np.str_("c"): {"d": np.array(1.5)},
+        "e": print,
+    }
+    saved = plain(given)
+    assert saved == {"a": [1, 2], "b": [0.5, (3, True)], "c": {"d": 1.5}, "e": print}
+    assert type(given["a"]) is np.ndarray
+    leaves = [*saved["a"], saved["b"][0], *saved["b"][1], saved["c"]["d"], *saved]
+    assert {type(leaf) for leaf in leaves} == {int, float, bool, str}
+
+
+@pytest.mark.parametrize("value", ["a", ["a"], ("a", "a"), np.array(["a"]), [np.str_("a")]])
+def test_names_come_in_many_types(value):
+    assert names("n", value) == ["a"]
+    assert type(names("n", value)[0]) is str
+
+
+@pytest.mark.parametrize("value", [None, 1, [], [1], [["a"]], {"a": 1}, np.array([1.0])])
+def test_other_things_are_no_names(value):
+    with pytest.raises(ValueError, match=r"^n=.*: expected a name, or a list of names\.$"):
+        names("n", value)
