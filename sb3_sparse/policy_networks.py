@@ -282,12 +282,16 @@ class SimBaQuantileNetwork(SimBaNetwork, qrdqn.QuantileNetwork):
 
     def _build_simba(self) -> None:
         encoder = self._encoder(self.features_dim, self.activation_fn)
-        n_outputs = int(self.action_space.n) * self.n_quantiles
-        self.quantile_net = nn.Sequential(encoder, orthogonal_linear(self.net_arch[-1], n_outputs))
+        self.n_actions = int(self.action_space.n)
+        self.quantile_net = nn.Sequential(encoder, orthogonal_linear(self.net_arch[-1], self.n_actions * self.n_quantiles))
 
     def forward(self, obs: PyTorchObs) -> th.Tensor:
         self._observe(obs)
-        return super().forward(obs)
+        if not self.net_arch:
+            return super().forward(obs)
+        # As the parent does, with a number of Python's: torch.compile takes NumPy's for one that may be any.
+        quantiles = self.quantile_net(self.extract_features(obs, self.features_extractor))
+        return quantiles.view(-1, self.n_quantiles, self.n_actions)
 
 
 def _from_actor(actions: th.Tensor) -> bool:

@@ -150,6 +150,7 @@ def test_the_agent_stays_as_it_was(tmp_path):
 
 def test_an_optimizer_that_cannot_be_carried_over_is_named(tmp_path):
     model = mlp(PPO, VECTOR, BOX)
+    model.policy.mlp_extractor.policy_net[0] = nn.Linear(3, model.policy.mlp_extractor.policy_net[0].out_features)
     sparsify_(model.policy, 0.5)
     with pytest.warns(UserWarning, match=r"policy.optimizer does not have the parameters .* the file has a fresh"):
         path = export_sb3(model, tmp_path / "stale")

@@ -22,7 +22,8 @@ def layer_of(model):
 
 
 def load_state_dict(model):
-    model.policy.load_state_dict({name: 0.9 * value for name, value in model.policy.state_dict().items()})
+    state = model.policy.state_dict()
+    model.policy.load_state_dict({name: value if "topology" in name else 0.9 * value for name, value in state.items()})
 
 
 def load_state_dict_assigned(model):
@@ -87,7 +88,7 @@ def set_topology(model):
 
 def assign_topology(model):
     layer = layer_of(model)
-    layer.topology = Topology.random(layer.topology.shape, layer.topology.nnz, seed=98)
+    layer.set_topology(Topology.random(layer.topology.shape, layer.topology.nnz, seed=98))
 
 
 def freeze_some(model):

@@ -182,7 +182,7 @@ def test_a_topology_replaced_by_a_callback_is_used():
     learner, other = both(network(sparsity=0.8))
     for one in (learner, other):
         layer = one.network.trunk[3]
-        layer.topology = Topology.random(layer.topology.shape, layer.topology.nnz, seed=123)
+        layer.set_topology(Topology.random(layer.topology.shape, layer.topology.nnz, seed=123))
     assert not learner.notice_changes()
     learner, other = current(learner), current(other)
     for _, x, direction, delta in stream(5, 6):

@@ -38,7 +38,6 @@ def linear(
     return F.linear(x, scatter(values, topology, device), bias)
 
 
-@th.compiler.assume_constant_result
 def _positions(handle: str, device: str) -> th.Tensor:
     # Of names alone, so that torch.export keeps the result, instead of how it was computed. torch.jit.trace keeps it too,
     # and warns that it is a constant where it watches.
@@ -48,3 +47,7 @@ def _positions(handle: str, device: str) -> th.Tensor:
         return Topology.of_handle(handle).flat_index(device)
     finally:
         th._C._set_tracing_state(state)  # type: ignore[attr-defined]
+
+
+# What torch.compiler.assume_constant_result does, without the second that importing the compiler takes.
+_positions._dynamo_marked_constant = True  # type: ignore[attr-defined]
