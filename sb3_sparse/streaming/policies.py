@@ -19,6 +19,7 @@ from torch import nn
 from sb3_sparse.common.validation import choice, flag, fraction, plain, positive, whole_number, whole_numbers
 from sb3_sparse.sparse import sparsify_
 from sb3_sparse.sparse.distribution import check_sparsity, get_distribution
+from sb3_sparse.sparse.loading import LoadsWhole
 from sb3_sparse.sparse.topology import derive_seed
 from sb3_sparse.streaming.networks import (
     CONVOLUTIONS,
@@ -35,7 +36,7 @@ from sb3_sparse.streaming.obgd import ObGD
 INITIALIZATIONS = ("sparse_init", "lecun_uniform")
 
 
-class StreamPolicy(BasePolicy):
+class StreamPolicy(LoadsWhole, BasePolicy):
     """
     Base of the policies below.
 
@@ -253,6 +254,12 @@ class StreamPolicy(BasePolicy):
         assert isinstance(observation, th.Tensor)
         features = self.features(observation.cpu().numpy(), 0 if self._steps is None else self._steps)
         return th.from_numpy(features).to(self.device)
+
+    def forget_sparsity(self) -> None:
+        """What is saved from now on is a dense policy."""
+        # Not the start that goes with dense networks by default: as these were made.
+        self._constructor_kwargs |= {"sparsity": 0.0, "initialization": self.initialization}
+        self.sparsity = dict.fromkeys(self.sparsity, 0.0)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

@@ -2,6 +2,8 @@
 
 import copy
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
@@ -11,6 +13,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from sb3_sparse import SparseSimBaPolicy
 from sb3_sparse.sparse import SparseLinear, sparsify_, to_dense, weight_decay_groups
+from sb3_sparse.streaming import StreamAC, StreamQ
 
 
 def mlp():
@@ -215,6 +218,37 @@ def test_a_dense_copy_of_a_sac_policy_trains_all_of_itself():
     model.learn(16, reset_num_timesteps=False)
     unchanged = [name for name, p in model.policy.named_parameters() if "target" not in name and th.equal(before[name], p)]
     assert unchanged == []
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env"), [(StreamAC, "Pendulum-v1"), (StreamAC, "CartPole-v1"), (StreamQ, "CartPole-v1")]
+)
+def test_a_dense_copy_of_a_streaming_policy_is_saved_loaded_and_trained(algorithm, env, tmp_path):
+    model = algorithm("MlpPolicy", env, seed=0, policy_kwargs=dict(sparsity=0.8, net_arch=[32, 32]))
+    model.learn(50)
+    obs = model.observation_space.sample()
+    expected, _ = model.predict(obs, deterministic=True)
+    model.policy = to_dense(model.policy)
+    assert not any(isinstance(layer, SparseLinear) for layer in model.policy.modules())
+    np.testing.assert_allclose(model.predict(obs, deterministic=True)[0], expected, atol=1e-5)
+    model.save(tmp_path / "dense")
+    loaded = algorithm.load(tmp_path / "dense", env=gym.make(env))
+    np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0])
+    before = {name: p.detach().clone() for name, p in loaded.policy.named_parameters()}
+    loaded.learn(50, reset_num_timesteps=False)
+    assert [name for name, p in loaded.policy.named_parameters() if th.equal(before[name], p)] == []
+
+
+def test_a_refused_streaming_policy_is_what_it_was():
+    def policy(seed, width):
+        settings = dict(sparsity=0.8, net_arch=[width, width])
+        return StreamAC("MlpPolicy", "Pendulum-v1", seed=seed, policy_kwargs=settings).policy
+
+    model, wider = policy(1, 32), policy(2, 48)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        model.load_state_dict(wider.state_dict())
+    assert all(th.equal(before[key], value) for key, value in model.state_dict().items())
 
 
 def test_weight_decay_groups():
