@@ -208,11 +208,12 @@ def test_a_pruned_policy_of_sb3_is_trained_without_a_new_optimizer(algorithm):
         assert "target" in name or not th.equal(before[name], p), name
 
 
-def test_a_dense_copy_of_a_sac_policy_trains_all_of_itself():
+def test_a_dense_copy_of_a_sac_policy_trains_all_of_itself(tmp_path):
     small = dict(learning_starts=8, batch_size=8, buffer_size=100, policy_kwargs=dict(width_scale=0.1, sparsity=0.8))
     model = SAC(SparseSimBaPolicy, "Pendulum-v1", seed=0, device="cpu", **small)
     model.learn(16)
     model.policy = to_dense(model.policy)
+    model.policy_kwargs |= {"sparsity": 0.0}
     model._create_aliases()
     before = {name: p.detach().clone() for name, p in model.policy.named_parameters()}
     model.learn(16, reset_num_timesteps=False)
@@ -231,6 +232,10 @@ def test_a_dense_copy_of_a_streaming_policy_is_saved_loaded_and_trained(algorith
     model.policy = to_dense(model.policy)
     assert not any(isinstance(layer, SparseLinear) for layer in model.policy.modules())
     np.testing.assert_allclose(model.predict(obs, deterministic=True)[0], expected, atol=1e-5)
+    model.policy.save(tmp_path / "policy")
+    policy = type(model.policy).load(tmp_path / "policy")
+    np.testing.assert_array_equal(policy.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0])
+    model.policy_kwargs |= {"sparsity": 0.0}
     model.save(tmp_path / "dense")
     loaded = algorithm.load(tmp_path / "dense", env=gym.make(env))
     np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0])
