@@ -14,7 +14,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import safe_mean
@@ -326,6 +326,8 @@ class StreamAlgorithm(BaseAlgorithm):
     def _stream(self, total_timesteps: int, callback: BaseCallback, log_interval: int) -> None:
         assert self.env is not None
         env, goes_on = self.env, True
+        # Without a callback of the user's there is nobody who could change anything.
+        is_watched = not (isinstance(callback, ConvertCallback) and callback.callback is None)
         callback.on_rollout_start()
         self._notice_changes()
         while goes_on and self.num_timesteps < total_timesteps:
@@ -337,7 +339,8 @@ class StreamAlgorithm(BaseAlgorithm):
             self.num_timesteps += 1
             callback.update_locals(locals())
             goes_on = callback.on_step()
-            self._notice_changes()
+            if is_watched:
+                self._notice_changes()
             self._update_info_buffer(infos, dones)
             self._learn_from(action, float(rewards[0]), new_obs, bool(dones[0]), infos[0])  # type: ignore[arg-type]
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)

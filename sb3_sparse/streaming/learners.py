@@ -11,8 +11,8 @@ from torch import nn
 from sb3_sparse.sparse import SparseConv2d, SparseLinear
 from sb3_sparse.streaming.obgd import ObGD
 
-# Of modules; what a forward pass of a stream network depends on, besides its parts. `forward` is there if it was replaced.
-_SETTINGS = ("forward", "eps", "negative_slope")
+# Of modules: what a forward pass of a stream network depends on, besides its parts.
+_SETTINGS = ("eps", "negative_slope")
 
 
 def hooks_of(module: nn.Module) -> tuple[Mapping[int, Any], ...]:
@@ -44,7 +44,8 @@ class Learner(ABC):
         modules = list(network.modules())
         self._places: list[Mapping[Any, Any]] = [place for m in modules for place in (m._modules, m._parameters)]
         self._parts = [(place, name, part) for place in self._places for name, part in place.items()]
-        self._parts += [(vars(m), name, vars(m).get(name)) for m in modules for name in _SETTINGS]
+        self._parts += [(vars(m), "forward", vars(m).get("forward")) for m in modules]
+        self._parts += [(vars(m), name, vars(m)[name]) for m in modules for name in _SETTINGS if name in vars(m)]
         self._places += [hooks for m in modules for hooks in hooks_of(m)]
         self._sizes = list(map(len, self._places))
         self._trained = [p.requires_grad for p in self._parameters]
