@@ -83,7 +83,7 @@ class SparseLinear(SparseWeight):
         :param x: ``(..., in_features)``
         :return: ``(..., out_features)``
         """
-        return sparse_linear(x, self.values, self.topology, self.bias, self.topology_seed)
+        return sparse_linear(x, self.values, self.topology, self.bias, self._buffers["topology_seed"])
 
     def extra_repr(self) -> str:
         return (
