@@ -11,7 +11,7 @@ from sb3_sparse.policies import (
 )
 from sb3_sparse.sparse import SparseConv2d, SparseLinear, Topology, sparsify_, sparsity_report, to_dense, weight_decay_groups
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "SparseConv2d",
