@@ -47,6 +47,7 @@ from sb3_sparse.policy_networks import (
     SimBaTQCCritic,
 )
 from sb3_sparse.sparse.distribution import DISTRIBUTIONS, check_sparsity
+from sb3_sparse.sparse.loading import LoadsWhole
 
 NetArch = list[int] | dict[str, list[int]]
 
@@ -54,7 +55,7 @@ DEFAULT_WIDTH_SCALE = 2.0
 DEFAULT_DEPTH_SCALE = 1.0
 
 
-class _SparseSimBaPolicy(ShowsItsSteps, HintsAtItsAlgorithm):
+class _SparseSimBaPolicy(ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
     """
     Mixin for a policy of SB3 that builds sparse SimBa networks. Keywords not listed are SB3's own.
 
@@ -217,14 +218,14 @@ class _SquashedLogStdPolicy(_SparseSimBaPolicy):
 
 
 class SparseSimBaPolicy(_SquashedLogStdPolicy, sac.SACPolicy):
-    __doc__ = f"Sparse SimBa policy for SAC.\n{_SparseSimBaPolicy.__doc__}"
+    __doc__ = f"Sparse SimBa policy for SAC.\n{_SquashedLogStdPolicy.__doc__}{_SparseSimBaPolicy.__doc__}"
 
     network_classes = {"pi": SimBaSACActor, "qf": SimBaContinuousCritic}
     obs_norm_feeder = "pi"
 
 
 class SparseSimBaTQCPolicy(_SquashedLogStdPolicy, tqc.TQCPolicy):
-    __doc__ = f"Sparse SimBa policy for TQC.\n{_SparseSimBaPolicy.__doc__}"
+    __doc__ = f"Sparse SimBa policy for TQC.\n{_SquashedLogStdPolicy.__doc__}{_SparseSimBaPolicy.__doc__}"
 
     network_classes = {"pi": SimBaTQCActor, "qf": SimBaTQCCritic}
     obs_norm_feeder = "pi"

@@ -24,6 +24,7 @@ from torch import nn
 
 from sb3_sparse.networks import SimBaEncoder, orthogonal_linear
 from sb3_sparse.observations import ObservationNorm
+from sb3_sparse.sparse.loading import LoadsWhole
 from sb3_sparse.sparse.pruning import sparsify_
 
 WRONG_POLICY = "Is this the policy of another algorithm? The string 'SparseSimBaPolicy' names the right one on each."
@@ -75,7 +76,7 @@ class ShowsItsSteps:
         del self.__dict__["optimizer"]
 
 
-class SimBaNetwork(ShowsItsSteps, HintsAtItsAlgorithm):
+class SimBaNetwork(ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
     """
     Mixin for a sub-network of SB3: SimBa trunk instead of the MLP, pruned, with normalised observations.
 
@@ -116,7 +117,7 @@ class SimBaNetwork(ShowsItsSteps, HintsAtItsAlgorithm):
         if net_arch:
             self._build_simba()
         sparsify_(
-            self,  # type: ignore[arg-type]
+            self,
             sparsity,
             sparsity_distribution,
             exclude=("features_extractor",),

@@ -107,14 +107,14 @@ def plain_jacobian(module, x):
 
 
 def batched_gradients(module, x):
-    y = module(x).flatten()
+    y = module(x).flatten()[:12]
     parameters = list(module.parameters())
     gradients = th.autograd.grad(y, parameters, th.eye(len(y)), is_grads_batched=True, allow_unused=True)
     return th.stack([g.flatten(1).square().sum(1) for g in gradients if g is not None]).sum(0)
 
 
 def plain_batched_gradients(module, x):
-    y = module(x).flatten()
+    y = module(x).flatten()[:12]
     norms = []
     for value in y:
         gradients = th.autograd.grad(value, list(module.parameters()), retain_graph=True, allow_unused=True)

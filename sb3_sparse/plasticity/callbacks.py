@@ -93,6 +93,7 @@ class PlasticityCallback(BaseCallback):
         self.log_freq = whole_number("log_freq", log_freq, 1)
         self.n_samples = whole_number("n_samples", n_samples, 2)
         self.metrics = check_metrics(metrics)
+        self.metrics_are_default = metrics is DEFAULT_METRICS
         self.wanted = check_networks(networks)
         self.figures = flag("figures", figures)
         if csv_path is not None and (not isinstance(csv_path, (str, os.PathLike)) or not os.fspath(csv_path)):
@@ -115,7 +116,13 @@ class PlasticityCallback(BaseCallback):
                 f"n_samples={self.n_samples}: the replay buffer holds {capacity} transitions at most. Take fewer samples."
             )
         self._source = batch_source(self.model, self.n_samples, self.log_freq)
-        if not has_losses(self.model) and (left_out := [name for name in self.metrics if METRICS[name].needs_losses]):
+        # Of streaming algorithms that is known (docs/streaming.md): a word only if somebody asked for the metrics by name.
+        expected = self.metrics_are_default and hasattr(self.model, "plasticity_observations")
+        if (
+            not expected
+            and not has_losses(self.model)
+            and (left_out := [name for name in self.metrics if METRICS[name].needs_losses])
+        ):
             warnings.warn(f"PlasticityCallback: {why_no_losses(self.model)} Left out: {', '.join(left_out)}.", stacklevel=2)
         if self.table is not None and self.verbose:
             print(f"Plasticity metrics are written to {self.table.path}")

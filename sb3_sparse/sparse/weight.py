@@ -21,6 +21,12 @@ from sb3_sparse.sparse.topology import MAX_SEED, Topology, positions_checksum
 _keep_dense_draw: ContextVar[bool] = ContextVar("_keep_dense_draw", default=False)
 
 
+_NOT_REPLACED = (
+    "the weight of a sparse layer cannot be replaced: copy into layer.values, or make a new layer from a dense one, "
+    "SparseLinear.from_dense(dense, topology)."
+)
+
+
 @contextmanager
 def keep_dense_draws() -> Iterator[None]:
     """Sparse layers made inside keep the dense tensor that their values were gathered from, as ``dense_draw``."""
@@ -96,10 +102,13 @@ class SparseWeight(LoadsWhole):
 
     @weight.setter
     def weight(self, weight: th.Tensor) -> None:
-        raise AttributeError(
-            "the weight of a sparse layer cannot be replaced: copy into layer.values, or make a new layer from a dense "
-            "one, SparseLinear.from_dense(dense, topology)."
-        )
+        raise AttributeError(_NOT_REPLACED)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As that of ``nn.Module``, which setting an attribute to a parameter calls."""
+        if name == "weight":
+            raise AttributeError(_NOT_REPLACED)
+        super().register_parameter(name, param)
 
     @property
     def density(self) -> float:

@@ -110,6 +110,15 @@ def test_a_refused_policy_is_what_it_was(algorithm, env, monkeypatch):
             module.load_state_dict(other.state_dict())
         assert_same(module, before)
     same = policy(3)
+    seed = [key for key in same.state_dict() if key.endswith("topology_seed")][-1]
+    damaged = copy.deepcopy(same.state_dict())
+    damaged[seed] += 300
+    incomplete = dict(list(same.state_dict().items())[:-1])
+    before = content(model)
+    for state in (damaged, incomplete):
+        with pytest.raises(RuntimeError):
+            model.load_state_dict(state)
+        assert_same(model, before)
     before, calls = content(model), []
     real = nn.Module._load_from_state_dict
 
