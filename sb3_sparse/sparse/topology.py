@@ -170,7 +170,7 @@ class Topology:
 
     def tensors(self, device: th.device | str = "cpu") -> TopologyTensors:
         """
-        Row-wise and column-wise indices on a device, computed once and kept until :meth:`forget_tensors`.
+        Row-wise and column-wise indices on a device, computed once and kept.
 
         Not to be written to: kernels read them.
         """
@@ -182,15 +182,11 @@ class Topology:
             self._tensors[device] = tensors
         return tensors
 
-    def forget_tensors(self) -> None:
-        """Free what :meth:`tensors` kept."""
-        self._tensors.clear()
-
     def flat_index(self, device: th.device | str = "cpu", keep: bool = False) -> th.Tensor:
         """
         ``(nnz,)`` int64 positions in the flattened weight.
 
-        :param keep: Whether to keep them for the next call, eight bytes per weight, until :meth:`forget_flat_index`.
+        :param keep: Whether to keep them for the next call, eight bytes per weight.
         """
         device = _canonical_device(device)
         # Where a tool records or replaces tensors, one that was made outside of it would not fit, nor one made inside here.
@@ -201,10 +197,6 @@ class Topology:
             if keep and keeps:
                 self._flat_index[device] = index
         return index
-
-    def forget_flat_index(self) -> None:
-        """Free what :meth:`flat_index` kept."""
-        self._flat_index.clear()
 
     def gather(self, dense: th.Tensor) -> th.Tensor:
         """The entries ``(nnz,)`` of a tensor of the weight's shape where weights live."""

@@ -51,9 +51,6 @@ class Backend(ABC):
     def memory(self, topology: Topology) -> int:
         """Bytes that the backend keeps for a topology, beside the topology itself, once it has trained in float32."""
 
-    def forget(self, topology: Topology) -> None:  # noqa: B027
-        """Free what the backend keeps for a topology."""
-
 
 def empty_result(like: th.Tensor, batch: int, features: int) -> th.Tensor:
     """

@@ -60,9 +60,6 @@ class BlockedBackend(CompiledBackend):
         edges = rows * (-(-columns // _block_rows(columns)) + 1)
         return counts + 2 * (topology.nnz + LANES) + 4 * (columns + 1 + edges)
 
-    def forget(self, topology: Topology) -> None:
-        _kept.pop(topology, None)
-
 
 class _Blocks(NamedTuple):
     """A weight matrix, or its transpose, cut into blocks."""

@@ -98,7 +98,7 @@ def peek_backend(
     return BACKENDS[known or backend_by_rule(device, dtype, topology, key.batch)], known is not None
 
 
-def backend_by_rule(device: th.device, dtype: th.dtype, topology: Topology, batch: int, training: bool = True) -> str:
+def backend_by_rule(device: th.device, dtype: th.dtype, topology: Topology, batch: int) -> str:
     """
     A backend that suits most processors, without a measurement: the same in every process.
 
@@ -108,7 +108,6 @@ def backend_by_rule(device: th.device, dtype: th.dtype, topology: Topology, batc
     gradients are wanted makes no difference that would hold on all processors.
 
     :param batch: Number of samples; :func:`choose_backend` rounds it up to a power of two.
-    :param training: Whether gradients are wanted, or the output alone.
     :return: Its name.
     """
     candidates = available_backends(device, dtype)
@@ -165,7 +164,7 @@ def _rule_decides(key: _Key, topology: Topology, candidates: list[str]) -> bool:
 
 def _decide(key: _Key, topology: Topology) -> str:
     candidates = available_backends(key.device, key.dtype)
-    by_rule = backend_by_rule(key.device, key.dtype, topology, key.batch, key.training)
+    by_rule = backend_by_rule(key.device, key.dtype, topology, key.batch)
     if _rule_decides(key, topology, candidates):
         return by_rule
     kind = _kind(key, topology)

@@ -91,10 +91,6 @@ class CompiledBackend(Backend):
     def memory(self, topology: Topology) -> int:
         return tensor_bytes(topology)
 
-    def forget(self, topology: Topology) -> None:
-        _derived.pop(topology, None)
-        topology.forget_tensors()
-
 
 # So many multiply-adds of a batch take the time of one of a single sample, which are not done by vectors.
 _TIME_OF_ONE = 8

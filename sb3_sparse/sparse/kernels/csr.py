@@ -46,9 +46,6 @@ class CsrBackend(Backend):
     def memory(self, topology: Topology) -> int:
         return tensor_bytes(topology)
 
-    def forget(self, topology: Topology) -> None:
-        topology.forget_tensors()
-
 
 @cache
 def _silence_beta_warning() -> None:

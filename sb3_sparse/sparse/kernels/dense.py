@@ -35,10 +35,6 @@ class _Scratch(threading.local):
         buffer.index_copy_(0, topology.flat_index(values.device, keep=True), values.detach())
         return buffer.view(topology.rows, topology.columns)
 
-    def forget(self, topology: Topology) -> None:
-        self.buffers.pop(topology, None)
-        topology.forget_flat_index()
-
 
 _scratch = _Scratch()
 
@@ -75,6 +71,3 @@ class DenseBackend(Backend):
 
     def memory(self, topology: Topology) -> int:
         return 8 * topology.nnz + 4 * topology.numel
-
-    def forget(self, topology: Topology) -> None:
-        _scratch.forget(topology)
