@@ -55,9 +55,10 @@ class ObservationNorm(nn.Module):
         # Copies of an optimizer have lost their hooks, and copies of this module forget whom they followed.
         if optimizer is self._followed:
             return
-        if not isinstance(optimizer, th.optim.Optimizer):
+        if not isinstance(optimizer, th.optim.Optimizer) or not hasattr(optimizer, "_optimizer_step_post_hooks"):
             raise TypeError(
-                f"optimizer={optimizer!r}: expected a torch.optim.Optimizer, whose steps move the statistics of observations."
+                f"optimizer={optimizer!r}: expected a torch.optim.Optimizer, made by its own constructor, whose steps "
+                "move the statistics of observations."
             )
         if self._hook is not None:
             self._hook.remove()
@@ -119,9 +120,6 @@ class ObservationNorm(nn.Module):
         return [norm for norm in self.norms if isinstance(norm, RunningNorm)]
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        # Before the first of them is loaded.
-        for i, norm in enumerate(self._running_norms()):
-            norm.check_state(state_dict, f"{prefix}norms.{i}.")
         self._observed = self._ahead = None
         super()._load_from_state_dict(state_dict, prefix, *args)
 

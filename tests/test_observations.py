@@ -297,7 +297,7 @@ def test_statistics_that_cannot_be_are_refused_before_anything_is_loaded(name, v
         if key.endswith(name):
             tensor.fill_(value)
     before = state(model)
-    with pytest.raises(ValueError, match=f"obs_norm.norms.0.{name}: expected"):
+    with pytest.raises(RuntimeError, match=f"obs_norm.norms.0.{name}: expected"):
         model.set_parameters(parameters)
     assert same(state(model), before)
 

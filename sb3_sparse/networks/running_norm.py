@@ -125,7 +125,12 @@ class RunningNorm(nn.Module):
         return th.where(4 * near.sum() >= 3 * finite.sum(), near, finite)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
-        self.check_state(state_dict, prefix)
+        try:
+            self.check_state(state_dict, prefix)
+        except ValueError as error:
+            # As torch reports what does not fit. Others call `load_state_dict` and take a ValueError for something else.
+            args[-1].append(str(error))
+            return
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def check_state(self, state_dict: Mapping[str, Any], prefix: str = "") -> None:

@@ -41,7 +41,9 @@ def check_plain(name: str, layer: nn.Module) -> None:
     :raises ValueError: If its weight is not simply a parameter, or has something on it that would be lost.
     """
     reason = None
-    if parametrize.is_parametrized(layer):
+    if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
+        reason = "has no weight yet: call the module once"
+    elif parametrize.is_parametrized(layer):
         reason = "has parametrizations: call torch.nn.utils.parametrize.remove_parametrizations on it"
     elif marks := [mark for mark in _MARKS if mark in layer._parameters or mark in layer._buffers]:
         reason = f"has a weight that is computed by {_MARKS[marks[0]]} on it"
@@ -53,6 +55,27 @@ def check_plain(name: str, layer: nn.Module) -> None:
         reason = "has a hook on its weight, which expects dense gradients: remove it"
     if reason is not None:
         raise ValueError(f"{name or 'the layer'} {reason} first, or name the layer in exclude=.")
+
+
+def check_sparse(name: str, layer: nn.Module, classes: tuple[type, ...]) -> None:
+    """
+    :param name: Of the layer, for the message.
+    :param layer: A sparse layer that is to be replaced by a dense one.
+    :param classes: Those that a dense layer can stand for.
+    :raises ValueError: If something on it would be lost.
+    """
+    known = {"values", "bias", "topology_seed", "topology_index"}
+    reason = None
+    if type(layer) not in classes:
+        reason = f"is a {type(layer).__name__}, which may compute something else"
+    elif extra := sorted({*layer._parameters, *layer._buffers, *layer._modules} - known):
+        reason = f"has {extra}, which a dense layer has no place for"
+    elif any(getattr(layer, hooks, None) for hooks in _STATE_HOOKS):
+        reason = "has hooks on its state dict, which know the sparse weight"
+    elif _has_hooks(layer.values):
+        reason = "has a hook on its values, which expects their gradients"
+    if reason is not None:
+        raise ValueError(f"{name or 'the layer'} {reason}: take that away before to_dense.")
 
 
 def _has_hooks(tensor: Any) -> bool:

@@ -10,7 +10,14 @@ import torch as th
 from torch import nn
 
 from sb3_sparse.common.validation import flag, whole_number
-from sb3_sparse.sparse.carry import Exchange, carry_over, check_plain, exchange_in_optimizers, tensors_with_history
+from sb3_sparse.sparse.carry import (
+    Exchange,
+    carry_over,
+    check_plain,
+    check_sparse,
+    exchange_in_optimizers,
+    tensors_with_history,
+)
 from sb3_sparse.sparse.distribution import check_sparsity, get_distribution
 from sb3_sparse.sparse.kernels import peek_backend
 from sb3_sparse.sparse.layers import SparseConv2d, SparseLinear
@@ -38,6 +45,9 @@ def sparsify_(
 ) -> nn.Module:
     """
     Prune a module at random, in place: every ``nn.Linear`` and ``nn.Conv2d`` becomes a sparse layer.
+
+    What is called ``..._target`` is pruned as the network of that name without it: SB3's target networks follow theirs
+    weight by weight.
 
     The weights that survive keep their values, hooks and attributes of the layers stay on them. Layers that the
     distribution leaves dense stay as they are, and so do subclasses of the two, with a warning. Optimizers that are
@@ -75,7 +85,8 @@ def sparsify_(
         nnz = round(densities[name] * layer.weight.numel())
         if nnz == layer.weight.numel():
             continue
-        topology = Topology.random(layer.weight.shape, nnz, derive_seed(base_seed, name))
+        # A target network is pruned as the network that it follows, whose weights are averaged into its own.
+        topology = Topology.random(layer.weight.shape, nnz, derive_seed(base_seed, name.replace("_target", "")))
         kind = SparseLinear if isinstance(layer, nn.Linear) else SparseConv2d
         sparse = kind.from_dense(layer, topology, rescale)  # type: ignore[arg-type]
         # The same object: it is what it was, also for optimizers.
@@ -95,7 +106,11 @@ def to_dense(module: nn.Module) -> nn.Module:
     moments of weights that did not exist are zero.
 
     :param module: Any module; it is not changed.
+    :raises ValueError: If a sparse layer has something that a dense one has no place for, or is of a class of its own.
     """
+    for name, layer in module.named_modules():
+        if isinstance(layer, (SparseLinear, SparseConv2d)):
+            check_sparse(name, layer, (SparseLinear, SparseConv2d))
     memo: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in tensors_with_history(module)}
     dense = copy.deepcopy(module, memo)
     swaps = []
@@ -214,7 +229,10 @@ def sparsity_report(module: nn.Module) -> SparsityReport:
 
 def _prunable_layers(module: nn.Module, exclude: Exclude) -> Iterable[tuple[str, nn.Linear | nn.Conv2d]]:
     is_excluded = exclude if callable(exclude) else _excluded_by_name(module, exclude)
-    owners: dict[th.Tensor, str] = {}
+    owners: dict[th.Tensor | None, list[tuple[str, nn.Module]]] = {}
+    for place, part in module.named_modules():
+        for parameter in part._parameters.values():
+            owners.setdefault(parameter, []).append((place, part))
     left_alone = []
     for name, layer in module.named_modules():
         if isinstance(layer, (SparseLinear, SparseConv2d)) and not is_excluded(name, layer):
@@ -229,8 +247,11 @@ def _prunable_layers(module: nn.Module, exclude: Exclude) -> Iterable[tuple[str,
                 raise ValueError(
                     f"{name or 'the layer'} has a weight of shape {tuple(layer.weight.shape)}: name it in exclude=."
                 )
-            if (owner := owners.setdefault(layer.weight, name)) != name:
-                raise ValueError(f"{owner} and {name} share one weight, which sparse layers cannot: name them in exclude=.")
+            shared = [place for place, part in owners[layer.weight] if not is_excluded(place, part)]
+            if len(shared) > 1:
+                raise ValueError(
+                    f"{' and '.join(shared)} share one weight, which sparse layers cannot: name them in exclude=."
+                )
             yield name, layer
     if left_alone:
         warnings.warn(

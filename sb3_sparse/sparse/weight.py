@@ -98,7 +98,9 @@ class SparseWeight(LoadsWhole):
         Gradients flow to ``values``, as in a penalty on the weights. It cannot be written to.
         """
         dense = scatter_dense(self.values, self.topology, self.topology_seed)
-        return dense.as_subclass(ReadOnlyWeight) if type(dense) is th.Tensor else dense
+        # The compiler cannot look into the subclass.
+        is_plain = type(dense) is th.Tensor and not th.compiler.is_compiling()
+        return dense.as_subclass(ReadOnlyWeight) if is_plain else dense
 
     @weight.setter
     def weight(self, weight: th.Tensor) -> None:
@@ -293,7 +295,13 @@ class SparseWeight(LoadsWhole):
         try:
             if topology is not None and topology is not old:
                 self._take(topology)
-            entries[prefix + "topology_seed"] = self._identity_to_load(given.get("topology_seed"), topology is None)
+            entries[prefix + "topology_seed"] = self._identity_to_load(given, topology is None)
+            if local_metadata.get("assign_to_params_buffers", False) and "values" in given:
+                # The layer's tensors become those of the state dict, perhaps from a device without data.
+                place = given["values"].device
+                entries[prefix + "topology_seed"] = entries[prefix + "topology_seed"].to(place)
+                if self.topology_index is not None:
+                    self.topology_index = self._topology.flat_index(place).int()
             if self.topology_index is None:
                 entries.pop(prefix + "topology_index", None)
             else:
@@ -307,14 +315,15 @@ class SparseWeight(LoadsWhole):
             self._take(old)
             raise
 
-    def _identity_to_load(self, given: th.Tensor | None, is_blank: bool) -> th.Tensor:
+    def _identity_to_load(self, given: Mapping[str, th.Tensor], is_blank: bool) -> th.Tensor:
         """What becomes of the buffer: who compares it with what was loaded finds that, as after any load."""
-        identity, device = self._topology.identity, self.values.device
-        numbers = None if given is None or given.dim() == 0 else _numbers(given)
+        identity, loaded = self._topology.identity, given.get("topology_seed")
+        numbers = None if loaded is None or loaded.dim() == 0 else _numbers(loaded)
         if numbers is not None:
             numbers = [a + b for a, b in zip(numbers, identity, strict=True)] if is_blank else numbers
             identity = numbers if is_near(numbers, identity) else identity
-        return th.tensor(identity, dtype=th.float32, device="cpu").to(device)
+        made = th.tensor(identity, dtype=th.float32, device="cpu")
+        return made if self.values.is_meta else made.to(self.values.device)
 
     def _loaded_topology(self, given: Mapping[str, th.Tensor]) -> Topology | None:
         seed, index = given.get("topology_seed"), given.get("topology_index")

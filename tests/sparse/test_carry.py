@@ -183,6 +183,65 @@ def test_state_that_belongs_to_no_single_weight_starts_anew_with_a_warning():
     _train(module, module.optimizer)
 
 
+@pytest.mark.parametrize("algorithm", [SAC, TD3, DQN])
+def test_targets_have_the_topologies_of_the_networks_that_they_follow(algorithm):
+    env = "CartPole-v1" if algorithm is DQN else "Pendulum-v1"
+    small = dict(tau=1.0, learning_starts=8, batch_size=8, buffer_size=100, policy_kwargs=dict(net_arch=[32, 32]))
+    model = algorithm(
+        "MlpPolicy", env, seed=0, device="cpu", **small, **({"target_update_interval": 1} if algorithm is DQN else {})
+    )
+    sparsify_(model.policy, 0.5, seed=0)
+    pairs = [("q_net", "q_net_target")] if algorithm is DQN else [("critic", "critic_target")]
+    for online, target in pairs:
+        online, target = getattr(model.policy, online), getattr(model.policy, target)
+        for ours, theirs in zip(online.modules(), target.modules(), strict=True):
+            if isinstance(ours, SparseLinear):
+                assert ours.topology is theirs.topology
+    model.learn(20)
+    if algorithm is not DQN:  # which copies before it trains
+        assert all(map(th.equal, online.parameters(), target.parameters()))
+
+
+class _Subclass(SparseLinear):
+    pass
+
+
+def _on_values(layer):
+    layer.values.register_hook(lambda grad: grad)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_with_buffer, r"\['scale'\]"),
+        (_with_child, r"\['inner'\]"),
+        (_on_values, "hook on its values"),
+        (lambda layer: prune.random_unstructured(layer, "values", 0.3), "values_mask"),
+        (lambda layer: layer.register_state_dict_post_hook(lambda *a: None), "hooks on its state dict"),
+    ],
+)
+def test_what_a_dense_layer_has_no_place_for_is_refused_by_name(change, message):
+    net = sparsify_(mlp(), 0.5)
+    change(net[2])
+    with pytest.raises(ValueError, match=rf"^2 has.*{message}.*before to_dense"):
+        to_dense(net)
+    with pytest.raises(ValueError, match="is a _Subclass"):
+        to_dense(_Subclass(4, 3, density=0.5))
+
+
+def test_weights_that_something_else_uses_are_refused():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(30, 20), nn.Linear(20, 30)
+            self.head.weight = self.embedding.weight
+
+    with pytest.raises(ValueError, match="embedding and head share one weight"):
+        sparsify_(Tied(), 0.5)
+    with pytest.raises(ValueError, match="call the module once"):
+        sparsify_(nn.Sequential(nn.LazyLinear(4)), 0.5)
+
+
 @pytest.mark.parametrize("algorithm", [PPO, A2C])
 def test_on_policy_policies_after_learning(algorithm):
     arguments = dict(n_steps=16, seed=0, device="cpu", policy_kwargs=dict(net_arch=[32]))

@@ -55,6 +55,18 @@ def test_a_refused_layer_is_what_it_was(kind, strict, assign):
     assert th.equal(layer.weight, other.weight)
 
 
+@pytest.mark.parametrize("kind", ["linear", "given"])
+def test_tensors_assigned_to_a_layer_without_data_are_a_layer(kind):
+    source = LAYERS[kind](1)
+    with th.device("meta"):
+        layer = LAYERS["linear"](3)
+    layer.load_state_dict(source.state_dict(), assign=True)
+    assert all(tensor.device.type == "cpu" for tensor in layer.state_dict().values())
+    other = LAYERS["linear"](2)
+    other.load_state_dict(layer.state_dict())
+    assert th.equal(other.weight, source.weight)
+
+
 def test_a_dense_checkpoint_says_what_to_do():
     with pytest.raises(RuntimeError, match="load it into the dense module, then call sparsify_"):
         LAYERS["linear"](1).load_state_dict(nn.Linear(50, 40).state_dict())

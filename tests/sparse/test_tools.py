@@ -338,6 +338,20 @@ def test_gradient_of_a_gradient_names_the_way_out():
         g.square().sum().backward()
 
 
+def test_gradient_penalties_do_not_lose_a_gradient():
+    net = sparsify_(nn.Sequential(nn.Linear(16, 32), nn.Tanh(), nn.Linear(32, 1)), 0.5, exclude="0")
+    x = th.randn(8, 16, requires_grad=True)
+    (g,) = th.autograd.grad(net(x).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"to_dense\(module\)"):
+        ((g.norm(dim=1) - 1) ** 2).mean().backward()
+
+
+def test_a_penalty_on_the_weight_compiles():
+    layer = SparseLinear(16, 8, density=0.5)
+    th.compile(lambda: layer.weight.abs().sum(), backend="aot_eager")().backward()
+    assert th.equal(layer.values.grad, layer.values.detach().sign())
+
+
 def test_modes_that_only_look():
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -57,9 +57,10 @@ class _SparseLinear(th.autograd.Function):
                 grad_bias = grad.sum(dim=0)
         if th.is_grad_enabled():
             # With create_graph=True. Gradients of ours are numbers: whoever differentiates them again has to be told.
-            grad_x, grad_values, grad_bias = (
-                g if g is None else _Once.apply(g, grad) for g in (grad_x, grad_values, grad_bias)
+            grad_x, grad_values = (
+                g if g is None else _Once.apply(g, grad.new_zeros((), requires_grad=True)) for g in (grad_x, grad_values)
             )
+            grad_bias = grad.sum(dim=0) if wants_bias else None
         return grad_x, grad_values, grad_bias, None, None
 
 
@@ -67,7 +68,8 @@ class _Once(th.autograd.Function):
     """Passes a gradient on that cannot be differentiated again."""
 
     @staticmethod
-    def forward(ctx: Any, grad: th.Tensor, origin: th.Tensor) -> th.Tensor:
+    def forward(ctx: Any, grad: th.Tensor, anchor: th.Tensor) -> th.Tensor:
+        # Whoever differentiates the result comes by, since `anchor` asks for a gradient.
         return grad.view_as(grad)
 
     @staticmethod
