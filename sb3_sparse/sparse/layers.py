@@ -55,7 +55,7 @@ class SparseLinear(SparseWeight):
         out_features = whole_number("out_features", out_features, 1)
         bias, rescale = flag("bias", bias), flag("rescale", rescale)
         if topology is None and density is None:
-            raise ValueError("SparseLinear needs density=, the fraction of weights that exist, or topology=, which ones.")
+            raise ValueError("density=None and topology=None: give the fraction of weights that exist, or which ones.")
         if topology is None:
             topology = _draw_topology((out_features, in_features), density, seed, device)
         elif not isinstance(topology, Topology):

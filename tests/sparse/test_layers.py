@@ -243,7 +243,7 @@ def test_convolution_equals_masked_dense_twin(settings):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "needs density=.*or topology="),
+        ({}, "density=None and topology=None: give"),
         ({"density": 1.5}, "density=1.5"),
         ({"density": 0.5, "topology": Topology.random((4, 5), 3, 0)}, "either topology="),
         ({"topology": Topology.random((5, 4), 3, 0)}, "does not fit"),
