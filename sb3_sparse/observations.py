@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -78,8 +78,8 @@ class ObservationNorm(nn.Module):
     def observe(self, obs: PyTorchObs) -> None:
         """Remember a preprocessed batch that may be trained on: only the optimizer's next step will show it."""
         in_training_step = self._in_training_step()
-        if in_training_step and self._ahead is not None:
-            # The first pass of a gradient step is the algorithm's; somebody looks from a hook before the step.
+        if in_training_step and (self._ahead is not None or self._in_optimizer()):
+            # The first pass of a gradient step is the algorithm's; somebody looks from a hook, before or after the step.
             return
         batch = dict(zip(self.keys, self._vectors(obs), strict=True))
         self._observed = self._ahead = None
@@ -101,6 +101,11 @@ class ObservationNorm(nn.Module):
         # Whether statistics move is the optimizer's to say. But an algorithm's batch is normalised as if they had, before
         # the step, and nothing but the stack tells the next pass of `train` from a look after its last.
         return self._trainer is not None and not th.compiler.is_compiling() and _runs(self._trainer)
+
+    def _in_optimizer(self) -> bool:
+        # Torch wraps the step of every optimizer, with its hooks, in one function.
+        step = getattr(type(self._followed), "step", None)
+        return isinstance(step, FunctionType) and _runs(step.__code__)
 
     def _vectors(self, obs: PyTorchObs) -> list[th.Tensor]:
         return [obs[key] if isinstance(obs, dict) else obs for key in self.keys]

@@ -287,6 +287,29 @@ def test_one_observation_breaks_no_more_than_in_the_stock_policy(algorithm, outl
     assert np.abs(statistics["obs_var"].sqrt().numpy() - ordinary.std(0)).max() < 0.1
 
 
+@pytest.mark.parametrize("algorithm", [SAC, TD3, DQN])
+@pytest.mark.parametrize("when", ["pre", "post"])
+def test_looking_from_an_optimizers_hook_moves_nothing(algorithm, when):
+    def run(looks):
+        model = make_model(algorithm, gradient_steps=3, train_freq=1)
+        network = model.policy.q_net if algorithm is DQN else model.policy.actor
+        critic = None if algorithm is DQN else model.policy.critic
+
+        def look(*_):
+            obs = 1000 + th.randn(8, *model.observation_space.shape, generator=th.Generator().manual_seed(0))
+            with th.enable_grad():
+                network(obs) if algorithm is not SAC else network.get_action_dist_params(obs)
+                if critic is not None:
+                    critic(obs, th.zeros(8, *model.action_space.shape))
+
+        optimizers = [model.policy.optimizer] if algorithm is DQN else [network.optimizer, critic.optimizer]
+        for optimizer in optimizers if looks else []:
+            getattr(optimizer, f"register_step_{when}_hook")(look)
+        return state(model.learn(60))
+
+    assert same(run(False), run(True))
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("obs_var", -1.0), ("obs_var", np.nan), ("obs_mean", np.inf), ("obs_count", -2.0)]
 )
