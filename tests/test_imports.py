@@ -26,7 +26,7 @@ def roots(names: set[str]) -> set[str]:
 
 
 ALL = sorted(PACKAGE.rglob("*.py"))
-PURE_PLASTICITY = ("metrics", "activations", "interference", "figures", "table", "simplicity", "resets", "redo", "swap")
+PURE_PLASTICITY = ("metrics", "activations", "interference", "figures", "table", "simplicity", "resets", "redo")
 PURE = [path for path in ALL if path.relative_to(PACKAGE).parts[0] in ("common", "sparse", "networks")]
 PURE += [PACKAGE / "plasticity" / f"{name}.py" for name in PURE_PLASTICITY]
 

@@ -26,7 +26,7 @@ from sb3_sparse.plasticity.resets import (
     redraw_topology,
     renew,
 )
-from sb3_sparse.plasticity.swap import Swap
+from sb3_sparse.sparse.swap import Swap
 from sb3_sparse.sparse.topology import derive_seed
 
 STRATEGIES = ("full", "last_layers", "redo", "shrink_perturb")

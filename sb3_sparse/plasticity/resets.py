@@ -3,7 +3,7 @@ Resets of any torch module, in place: parameters stay the objects that the optim
 
 New values come from a second module, drawn by the architecture's own initialisers (:func:`draw_fresh`). Optimiser state is
 forgotten for exactly the parameters that got new values. A reset is prepared first and then made as a whole
-(:class:`~sb3_sparse.plasticity.swap.Swap`). ``redo.py`` has the reset of single units, ``reset_model.py`` the
+(:class:`~sb3_sparse.sparse.swap.Swap`). ``redo.py`` has the reset of single units, ``reset_model.py`` the
 resets of a Stable-Baselines3 model.
 """
 
@@ -14,8 +14,8 @@ import torch as th
 from torch import nn
 
 from sb3_sparse.common.validation import fraction, whole_number
-from sb3_sparse.plasticity.swap import Swap
 from sb3_sparse.sparse import SparseConv2d, SparseLinear, Topology
+from sb3_sparse.sparse.swap import Swap
 from sb3_sparse.sparse.topology import derive_seed
 from sb3_sparse.sparse.weight import keep_dense_draws
 
