@@ -15,9 +15,9 @@ from torch import nn
 
 from sb3_sparse.common.validation import fraction, whole_number
 from sb3_sparse.sparse import SparseConv2d, SparseLinear, Topology
+from sb3_sparse.sparse.sparsity import keep_dense_draws
 from sb3_sparse.sparse.swap import Swap
 from sb3_sparse.sparse.topology import derive_seed
-from sb3_sparse.sparse.weight import keep_dense_draws
 
 Module = TypeVar("Module", bound=nn.Module)
 WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, SparseLinear, SparseConv2d)

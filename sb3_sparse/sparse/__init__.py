@@ -3,13 +3,16 @@
 from sb3_sparse.sparse.carry import weight_decay_groups
 from sb3_sparse.sparse.distribution import erdos_renyi, uniform
 from sb3_sparse.sparse.layers import SparseConv2d, SparseLinear
-from sb3_sparse.sparse.pruning import LayerReport, SparsityReport, sparsify_, sparsity_report, to_dense
+from sb3_sparse.sparse.pruning import to_dense
+from sb3_sparse.sparse.report import LayerReport, SparsityReport, sparsity_report
+from sb3_sparse.sparse.sparsity import Sparsity, sparsify_
 from sb3_sparse.sparse.topology import Topology
 
 __all__ = [
     "LayerReport",
     "SparseConv2d",
     "SparseLinear",
+    "Sparsity",
     "SparsityReport",
     "Topology",
     "erdos_renyi",

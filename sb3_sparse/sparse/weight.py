@@ -3,9 +3,7 @@
 import ctypes
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,23 +16,10 @@ from sb3_sparse.sparse.loading import LoadsWhole
 from sb3_sparse.sparse.readonly import ReadOnlyWeight
 from sb3_sparse.sparse.topology import MAX_SEED, Topology, positions_checksum
 
-_keep_dense_draw: ContextVar[bool] = ContextVar("_keep_dense_draw", default=False)
-
-
 _NOT_REPLACED = (
     "the weight of a sparse layer cannot be replaced: copy into layer.values, or make a new layer from a dense one, "
     "SparseLinear.from_dense(dense, topology)."
 )
-
-
-@contextmanager
-def keep_dense_draws() -> Iterator[None]:
-    """Sparse layers made inside keep the dense tensor that their values were gathered from, as ``dense_draw``."""
-    token = _keep_dense_draw.set(True)
-    try:
-        yield
-    finally:
-        _keep_dense_draw.reset(token)
 
 
 class SparseWeight(LoadsWhole):
@@ -50,7 +35,7 @@ class SparseWeight(LoadsWhole):
     bias: nn.Parameter | None
     topology_seed: th.Tensor
     topology_index: th.Tensor | None
-    # Times the factor of `rescale`; only of layers made under `keep_dense_draws`.
+    # The initial dense weight, with the factor of `rescale`; only of layers that were pruned under `keep_dense_draws`.
     dense_draw: th.Tensor | None = None
     # The buffer `topology_seed` that was last looked at; and its address and bytes on the CPU, or else its version.
     _seen: tuple[th.Tensor | None, int, bytes | None] = (None, 0, None)
@@ -63,9 +48,6 @@ class SparseWeight(LoadsWhole):
             values = weight.reshape(-1).index_select(0, topology.flat_index(weight.device))
             if rescale and topology.nnz:
                 values /= math.sqrt(topology.density)
-            if _keep_dense_draw.get():
-                factor = math.sqrt(topology.density) if rescale and topology.nnz else 1.0
-                self.dense_draw = weight.detach() / factor
         self.values = nn.Parameter(values, requires_grad=weight.requires_grad)
         self.register_parameter("bias", copy_parameter(bias))
         self._take(topology)
