@@ -15,7 +15,7 @@ from sb3_sparse.common.validation import flag, number_in
 from sb3_sparse.plasticity.metrics import DORMANT_TAU
 from sb3_sparse.plasticity.resets import fresh_values, leaves
 from sb3_sparse.sparse import SparseLinear
-from sb3_sparse.sparse.swap import Swap
+from sb3_sparse.sparse.surgery.swap import Swap
 
 DEFAULT_TAU = DORMANT_TAU["redo"]
 _LINEAR = (nn.Linear, SparseLinear)

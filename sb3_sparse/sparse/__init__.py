@@ -1,12 +1,12 @@
 """Static sparse weights for any torch module. Nothing in here knows about reinforcement learning."""
 
-from sb3_sparse.sparse.carry import weight_decay_groups
 from sb3_sparse.sparse.distribution import erdos_renyi, uniform
 from sb3_sparse.sparse.layers import SparseConv2d, SparseLinear
 from sb3_sparse.sparse.pruning import to_dense
 from sb3_sparse.sparse.report import LayerReport, SparsityReport, sparsity_report
 from sb3_sparse.sparse.sparsity import Sparsity, sparsify_
 from sb3_sparse.sparse.topology import Topology
+from sb3_sparse.sparse.weight_decay import weight_decay_groups
 
 __all__ = [
     "LayerReport",

@@ -35,6 +35,8 @@ class SparseLinear(SparseWeight):
     :param seed: Draws the topology, an integer in [0, 2**24). By default it follows from the state of torch's
         generator, from which nothing is drawn for it.
     :param rescale: Multiply the initial values by ``1 / sqrt(density)``, which keeps the variance of the output.
+    :param device: Where the layer is made, as for ``nn.Linear``.
+    :param dtype: Of its parameters, as for ``nn.Linear``.
     :raises ValueError: If not exactly one of ``density`` and ``topology`` is given, or a value is out of range.
     """
 

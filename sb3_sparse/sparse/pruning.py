@@ -8,7 +8,8 @@ import torch as th
 from torch import nn
 
 from sb3_sparse.common.warn import warn_user
-from sb3_sparse.sparse.carry import (
+from sb3_sparse.sparse.layers import SparseConv2d, SparseLinear
+from sb3_sparse.sparse.surgery.carry import (
     Exchange,
     carry_over,
     check_plain,
@@ -16,7 +17,6 @@ from sb3_sparse.sparse.carry import (
     exchange_in_optimizers,
     tensors_with_history,
 )
-from sb3_sparse.sparse.layers import SparseConv2d, SparseLinear
 
 Module = TypeVar("Module", bound=nn.Module)
 Exclude = Iterable[str] | Callable[[str, nn.Module], bool]

@@ -12,10 +12,10 @@ from torch import nn
 
 from sb3_sparse.common.validation import choice, flag, whole_number
 from sb3_sparse.common.warn import warn_user
-from sb3_sparse.sparse.carry import Exchange, carry_over, exchange_in_optimizers
 from sb3_sparse.sparse.distribution import DISTRIBUTIONS, check_sparsity
 from sb3_sparse.sparse.layers import SparseConv2d, SparseLinear
 from sb3_sparse.sparse.pruning import Exclude, prunable_layers, replace_layers
+from sb3_sparse.sparse.surgery.carry import Exchange, carry_over, exchange_in_optimizers
 from sb3_sparse.sparse.topology import Topology, derive_seed
 
 Module = TypeVar("Module", bound=nn.Module)

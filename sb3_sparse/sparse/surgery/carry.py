@@ -3,8 +3,7 @@ Swapping a layer for another kind of it, without losing what hangs on it: hooks,
 inside the module know of its weight. What cannot be carried over is refused by name.
 """
 
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 import torch as th
 from torch import nn
 from torch.nn.utils import parametrize
+
+from sb3_sparse.common.warn import warn_user
 
 # Dictionaries and flags of nn.Module. Handles of hooks hold the dictionary: shared, they remove from the new layer too.
 _HOOKS = (
@@ -133,10 +134,9 @@ def _converted(state: Mapping[str, Any], old: th.Tensor, exchange: Exchange) -> 
     for key, value in state.items():
         if isinstance(value, th.Tensor) and value.dim() > 0:
             if value.shape != old.shape:
-                warnings.warn(
+                warn_user(
                     f"optimizer state {key!r} of shape {tuple(value.shape)} does not belong to single weights: the optimizer "
-                    "starts anew for this layer.",
-                    stacklevel=4,
+                    "starts anew for this layer."
                 )
                 return {}
             value = exchange.convert(value)
@@ -173,31 +173,3 @@ def tensors_with_history(module: nn.Module) -> list[th.Tensor]:
         elif not isinstance(thing, th.optim.Optimizer):
             stack.extend(getattr(thing, "__dict__", {}).values())
     return found
-
-
-def weight_decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """
-    Parameter groups in which weights decay, and biases and normalisations do not.
-
-    The usual rule, "decay what has two dimensions or more", misses the weights of sparse layers, which have one.
-
-    >>> optimizer = th.optim.AdamW(weight_decay_groups(nn.Linear(3, 2), weight_decay=0.01), lr=1e-3)
-
-    :param module: Any module, sparse or not.
-    :param weight_decay: Of the weights.
-    :return: Two groups, for any optimizer of torch.
-    """
-    from sb3_sparse.sparse.weight import SparseWeight
-
-    sparse = {layer.values for layer in module.modules() if isinstance(layer, SparseWeight)}
-    parameters = list(module.parameters())
-    decayed = [p for p in parameters if p.dim() > 1 or p in sparse]
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": _without(parameters, decayed), "weight_decay": 0.0},
-    ]
-
-
-def _without(parameters: Iterable[nn.Parameter], others: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    left_out = set(others)
-    return [p for p in parameters if p not in left_out]

@@ -13,6 +13,7 @@ from torch import nn
 
 from sb3_sparse.common.interrupts import uninterrupted
 from sb3_sparse.sparse.layers import SparseConv2d, SparseLinear
+from sb3_sparse.sparse.state.loading import all_or_nothing
 from sb3_sparse.sparse.topology import Topology
 
 SparseLayer = SparseLinear | SparseConv2d
@@ -61,24 +62,18 @@ class Swap:
 
     def apply(self) -> None:
         """Make all the changes, or none."""
-        topologies = [(layer, layer.topology) for layer in self._topologies]
-        values = [(tensor, tensor.detach().clone()) for tensor in self._values]
         remembered = [(optimizer, p, optimizer.state[p]) for optimizer, p in self._forgotten if p in optimizer.state]
-        with uninterrupted(), th.no_grad():
-            try:
-                for layer, topology in self._topologies.items():
-                    layer.set_topology(topology)
-                for tensor, value in self._values.items():
-                    tensor.copy_(value)
-                for optimizer, parameter, _ in remembered:
-                    optimizer.state.pop(parameter, None)
-                for function in self._finally:
-                    function()
-            except BaseException:
-                for layer, topology in topologies:
-                    layer.set_topology(topology)
-                for tensor, value in values:
-                    tensor.copy_(value)
-                for optimizer, parameter, state in remembered:
-                    optimizer.state[parameter] = state
-                raise
+
+        def remember() -> None:
+            for optimizer, parameter, state in remembered:
+                optimizer.state[parameter] = state
+
+        with uninterrupted(), th.no_grad(), all_or_nothing(*self._topologies, tensors=self._values, undo=remember):
+            for layer, topology in self._topologies.items():
+                layer.set_topology(topology)
+            for tensor, value in self._values.items():
+                tensor.copy_(value)
+            for optimizer, parameter, _ in remembered:
+                optimizer.state.pop(parameter, None)
+            for function in self._finally:
+                function()
