@@ -2,6 +2,7 @@
 
 from sb3_sparse.sparse.distribution import erdos_renyi, uniform
 from sb3_sparse.sparse.layers import SparseConv2d, SparseLinear
+from sb3_sparse.sparse.masks import sparsify_by_masks_
 from sb3_sparse.sparse.pruning import to_dense
 from sb3_sparse.sparse.report import LayerReport, SparsityReport, sparsity_report
 from sb3_sparse.sparse.sparsity import Sparsity, sparsify_
@@ -17,6 +18,7 @@ __all__ = [
     "Topology",
     "erdos_renyi",
     "sparsify_",
+    "sparsify_by_masks_",
     "sparsity_report",
     "to_dense",
     "uniform",

@@ -1,7 +1,10 @@
 """Which layers of a module can be pruned, how others take their place, and the way back to dense ones."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch as th
@@ -17,6 +20,7 @@ from sb3_sparse.sparse.surgery.carry import (
     exchange_in_optimizers,
     tensors_with_history,
 )
+from sb3_sparse.sparse.topology import Topology
 
 Module = TypeVar("Module", bound=nn.Module)
 Exclude = Iterable[str] | Callable[[str, nn.Module], bool]
@@ -28,6 +32,47 @@ class RemembersSparsity(Protocol):
 
     def forget_sparsity(self) -> None:
         """:func:`to_dense` made all layers dense."""
+
+
+def prune_(module: Module, topologies: Mapping[nn.Linear | nn.Conv2d, Topology], rescale: bool = False) -> Module:
+    """
+    Put sparse layers in the place of dense ones, in place. The weights that survive keep their values.
+
+    Hooks and attributes stay on the layers; optimizers that are attributes of the module train the new parameters.
+
+    :param module: Where the layers are. If it is itself such a layer, the sparse layer is only returned.
+    :param topologies: For each of its :func:`prunable_layers` that is to be pruned, which of its weights survive.
+    :param rescale: Multiply the surviving weights of a layer by ``1 / sqrt(density)``.
+    """
+    # All is made before the first layer is swapped, so that an error leaves the module as it was.
+    swaps: dict[nn.Module, nn.Module] = {}
+    exchanges: dict[th.Tensor, Exchange] = {}
+    for layer, topology in topologies.items():
+        kind = SparseLinear if isinstance(layer, nn.Linear) else SparseConv2d
+        sparse = kind.from_dense(layer, topology, rescale)  # type: ignore[arg-type]
+        # The same object: it is what it was, also for optimizers.
+        sparse.register_parameter("bias", layer.bias)  # type: ignore[arg-type]
+        if _draws_are_kept.get():
+            factor = math.sqrt(topology.density) if rescale and topology.nnz else 1.0
+            sparse.dense_draw = layer.weight.detach() / factor
+        carry_over(layer, sparse)
+        swaps[layer] = sparse
+        exchanges[layer.weight] = Exchange(sparse.values, topology.gather)
+    exchange_in_optimizers(module, exchanges)
+    return replace_layers(module, swaps)
+
+
+_draws_are_kept: ContextVar[bool] = ContextVar("_draws_are_kept", default=False)
+
+
+@contextmanager
+def keep_dense_draws() -> Iterator[None]:
+    """Layers that are pruned inside keep the dense weight that they come from, as ``dense_draw``: for resets."""
+    token = _draws_are_kept.set(True)
+    try:
+        yield
+    finally:
+        _draws_are_kept.reset(token)
 
 
 def to_dense(module: nn.Module) -> nn.Module:

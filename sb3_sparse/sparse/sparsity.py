@@ -1,9 +1,6 @@
 """How a network is pruned, as one value: how much, spread how, which weights, and how the others start."""
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -13,9 +10,7 @@ from torch import nn
 from sb3_sparse.common.validation import choice, flag, whole_number
 from sb3_sparse.common.warn import warn_user
 from sb3_sparse.sparse.distribution import DISTRIBUTIONS, check_sparsity
-from sb3_sparse.sparse.layers import SparseConv2d, SparseLinear
-from sb3_sparse.sparse.pruning import Exclude, prunable_layers, replace_layers
-from sb3_sparse.sparse.surgery.carry import Exchange, carry_over, exchange_in_optimizers
+from sb3_sparse.sparse.pruning import Exclude, prunable_layers, prune_
 from sb3_sparse.sparse.topology import Topology, derive_seed
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -127,31 +122,14 @@ class Sparsity:
         densities = DISTRIBUTIONS[self.distribution]({name: layer.weight.shape for name, layer in layers.items()}, self.amount)
         seed = th.initial_seed() if self.seed is None else self.seed
         seed = derive_seed(seed, name) if name else seed
-        # All is made before the first layer is swapped, so that an error leaves the module as it was.
-        swaps: dict[nn.Module, nn.Module] = {}
-        exchanges: dict[th.Tensor, Exchange] = {}
+        topologies = {}
         for place, layer in layers.items():
             nnz = round(densities[place] * layer.weight.numel())
-            if nnz == layer.weight.numel():
-                continue
-            # A target network is pruned as the network that it follows, whose weights are averaged into its own.
-            topology = Topology.random(layer.weight.shape, nnz, derive_seed(seed, place.replace("_target", "")))
-            sparse = self._pruned(layer, topology)
-            carry_over(layer, sparse)
-            swaps[layer] = sparse
-            exchanges[layer.weight] = Exchange(sparse.values, topology.gather)
-        exchange_in_optimizers(module, exchanges)
-        return replace_layers(module, swaps)
-
-    def _pruned(self, layer: nn.Linear | nn.Conv2d, topology: Topology) -> SparseLinear | SparseConv2d:
-        kind = SparseLinear if isinstance(layer, nn.Linear) else SparseConv2d
-        sparse = kind.from_dense(layer, topology, self.rescale)  # type: ignore[arg-type]
-        # The same object: it is what it was, also for optimizers.
-        sparse.register_parameter("bias", layer.bias)  # type: ignore[arg-type]
-        if _draws_are_kept.get():
-            factor = math.sqrt(topology.density) if self.rescale and topology.nnz else 1.0
-            sparse.dense_draw = layer.weight.detach() / factor
-        return sparse
+            if nnz < layer.weight.numel():
+                # A target network is pruned as the network that it follows, whose weights are averaged into its own.
+                place_seed = derive_seed(seed, place.replace("_target", ""))
+                topologies[layer] = Topology.random(layer.weight.shape, nnz, place_seed)
+        return prune_(module, topologies, self.rescale)
 
 
 def sparsify_(
@@ -188,19 +166,6 @@ def sparsify_(
         already, layers share a weight, or a weight is computed (by parametrizations, ``weight_norm``, ...).
     """
     return Sparsity(sparsity, distribution, seed, rescale).apply_(module, exclude=exclude)
-
-
-_draws_are_kept: ContextVar[bool] = ContextVar("_draws_are_kept", default=False)
-
-
-@contextmanager
-def keep_dense_draws() -> Iterator[None]:
-    """Layers that are pruned inside keep the dense weight that they come from, as ``dense_draw``: for resets."""
-    token = _draws_are_kept.set(True)
-    try:
-        yield
-    finally:
-        _draws_are_kept.reset(token)
 
 
 def _checked(names: tuple[str, str, str, str], amount: Any, distribution: Any, seed: Any, rescale: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from sb3_sparse import Sparsity, sparsify_
 from sb3_sparse.sparse import SparseLinear
-from sb3_sparse.sparse.sparsity import keep_dense_draws
+from sb3_sparse.sparse.pruning import keep_dense_draws
 
 
 def mlp():

@@ -7,7 +7,7 @@ import torch as th
 from torch import nn
 
 from sb3_sparse.sparse.layers import SparseConv2d, SparseLinear
-from sb3_sparse.sparse.sparsity import keep_dense_draws
+from sb3_sparse.sparse.pruning import keep_dense_draws
 from sb3_sparse.sparse.surgery.swap import Swap
 from sb3_sparse.sparse.topology import Topology, derive_seed
 
