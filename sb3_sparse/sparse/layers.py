@@ -148,6 +148,23 @@ class SparseConv2d(SparseWeight):
         return f"kernel={shape}, nnz={self._topology.nnz}, density={self.density:.4g}, bias={self.bias is not None}"
 
 
+SparseLayer = SparseLinear | SparseConv2d
+"""Layers that this package makes."""
+PrunableLayer = nn.Linear | nn.Conv2d
+"""Layers of torch's that can be pruned: each becomes the sparse layer of the same name."""
+WeightLayer = PrunableLayer | nn.Conv1d | nn.Conv3d | SparseLayer
+"""Layers that multiply with a weight."""
+
+
+def sparse_layers(module: nn.Module) -> dict[str, SparseLayer]:
+    """
+    The sparse layers of a module by name.
+
+    :param module: Any module.
+    """
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, SparseLayer)}
+
+
 def _with_weights(dense: nn.Module, sparse: SparseWeight) -> Any:
     with th.no_grad():
         weight = scatter_dense(sparse.values, sparse.topology)

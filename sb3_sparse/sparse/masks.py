@@ -8,6 +8,7 @@ import torch as th
 from torch import nn
 
 from sb3_sparse.common.validation import flag
+from sb3_sparse.sparse.layers import PrunableLayer
 from sb3_sparse.sparse.pruning import prunable_layers, prune_
 from sb3_sparse.sparse.topology import Topology
 
@@ -39,7 +40,7 @@ def sparsify_by_masks_(
     wanted = {name.removesuffix("weight").removesuffix("."): mask for name, mask in masks.items()}
     layers = prunable_layers(module, lambda name, layer: name not in wanted)
     if missing := [name for name in wanted if name not in layers]:
-        names = [name for name, layer in module.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
+        names = [name for name, layer in module.named_modules() if isinstance(layer, PrunableLayer)]
         raise ValueError(f"masks for {missing}: no layers that can be pruned. Those of the module are {names}.")
     topologies = {layer: _topology(name, wanted[name], tuple(layer.weight.shape)) for name, layer in layers.items()}
     return prune_(module, topologies, rescale)

@@ -5,13 +5,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, get_args, runtime_checkable
 
 import torch as th
 from torch import nn
 
 from sb3_sparse.common.warn import warn_user
-from sb3_sparse.sparse.layers import SparseConv2d, SparseLinear
+from sb3_sparse.sparse.layers import PrunableLayer, SparseConv2d, SparseLayer, SparseLinear, sparse_layers
 from sb3_sparse.sparse.surgery.carry import (
     Exchange,
     carry_over,
@@ -34,7 +34,7 @@ class RemembersSparsity(Protocol):
         """:func:`to_dense` made all layers dense."""
 
 
-def prune_(module: Module, topologies: Mapping[nn.Linear | nn.Conv2d, Topology], rescale: bool = False) -> Module:
+def prune_(module: Module, topologies: Mapping[PrunableLayer, Topology], rescale: bool = False) -> Module:
     """
     Put sparse layers in the place of dense ones, in place. The weights that survive keep their values.
 
@@ -86,27 +86,26 @@ def to_dense(module: nn.Module) -> nn.Module:
     :param module: Any module; it is not changed.
     :raises ValueError: If a sparse layer has something that a dense one has no place for, or is of a class of its own.
     """
-    for name, layer in module.named_modules():
-        if isinstance(layer, (SparseLinear, SparseConv2d)):
-            check_sparse(name, layer, (SparseLinear, SparseConv2d))
+    for name, layer in sparse_layers(module).items():
+        check_sparse(name, layer)
     memo: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in tensors_with_history(module)}
     dense = copy.deepcopy(module, memo)
     swaps: dict[nn.Module, nn.Module] = {}
     exchanges: dict[th.Tensor, Exchange] = {}
-    for layer in dense.modules():
-        if isinstance(layer, (SparseLinear, SparseConv2d)):
-            plain = layer.to_dense()
-            plain.bias = layer.bias
-            carry_over(layer, plain)
-            swaps[layer] = plain
-            exchanges[layer.values] = Exchange(plain.weight, layer.topology.scatter)
-        elif isinstance(layer, RemembersSparsity):
-            layer.forget_sparsity()
+    for layer in sparse_layers(dense).values():
+        plain = layer.to_dense()
+        plain.bias = layer.bias
+        carry_over(layer, plain)
+        swaps[layer] = plain
+        exchanges[layer.values] = Exchange(plain.weight, layer.topology.scatter)
+    for part in dense.modules():
+        if isinstance(part, RemembersSparsity):
+            part.forget_sparsity()
     exchange_in_optimizers(dense, exchanges)
     return replace_layers(dense, swaps)
 
 
-def prunable_layers(module: nn.Module, exclude: Exclude = ()) -> dict[str, nn.Linear | nn.Conv2d]:
+def prunable_layers(module: nn.Module, exclude: Exclude = ()) -> dict[str, PrunableLayer]:
     """
     The layers of a module that can be pruned, by name. Subclasses of the two kinds are left out, with a warning.
 
@@ -121,16 +120,16 @@ def prunable_layers(module: nn.Module, exclude: Exclude = ()) -> dict[str, nn.Li
     for place, part in module.named_modules():
         for parameter in part._parameters.values():
             owners.setdefault(parameter, []).append((place, part))
-    layers: dict[str, nn.Linear | nn.Conv2d] = {}
+    layers: dict[str, PrunableLayer] = {}
     left_alone = []
     for name, layer in module.named_modules():
         if is_excluded(name, layer):
             continue
-        if isinstance(layer, (SparseLinear, SparseConv2d)):
+        if isinstance(layer, SparseLayer):
             raise ValueError(f"{name or 'the module'} is sparse already: take to_dense(module) first, or name it in exclude=.")
-        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+        if isinstance(layer, PrunableLayer):
             check_plain(name, layer)
-            if type(layer) not in (nn.Linear, nn.Conv2d):
+            if type(layer) not in get_args(PrunableLayer):
                 # It may compute something else with its weight.
                 left_alone.append(f"{name} ({type(layer).__name__})")
                 continue

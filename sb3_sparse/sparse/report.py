@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from sb3_sparse.sparse.kernels import peek_backend
-from sb3_sparse.sparse.layers import SparseConv2d, SparseLinear
+from sb3_sparse.sparse.layers import PrunableLayer, SparseConv2d, SparseLayer
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def sparsity_report(module: nn.Module) -> SparsityReport:
     """
     layers, topology_bytes, hidden = [], {}, 0
     for name, layer in module.named_modules():
-        if isinstance(layer, (SparseLinear, SparseConv2d)):
+        if isinstance(layer, SparseLayer):
             topology = layer.topology
             hidden += topology.numel - topology.nnz
             if isinstance(layer, SparseConv2d):
@@ -95,7 +95,7 @@ def sparsity_report(module: nn.Module) -> SparsityReport:
                 backend = likely.name if is_settled else f"{likely.name} (not measured yet)"
             topology_bytes[topology] = topology.nbytes + kept
             layers.append(LayerReport(name, topology.shape, topology.nnz, topology.numel, backend))
-        elif isinstance(layer, (nn.Linear, nn.Conv2d)):
+        elif isinstance(layer, PrunableLayer):
             total = layer.weight.numel()
             layers.append(LayerReport(name, tuple(layer.weight.shape), total, total, "torch"))
     parameters = list(module.parameters())

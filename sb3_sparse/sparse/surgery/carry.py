@@ -6,13 +6,14 @@ inside the module know of its weight. What cannot be carried over is refused by 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 import torch as th
 from torch import nn
 from torch.nn.utils import parametrize
 
 from sb3_sparse.common.warn import warn_user
+from sb3_sparse.sparse.layers import SparseLayer
 
 # Dictionaries and flags of nn.Module. Handles of hooks hold the dictionary: shared, they remove from the new layer too.
 _HOOKS = (
@@ -58,16 +59,15 @@ def check_plain(name: str, layer: nn.Module) -> None:
         raise ValueError(f"{name or 'the layer'} {reason} first, or name the layer in exclude=.")
 
 
-def check_sparse(name: str, layer: nn.Module, classes: tuple[type, ...]) -> None:
+def check_sparse(name: str, layer: SparseLayer) -> None:
     """
     :param name: Of the layer, for the message.
     :param layer: A sparse layer that is to be replaced by a dense one.
-    :param classes: Those that a dense layer can stand for.
     :raises ValueError: If something on it would be lost.
     """
     known = {"values", "bias", "topology_seed", "topology_index"}
     reason = None
-    if type(layer) not in classes:
+    if type(layer) not in get_args(SparseLayer):
         reason = f"is a {type(layer).__name__}, which may compute something else"
     elif extra := sorted({*layer._parameters, *layer._buffers, *layer._modules} - known):
         reason = f"has {extra}, which a dense layer has no place for"

@@ -1,12 +1,12 @@
 """Networks drawn anew: fresh values by their own initialisers, and other topologies, online and target together."""
 
 from collections.abc import Callable, Collection
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch as th
 from torch import nn
 
-from sb3_sparse.sparse.layers import SparseConv2d, SparseLinear
+from sb3_sparse.sparse.layers import SparseLayer, sparse_layers
 from sb3_sparse.sparse.pruning import keep_dense_draws
 from sb3_sparse.sparse.surgery.swap import Swap
 from sb3_sparse.sparse.topology import Topology, derive_seed
@@ -41,12 +41,12 @@ def drawn_value(layer: nn.Module, key: str, fresh: nn.Module, swap: Swap | None 
     :param swap: Knows the topologies that layers get.
     :raises ValueError: If the fresh layer has values at other positions only.
     """
-    if not (isinstance(layer, (SparseLinear, SparseConv2d)) and key == "values"):
+    if not (isinstance(layer, SparseLayer) and key == "values"):
         value = fresh._parameters.get(key)
         return None if value is None else value.detach()
     topology = layer.topology if swap is None else swap.topology_of(layer)
     dense: th.Tensor | None
-    if not isinstance(fresh, (SparseLinear, SparseConv2d)):
+    if not isinstance(fresh, SparseLayer):
         dense = fresh._parameters.get("weight")
     elif fresh.dense_draw is not None:
         dense = fresh.dense_draw
@@ -66,17 +66,16 @@ def redraw_topology(swap: Swap, module: nn.Module, seed: int, within: Collection
     :param seed: The new positions follow from it and the name of the layer.
     :param within: Only these layers.
     """
-    for name, layer in module.named_modules():
-        if isinstance(layer, (SparseLinear, SparseConv2d)) and (within is None or layer in within):
+    for name, layer in sparse_layers(module).items():
+        if within is None or layer in within:
             old = layer.topology
             swap.set_topology(layer, Topology.random(old.shape, old.nnz, derive_seed(seed, name)))
 
 
 def copy_topology(swap: Swap, target: nn.Module, online: nn.Module) -> None:
     """Prepare for the sparse layers of a target network the topologies that the online network will have."""
-    layers = dict(online.named_modules())
-    for name, layer in target.named_modules():
-        if isinstance(layer, (SparseLinear, SparseConv2d)):
-            twin: Any = layers[name]
-            if layer.topology is not swap.topology_of(twin):
-                swap.set_topology(layer, swap.topology_of(twin))
+    twins = sparse_layers(online)
+    for name, layer in sparse_layers(target).items():
+        topology = swap.topology_of(twins[name])
+        if layer.topology is not topology:
+            swap.set_topology(layer, topology)

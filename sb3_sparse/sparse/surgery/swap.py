@@ -12,11 +12,9 @@ import torch as th
 from torch import nn
 
 from sb3_sparse.common.interrupts import uninterrupted
-from sb3_sparse.sparse.layers import SparseConv2d, SparseLinear
+from sb3_sparse.sparse.layers import SparseLayer
 from sb3_sparse.sparse.state.loading import all_or_nothing
 from sb3_sparse.sparse.topology import Topology
-
-SparseLayer = SparseLinear | SparseConv2d
 
 
 class Swap:
