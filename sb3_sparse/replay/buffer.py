@@ -1,0 +1,139 @@
+"""A replay buffer of Stable-Baselines3 that is put together from parts: storage, several steps as one, and a draw."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_sparse.common.validation import flag, fraction, whole_number
+from sb3_sparse.replay.n_step import windows
+from sb3_sparse.replay.storage import ObservationStorage, WholeObservations
+
+
+class ComposedReplayBuffer(ReplayBuffer):
+    """
+    Base of the buffers of this package, in SB3's contract: any observations, Dict spaces included, any number of
+    environments.
+
+    A transition has a flat index, ``place in the ring * n_envs + environment``.
+
+    :param buffer_size: Transitions of all environments together.
+    :param observation_space: Of one environment.
+    :param action_space: Of one environment.
+    :param device: Where samples are put.
+    :param n_envs: Environments whose steps are added together.
+    :param optimize_memory_usage: Not supported: SB3's way of it loses time limits.
+    :param handle_timeout_termination: Whether values are bootstrapped from where a time limit cut an episode off.
+    :param n_steps: Rewards of so many steps make a transition.
+    :param gamma: Discount factor, of these rewards.
+    :raises ValueError: If a value is out of range.
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: th.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+        *,
+        n_steps: int = 1,
+        gamma: float = 0.99,
+    ):
+        if optimize_memory_usage:
+            raise ValueError(
+                f"optimize_memory_usage=True: {type(self).__name__} has no such mode. Leave it out; FrameReplayBuffer keeps "
+                "stacked images in an eighth of the memory."
+            )
+        self.n_steps, self.gamma = whole_number("n_steps", n_steps, 1), fraction("gamma", gamma)
+        buffer_size = whole_number("buffer_size", buffer_size, 1)
+        # Not that of ReplayBuffer, which allocates arrays for the observations.
+        BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs)
+        self.buffer_size = max(buffer_size // n_envs, 1)
+        self.optimize_memory_usage = False
+        self.handle_timeout_termination = flag("handle_timeout_termination", handle_timeout_termination)
+        ring = (self.buffer_size, n_envs)
+        self.actions = np.zeros((*ring, self.action_dim), dtype=self._maybe_cast_dtype(action_space.dtype))
+        self.rewards, self.dones, self.timeouts = (np.zeros(ring, dtype=np.float32) for _ in range(3))
+        self.storage = self._make_storage()
+
+    def _make_storage(self) -> ObservationStorage:
+        return WholeObservations(self.observation_space, self.buffer_size, self.n_envs)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the full buffer."""
+        return self.storage.nbytes + sum(a.nbytes for a in (self.actions, self.rewards, self.dones, self.timeouts))
+
+    def add(
+        self,
+        obs: Any,
+        next_obs: Any,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Keep a step of all environments, see :meth:`ReplayBuffer.add`."""
+        place = self.pos
+        self.storage.add(place, obs, next_obs)
+        self.actions[place] = np.asarray(action).reshape(self.n_envs, self.action_dim)
+        self.rewards[place] = reward
+        self.dones[place] = done
+        if self.handle_timeout_termination:
+            self.timeouts[place] = [info.get("TimeLimit.truncated", False) for info in infos]
+        self.pos = (place + 1) % self.buffer_size
+        self.full = self.full or self.pos == 0
+
+    def reset(self) -> None:
+        """Forget all transitions."""
+        super().reset()
+        self.storage = self._make_storage()
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:
+        """
+        Draw transitions, each as likely as the other.
+
+        :param batch_size: How many.
+        :param env: Normalises observations and rewards.
+        """
+        # In this order, as in SB3: equal seeds give equal draws.
+        steps = np.random.randint(0, self.size(), size=batch_size)
+        return self._at(steps, np.random.randint(0, self.n_envs, size=batch_size), env)
+
+    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
+        return self._at(batch_inds, np.random.randint(0, self.n_envs, size=len(batch_inds)), env)
+
+    def _at(self, steps: np.ndarray, envs: np.ndarray, env: VecNormalize | None) -> ReplayBufferSamples:
+        """The transitions at some places of the ring."""
+        if self.n_steps == 1:
+            last = steps
+            rewards, discounts = self._normalize_reward(self.rewards[steps, envs], env), None
+            terminated = self.dones[steps, envs] * (1 - self.timeouts[steps, envs])
+        else:
+            all_rewards = self._normalize_reward(self.rewards, env)
+            newest = (self.pos - 1) % self.buffer_size
+            rewards, discounts, last, terminated = windows(
+                all_rewards, self.dones, self.timeouts, steps, envs, newest, self.n_steps, self.gamma
+            )
+        observations = self._normalize_obs(self.storage.observations(steps, envs), env)
+        next_observations = self._normalize_obs(self.storage.next_observations(last, envs), env)
+        return ReplayBufferSamples(
+            observations=self._tensors(observations),
+            actions=self.to_torch(self.actions[steps, envs]),
+            next_observations=self._tensors(next_observations),
+            dones=self.to_torch(terminated.reshape(-1, 1)),
+            rewards=self.to_torch(rewards.reshape(-1, 1)),
+            discounts=None if discounts is None else self.to_torch(discounts.reshape(-1, 1)),
+        )
+
+    def _tensors(self, observations: Any) -> Any:
+        if isinstance(observations, dict):
+            return {name: self.to_torch(part) for name, part in observations.items()}
+        return self.to_torch(observations)

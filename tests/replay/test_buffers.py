@@ -1,0 +1,305 @@
+"""Our buffers against SB3's own, and against hand-made windows."""
+
+import copy
+import io
+import pickle
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from sb3_contrib import QRDQN
+from stable_baselines3 import DQN, SAC
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
+
+from sb3_sparse.replay import FrameReplayBuffer, PrioritizedReplayBuffer
+from sb3_sparse.replay.buffer import ComposedReplayBuffer
+
+BOX = spaces.Box(-1, 1, (3,))
+IMAGE = spaces.Box(0, 255, (4, 12, 12), np.uint8)
+DICT = spaces.Dict({"a": BOX, "b": spaces.Discrete(5), "c": IMAGE})
+ACTIONS = spaces.Discrete(4)
+
+
+def random_steps(space, n_envs, n, seed=0, p_done=0.2):
+    generator = np.random.default_rng(seed)
+    space = copy.deepcopy(space)
+    space.seed(seed)
+
+    def sample():
+        if isinstance(space, spaces.Dict):
+            return {name: np.stack([part.sample() for _ in range(n_envs)]) for name, part in space.spaces.items()}
+        return np.stack([space.sample() for _ in range(n_envs)])
+
+    obs = sample()
+    for _ in range(n):
+        done = generator.random(n_envs) < p_done
+        infos = [{"TimeLimit.truncated": bool(d and generator.random() < 0.5)} for d in done]
+        terminal = sample()
+        yield obs, terminal, generator.integers(0, 4, n_envs), generator.normal(size=n_envs), done, infos
+        # What follows an end has nothing to do with it.
+        obs = sample() if done.any() else terminal
+
+
+def equal(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[name], b[name]) for name in a)
+    return (a is None and b is None) or (a.dtype == b.dtype and th.equal(a, b))
+
+
+@pytest.mark.parametrize("timeouts", [True, False])
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize(
+    ("space", "theirs", "n_steps"),
+    [(BOX, ReplayBuffer, 1), (BOX, NStepReplayBuffer, 3), (DICT, DictReplayBuffer, 1), (spaces.Discrete(5), ReplayBuffer, 1)],
+)
+def test_it_draws_what_sb3s_buffers_draw(space, theirs, n_steps, n_envs, timeouts):
+    common = dict(n_envs=n_envs, device="cpu", handle_timeout_termination=timeouts)
+    steps = {"n_steps": n_steps, "gamma": 0.9} if n_steps > 1 else {}
+    their = theirs(30 * n_envs, space, ACTIONS, **common, **steps)
+    our = ComposedReplayBuffer(30 * n_envs, space, ACTIONS, **common, **steps)
+    for i, step in enumerate(random_steps(space, n_envs, 100)):
+        for buffer in (their, our):
+            buffer.add(*copy.deepcopy(step))
+        if i in (0, 7, 29, 30, 99):
+            batches = []
+            for buffer in (their, our):
+                np.random.seed(i)
+                batches.append(buffer.sample(64))
+            assert (our.pos, our.full, our.size()) == (their.pos, their.full, their.size())
+            assert all(map(equal, *batches))
+
+
+def test_normalised_observations_and_rewards_are_sb3s():
+    def make_env():
+        return gym.make("Pendulum-v1")
+
+    env = VecNormalize(DummyVecEnv([make_env, make_env]))
+    env.reset()
+    for _ in range(50):
+        env.step(np.zeros((2, 1)))
+    batches = []
+    for kind in (NStepReplayBuffer, ComposedReplayBuffer):
+        buffer = kind(40, env.observation_space, env.action_space, n_envs=2, device="cpu", n_steps=3, gamma=0.9)
+        for obs, next_obs, _, reward, done, infos in random_steps(env.observation_space, 2, 30):
+            buffer.add(obs, next_obs, np.zeros((2, 1)), reward, done, infos)
+        np.random.seed(0)
+        batches.append(buffer.sample(50, env=env))
+    assert all(map(equal, *batches))
+
+
+def test_windows_by_hand():
+    """
+    Two environments, five places, three steps, gamma 1/2. Of the first: an end at place 1, a time limit at place 3; the
+    ring has wrapped, and place 2 is the newest.
+    """
+    buffer = ComposedReplayBuffer(10, spaces.Box(-99, 99, (1,)), ACTIONS, n_envs=2, device="cpu", n_steps=3, gamma=0.5)
+    for t in range(8):
+        done = np.array([t in (3, 6), False])
+        infos = [{"TimeLimit.truncated": t == 3}, {}]
+        obs = np.array([[float(t)], [10.0 + t]])
+        buffer.add(obs, obs + 0.5, np.array([0, 1]), np.array([2.0**t, 1.0]), done, infos)
+    # Steps 3 ... 7 are stored, at places 3, 4, 0, 1, 2.
+    expected = {
+        # step: (sum of rewards, discount, next observation, terminated)
+        3: (8.0, 0.5, 3.5, 0.0),  # a time limit: bootstrapped from its own last observation
+        4: (16.0 + 16.0 + 16.0, 0.125, 6.5, 1.0),
+        5: (32.0 + 32.0, 0.25, 6.5, 1.0),
+        6: (64.0, 0.5, 6.5, 1.0),
+        7: (128.0, 0.5, 7.5, 0.0),  # the newest: nothing is known of what comes
+    }
+    places = np.array([step % 5 for step in expected])
+    batch = buffer._at(places, np.zeros(5, dtype=int), None)
+    found = zip(batch.rewards, batch.discounts, batch.next_observations, batch.dones, strict=True)
+    assert [tuple(float(x) for x in row) for row in found] == list(expected.values())
+    other = buffer._at(places, np.ones(5, dtype=int), None)
+    assert other.rewards.flatten().tolist() == [1.75, 1.75, 1.75, 1.5, 1.0]
+    assert other.discounts.flatten().tolist() == [0.125, 0.125, 0.125, 0.25, 0.5]
+    assert other.next_observations.flatten().tolist() == [15.5, 16.5, 17.5, 17.5, 17.5]
+
+
+class Pictures(gym.Env):
+    """Random frames; episodes of random length, some cut off by a time limit."""
+
+    observation_space = spaces.Box(0, 255, (12, 12, 1), np.uint8)
+    action_space = ACTIONS
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.integers(0, 256, (12, 12, 1), dtype=np.uint8), {}
+
+    def step(self, action):
+        frame = self.np_random.integers(0, 256, (12, 12, 1), dtype=np.uint8)
+        chance = self.np_random.random()
+        return frame, float(chance), chance < 0.1, chance > 0.95, {}
+
+
+def make_pictures(n_envs=2):
+    env = VecFrameStack(DummyVecEnv([Pictures] * n_envs), 4)
+    env.seed(3)
+    return env
+
+
+SMALL = dict(net_arch=[8], features_extractor_class=None)
+
+
+@pytest.mark.parametrize("algorithm", [DQN, QRDQN])
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_sb3s_algorithms_train_the_same_on_frames(algorithm, n_steps):
+    def trained(buffer_class, kwargs):
+        model = algorithm(
+            "MlpPolicy",
+            make_pictures(),
+            buffer_size=60,
+            learning_starts=20,
+            batch_size=8,
+            train_freq=4,
+            target_update_interval=20,
+            seed=0,
+            device="cpu",
+            policy_kwargs=dict(net_arch=[8]),
+            replay_buffer_class=buffer_class,
+            replay_buffer_kwargs=kwargs,
+        )
+        return model.learn(200).learn(60)
+
+    kwargs = {"n_steps": n_steps, "gamma": 0.99} if n_steps > 1 else {}
+    theirs = trained(NStepReplayBuffer if n_steps > 1 else ReplayBuffer, kwargs)
+    ours = trained(FrameReplayBuffer, kwargs)
+    assert isinstance(ours.replay_buffer, FrameReplayBuffer)
+    assert all(th.equal(a, b) for a, b in zip(theirs.policy.parameters(), ours.policy.parameters(), strict=True))
+
+
+def prioritized(n_envs=2, size=20, **kwargs):
+    buffer = PrioritizedReplayBuffer(size, BOX, ACTIONS, n_envs=n_envs, device="cpu", **kwargs)
+    for step in random_steps(BOX, n_envs, 7):
+        buffer.add(*step)
+    return buffer
+
+
+def test_probabilities_are_the_formulas():
+    stats = pytest.importorskip("scipy.stats")
+    np.random.seed(0)
+    buffer = prioritized(alpha=0.6, beta=0.4)
+    priorities = np.arange(1.0, 15.0)
+    buffer.update_priorities(np.arange(14), -priorities)  # errors have signs
+    expected = (priorities + 1e-6) ** 0.6
+    expected /= expected.sum()
+    batch = buffer.sample(10**5)
+    counts = np.bincount(batch.indices, minlength=14)
+    assert stats.chisquare(counts, expected * 10**5).pvalue > 1e-3
+    weights = (14 * expected) ** -0.4
+    np.testing.assert_allclose(batch.weights[:, 0], (weights / weights.max())[batch.indices], rtol=1e-5)
+    steps, envs = np.divmod(batch.indices, 2)
+    assert th.equal(batch.rewards[:, 0], th.from_numpy(buffer.rewards[steps, envs]))
+
+
+def test_new_transitions_enter_with_the_largest_priority_there_ever_was():
+    buffer = prioritized(alpha=1.0)
+    buffer.update_priorities(np.arange(14), np.full(14, 5.0))
+    buffer.update_priorities(np.arange(14), np.full(14, 0.1))
+    buffer.add(*next(random_steps(BOX, 2, 1)))
+    probabilities = buffer.priorities.draw(1000)
+    largest = {index for index, p in zip(*probabilities, strict=True) if p > 0.2}
+    assert largest == {14, 15}
+
+
+def test_of_an_index_that_is_updated_twice_the_last_counts():
+    buffer = prioritized(alpha=1.0)
+    buffer.update_priorities(np.array([3, 4, 3]), np.array([1.0, 1.0, 0.0]))
+    tree = buffer.priorities._tree
+    assert tree[[3, 4]] == pytest.approx([1e-6, 1.0 + 1e-6])
+
+
+def test_only_what_is_stored_is_drawn_also_after_the_wrap():
+    np.random.seed(0)
+    buffer = prioritized(n_envs=3, size=31)
+    assert buffer.buffer_size == 10
+    assert set(buffer.sample(2000).indices) == set(range(21))
+    for step in random_steps(BOX, 3, 30, seed=1):
+        buffer.add(*step)
+    assert set(buffer.sample(2000).indices) == set(range(30))
+    buffer.reset()
+    with pytest.raises(ValueError, match="nothing to draw"):
+        buffer.sample(4)
+
+
+def test_beta_may_be_a_schedule():
+    buffer = prioritized(alpha=1.0, beta=lambda remaining: 1.0 - remaining)
+    buffer.update_priorities(np.arange(14), np.arange(1.0, 15.0))
+    assert (buffer.sample(50).weights == 1).all()
+    buffer.progress_remaining = 0.0
+    assert buffer.sample(50).weights.unique().numel() > 3
+
+
+@pytest.mark.parametrize("n_stack", [None, 4])
+def test_pickles_hold_everything(n_stack):
+    buffer = PrioritizedReplayBuffer(20, IMAGE, ACTIONS, n_envs=2, device="cpu", n_steps=2, n_stack=n_stack)
+    for step in random_steps(IMAGE, 2, 15):
+        buffer.add(*step)
+    buffer.update_priorities(np.arange(20), np.arange(20.0))
+    file = io.BytesIO()
+    save_to_pkl(file, buffer)
+    file.seek(0)
+    for copied in (load_from_pkl(file), pickle.loads(pickle.dumps(buffer)), copy.deepcopy(buffer)):
+        batches = []
+        for one in (buffer, copied):
+            np.random.seed(5)
+            batches.append(one.sample(64))
+        assert np.array_equal(batches[0].indices, batches[1].indices)
+        assert all(equal(a, b) for a, b in zip(batches[0][:-1], batches[1][:-1], strict=True))
+
+
+@pytest.mark.parametrize("algorithm", [DQN, SAC])
+def test_algorithms_that_never_update_priorities_are_refused(algorithm):
+    env = "CartPole-v1" if algorithm is DQN else "Pendulum-v1"
+    with pytest.raises(ValueError, match=rf"{algorithm.__name__} never updates priorities.*Rainbow"):
+        algorithm("MlpPolicy", env, replay_buffer_class=PrioritizedReplayBuffer, buffer_size=100)
+    model = algorithm("MlpPolicy", env, buffer_size=100, learning_starts=5)
+    # Put there later, as load_replay_buffer does.
+    model.replay_buffer = PrioritizedReplayBuffer(100, model.observation_space, model.action_space, device="cpu")
+    with pytest.raises(ValueError, match="never updates priorities"):
+        model.learn(20)
+
+
+def test_an_algorithm_that_updates_them_is_not():
+    class Ours(DQN):
+        def train(self, gradient_steps, batch_size=100):
+            samples = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+            self.replay_buffer.update_priorities(samples.indices, samples.rewards)
+
+    Ours("MlpPolicy", "CartPole-v1", replay_buffer_class=PrioritizedReplayBuffer, buffer_size=100, learning_starts=5).learn(30)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "expected"),
+    [
+        ({"alpha": 1.5}, r"alpha=1\.5"),
+        ({"beta": -0.1}, r"beta=-0\.1"),
+        ({"n_steps": 0}, "n_steps=0"),
+        ({"gamma": 1.1}, r"gamma=1\.1"),
+        ({"optimize_memory_usage": True}, "optimize_memory_usage=True.*FrameReplayBuffer"),
+        ({"n_stack": 4}, "channels, height, width"),
+        ({"handle_timeout_termination": 1}, "handle_timeout_termination=1"),
+    ],
+)
+def test_bad_arguments(kwargs, expected):
+    with pytest.raises(ValueError, match=expected):
+        PrioritizedReplayBuffer(10, BOX, ACTIONS, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("indices", "priorities", "expected"),
+    [([0, 1], [1.0], "1 priorities for 2"), ([99], [1.0], "indices="), ([0], [np.nan], "finite"), ([0], [np.inf], "finite")],
+)
+def test_bad_priorities_change_nothing(indices, priorities, expected):
+    buffer = prioritized()
+    buffer.sample(1)
+    before = buffer.priorities._tree.weights.copy()
+    with pytest.raises(ValueError, match=expected):
+        buffer.update_priorities(np.array(indices), th.tensor(priorities))
+    assert np.array_equal(buffer.priorities._tree.weights, before)
+    assert buffer.priorities.largest == 1.0

@@ -1,0 +1,111 @@
+"""Single frames give back the very stacks that were added."""
+
+import pickle
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from sb3_sparse.replay.frames import FrameStacks
+from sb3_sparse.replay.storage import WholeObservations
+
+
+class Stacks:
+    """Random frames in stacks, with everything that happens to stacks in practice."""
+
+    def __init__(self, n_envs, n_stack, channels, seed, how="zeros", side=12):
+        self.generator = np.random.default_rng(seed)
+        self.n_envs, self.n_stack, self.channels, self.how, self.side = n_envs, n_stack, channels, how, side
+        self.obs = np.stack([self.first() for _ in range(n_envs)])
+
+    def frame(self):
+        # Few values, so that equal frames and black ones come up by themselves.
+        return self.generator.integers(0, 3, (self.channels, self.side, self.side), dtype=np.uint8) // 2 * 255
+
+    def first(self):
+        frame = self.frame()
+        if self.how == "zeros":
+            return np.concatenate([np.zeros_like(frame)] * (self.n_stack - 1) + [frame])
+        if self.how == "repeats":
+            return np.concatenate([frame] * self.n_stack)
+        return np.concatenate([self.frame() for _ in range(self.n_stack)])
+
+    def step(self, p_done=0.2, p_jump=0.0):
+        """Observations, those that followed, and which episodes ended."""
+        obs = self.obs.copy()
+        new = np.stack([np.concatenate([stack[self.channels :], self.frame()]) for stack in obs])
+        done = self.generator.random(self.n_envs) < p_done
+        self.obs = new.copy()
+        for env in range(self.n_envs):
+            # The environment may also be reset in between, without anybody being told.
+            if done[env] or self.generator.random() < p_jump:
+                self.obs[env] = self.first()
+        return obs, new, done
+
+
+@pytest.mark.parametrize("how", ["zeros", "repeats", "anything"])
+@pytest.mark.parametrize(("n_envs", "n_stack", "channels", "size"), [(1, 4, 1, 20), (3, 2, 3, 7), (2, 4, 1, 1), (1, 5, 2, 3)])
+def test_stacks_come_back_bit_by_bit(how, n_envs, n_stack, channels, size):
+    space = spaces.Box(0, 255, (n_stack * channels, 12, 12), np.uint8)
+    source = Stacks(n_envs, n_stack, channels, seed=size, how=how)
+    frames, plain = FrameStacks(space, size, n_envs, n_stack), WholeObservations(space, size, n_envs)
+    steps, envs = (grid.ravel() for grid in np.meshgrid(np.arange(size), np.arange(n_envs)))
+    for step in range(300):
+        obs, next_obs, _ = source.step(p_jump=0.05)
+        for storage in (frames, plain):
+            storage.add(step % size, obs, next_obs)
+        stored = steps <= step
+        if step % 7 == 0:
+            frames = pickle.loads(pickle.dumps(frames))
+        for get in ("observations", "next_observations"):
+            expected = getattr(plain, get)(steps[stored], envs[stored])
+            found = getattr(frames, get)(steps[stored], envs[stored])
+            assert found.dtype == expected.dtype
+            np.testing.assert_array_equal(found, expected, err_msg=f"{get} after {step}")
+
+
+def test_ends_at_every_offset_from_the_wrap():
+    size, n_stack = 12, 4
+    space = spaces.Box(0, 255, (n_stack, 4, 4), np.uint8)
+    for offset in range(size):
+        source = Stacks(1, n_stack, 1, seed=offset, side=4)
+        frames, plain = FrameStacks(space, size, 1, n_stack), WholeObservations(space, size, 1)
+        for step in range(3 * size):
+            obs, next_obs, _ = source.step(p_done=float(step % size == offset))
+            for storage in (frames, plain):
+                storage.add(step % size, obs, next_obs)
+            steps = np.arange(min(step + 1, size))
+            envs = np.zeros_like(steps)
+            assert np.array_equal(frames.observations(steps, envs), plain.observations(steps, envs))
+            assert np.array_equal(frames.next_observations(steps, envs), plain.next_observations(steps, envs))
+
+
+def test_what_is_kept_beside_the_frames_goes_with_them():
+    space = spaces.Box(0, 255, (4, 4, 4), np.uint8)
+    source, frames = Stacks(2, 4, 1, seed=0, how="anything", side=4), FrameStacks(space, 10, 2)
+    for step in range(500):
+        frames.add(step % 10, *source.step(p_done=0.5)[:2])
+    assert len(frames._stacks) <= 2 * 13
+    assert len(frames._ends) <= 2 * 13
+
+
+def test_memory_for_atari():
+    space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    assert FrameStacks(space, 1000, 1).nbytes / 1000 == pytest.approx(84 * 84, rel=0.01)
+    assert WholeObservations(space, 1000, 1).nbytes / 1000 == 8 * 84 * 84
+
+
+@pytest.mark.parametrize(
+    ("space", "n_stack", "expected"),
+    [
+        (spaces.Box(0, 255, (84, 84, 4), np.uint8), 5, r"\(84, 84, 4\): expected 5 frames"),
+        (spaces.Box(0, 255, (84, 84, 4), np.uint8), 4, "before height and width"),
+        (spaces.Box(0, 255, (3, 84, 84), np.uint8), 4, "n_stack="),
+        (spaces.Box(0, 255, (4,), np.uint8), 4, "channels, height, width"),
+        (spaces.Discrete(4), 4, "channels, height, width"),
+        (spaces.Box(0, 255, (4, 84, 84), np.uint8), 1, "n_stack=1"),
+    ],
+)
+def test_what_are_no_stacks_is_refused(space, n_stack, expected):
+    with pytest.raises(ValueError, match=expected):
+        FrameStacks(space, 10, 1, n_stack)
