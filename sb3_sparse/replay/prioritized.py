@@ -91,7 +91,9 @@ class PrioritizedReplayBuffer(ComposedReplayBuffer):
         super().reset()
         self.priorities = Priorities(self.buffer_size * self.n_envs, self.priorities.alpha)
 
-    def sample(self, batch_size: int, env: VecNormalize | None = None) -> PrioritizedSamples:
+    def sample(  # type: ignore[override]
+        self, batch_size: int, env: VecNormalize | None = None
+    ) -> PrioritizedSamples:
         """
         Draw transitions by their priorities, with replacement.
 
