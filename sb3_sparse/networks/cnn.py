@@ -93,7 +93,7 @@ class ImpalaEncoder(nn.Sequential):
         for channels in scaled_channels((16, 32, 32), width_scale):
             conv = nn.Conv2d(in_channels, channels, 3, padding=1)
             nn.init.xavier_uniform_(conv.weight)
-            nn.init.zeros_(conv.bias)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
             # Flax pads an even size behind only, where torch's own padding would shift all windows by a pixel.
             layers += [conv, _SamePadding(3, 2, -math.inf), nn.MaxPool2d(3, 2), _ImpalaBlock(channels), _ImpalaBlock(channels)]
             in_channels = channels
@@ -119,5 +119,4 @@ def _lecun_normal_(conv: nn.Conv2d) -> None:
     # The standard deviation of a unit normal truncated at two of its own.
     std = 1.0 / math.sqrt(conv.weight[0].numel()) / 0.87962566103423978
     nn.init.trunc_normal_(conv.weight, std=std, a=-2 * std, b=2 * std)
-    assert conv.bias is not None
-    nn.init.zeros_(conv.bias)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]

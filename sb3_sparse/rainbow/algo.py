@@ -1,0 +1,210 @@
+"""Rainbow (Hessel et al. 2018): what makes DQN better, each part with a switch of its own."""
+
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch as th
+from stable_baselines3 import DQN
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from torch.nn import functional as F
+
+from sb3_sparse.common.validation import flag, whole_number
+from sb3_sparse.rainbow.networks import RainbowNetwork
+from sb3_sparse.rainbow.policies import RainbowCnnPolicy, RainbowMultiInputPolicy, RainbowPolicy
+from sb3_sparse.replay.buffer import ComposedReplayBuffer
+from sb3_sparse.replay.prioritized import PrioritizedReplayBuffer
+
+
+class Losses(NamedTuple):
+    """What a batch is trained on, sample by sample."""
+
+    losses: th.Tensor
+    """``(batch, 1)``"""
+    priorities: th.Tensor
+    """``(batch, 1)``: magnitudes, for prioritised replay; no gradient."""
+
+
+class Rainbow(DQN):
+    """
+    SB3's DQN with six parts, each switched by a keyword; without any it is DQN, bit by bit.
+
+    ``Rainbow(..., distributional=True, dueling=False, double=False, noisy=False, prioritized=False, n_steps=1)`` is C51,
+    ``dueling`` and ``double`` alone are dueling double DQN, and so on. A variant overrides the step of :meth:`train` that it
+    changes: :meth:`_losses`, :meth:`_next_distribution`, :meth:`_update`.
+
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a policy class.
+    :param env: The environment, with discrete actions.
+    :param learning_rate: Learning rate, or a schedule of it.
+    :param distributional: Learn distributions over returns (C51, Bellemare et al. 2017).
+    :param dueling: Learn values apart from advantages (Wang et al. 2016).
+    :param double: Let the online network choose the action that the target network values (van Hasselt et al. 2016).
+    :param noisy: Explore by noise on the weights (Fortunato et al. 2018) instead of random actions, from the first step on.
+    :param prioritized: Draw transitions by their losses (Schaul et al. 2016).
+    :param n_steps: Rewards of so many steps make a transition.
+    :param n_atoms: Of the distributions, at least 2.
+    :param v_min: Smallest return of the distributions.
+    :param v_max: Largest return of the distributions.
+    :param sigma: Size of the noise at first.
+    :param alpha: Of prioritised replay: 0 draws uniformly, 1 in proportion to the losses.
+    :param beta: Of prioritised replay: how far weights make up for the draw, a number or a schedule.
+    :param exploration_initial_eps: Probability of a random action at first. None: 0 with ``noisy``, else 1.
+    :param exploration_final_eps: The probability in the end. None: 0 with ``noisy``, else 0.05.
+    :param kwargs: Of SB3's DQN.
+    :raises ValueError: If a value is out of range.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": RainbowPolicy,
+        "CnnPolicy": RainbowCnnPolicy,
+        "MultiInputPolicy": RainbowMultiInputPolicy,
+    }
+    q_net: RainbowNetwork
+    q_net_target: RainbowNetwork
+    policy: RainbowPolicy
+
+    def __init__(
+        self,
+        policy: str | type[RainbowPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 1e-4,
+        *,
+        distributional: bool = True,
+        dueling: bool = True,
+        double: bool = True,
+        noisy: bool = True,
+        prioritized: bool = True,
+        n_steps: int = 3,
+        n_atoms: int = 51,
+        v_min: float = -10.0,
+        v_max: float = 10.0,
+        sigma: float = 0.5,
+        alpha: float = 0.5,
+        beta: float | Schedule = 0.4,
+        exploration_initial_eps: float | None = None,
+        exploration_final_eps: float | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        gamma: float = 0.99,
+        _init_setup_model: bool = True,
+        **kwargs: Any,
+    ):
+        self.double, self.prioritized = flag("double", double), flag("prioritized", prioritized)
+        noisy, n_steps = flag("noisy", noisy), whole_number("n_steps", n_steps, 1)
+        network = dict(
+            distributional=distributional, dueling=dueling, noisy=noisy, n_atoms=n_atoms, v_min=v_min, v_max=v_max, sigma=sigma
+        )
+        if taken := sorted(network.keys() & (policy_kwargs or {})):
+            raise ValueError(f"policy_kwargs={policy_kwargs!r}: {taken} are keywords of {type(self).__name__} itself.")
+        buffer_kwargs = dict(replay_buffer_kwargs or {})
+        if prioritized and "replay_buffer_class" not in kwargs:
+            kwargs["replay_buffer_class"] = PrioritizedReplayBuffer
+            buffer_kwargs = {"alpha": alpha, "beta": beta, "n_steps": n_steps, "gamma": gamma, **buffer_kwargs}
+        elif issubclass(kwargs.get("replay_buffer_class") or object, ComposedReplayBuffer):
+            buffer_kwargs = {"n_steps": n_steps, "gamma": gamma, **buffer_kwargs}
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            gamma=gamma,
+            # SB3 warns of steps that a buffer class does not get from it: ours has them already.
+            n_steps=1 if buffer_kwargs.get("n_steps") else n_steps,
+            exploration_initial_eps=_epsilon(exploration_initial_eps, 1.0, noisy),
+            exploration_final_eps=_epsilon(exploration_final_eps, 0.05, noisy),
+            policy_kwargs={**(policy_kwargs or {}), **network},
+            replay_buffer_kwargs=buffer_kwargs,
+            _init_setup_model=_init_setup_model,
+            **kwargs,
+        )
+
+    @property
+    def noisy(self) -> bool:
+        """Whether it explores by noise on the weights."""
+        return bool(self.policy_kwargs["noisy"])
+
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        """Update the network; SB3 calls this."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        losses = []
+        for _ in range(gradient_steps):
+            samples = self._sample(batch_size)
+            self.q_net.reset_noise()
+            self.q_net_target.reset_noise()
+            found = self._losses(samples)
+            losses.append(self._update(found.losses, samples))
+            if self.prioritized:
+                self.replay_buffer.update_priorities(samples.indices, found.priorities)  # type: ignore[union-attr]
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/loss", th.stack(losses).mean().item() if losses else np.nan)
+
+    def _sample(self, batch_size: int) -> Any:
+        assert self.replay_buffer is not None
+        if self.prioritized:
+            self.replay_buffer.progress_remaining = self._current_progress_remaining  # type: ignore[attr-defined]
+        return self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+
+    def _losses(self, samples: Any) -> Losses:
+        """Losses of the samples; the noise that acts is the one that was drawn last."""
+        discounts = (1 - samples.dones) * (self.gamma if samples.discounts is None else samples.discounts)
+        if self.q_net.support is None:
+            with th.no_grad():
+                targets = samples.rewards + discounts * self._next_values(samples.next_observations)
+            values = self.q_net(samples.observations).gather(1, samples.actions.long())
+            losses = F.smooth_l1_loss(values, targets, reduction="none")
+            return Losses(losses, (values - targets).detach().abs())
+        with th.no_grad():
+            projected = self.q_net.support.project(
+                self._next_distribution(samples.next_observations), samples.rewards.flatten(), discounts.flatten()
+            )
+        log_probabilities = self.q_net.log_probabilities(samples.observations)
+        chosen = log_probabilities[th.arange(len(projected), device=projected.device), samples.actions.long().flatten()]
+        losses = -(projected * chosen).sum(dim=1, keepdim=True)
+        return Losses(losses, losses.detach())
+
+    def _next_values(self, next_observations: Any) -> th.Tensor:
+        """``(batch, 1)``: what the target network expects of the best action."""
+        values = self.q_net_target(next_observations)
+        if not self.double:
+            return values.max(dim=1, keepdim=True).values
+        return values.gather(1, self.q_net(next_observations).argmax(dim=1, keepdim=True))
+
+    def _next_distribution(self, next_observations: Any) -> th.Tensor:
+        """``(batch, n_atoms)``: the target network's distribution of the best action."""
+        probabilities = self.q_net_target.log_probabilities(next_observations).exp()
+        assert self.q_net_target.support is not None
+        values = self.q_net(next_observations) if self.double else self.q_net_target.support.mean(probabilities)
+        return probabilities[th.arange(len(values), device=values.device), values.argmax(dim=1)]
+
+    def _update(self, losses: th.Tensor, samples: Any) -> th.Tensor:
+        """One step of the optimizer. Returns the loss, without its graph."""
+        loss = (losses * samples.weights).mean() if self.prioritized else losses.mean()
+        self.policy.optimizer.zero_grad()
+        loss.backward()
+        th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        self.policy.optimizer.step()
+        return loss.detach()
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        # Noise explores from the first step on; random actions would only come between.
+        return super()._sample_action(0 if self.noisy else learning_starts, action_noise, n_envs)
+
+    def per_sample_losses(self, network: str, batch: Any) -> th.Tensor:
+        """
+        What each sample of a batch is trained on, with the noise as it is: for :class:`PlasticityCallback`.
+
+        :param network: ``"critic"``.
+        :param batch: Samples of the replay buffer.
+        :return: ``(batch,)``
+        """
+        return self._losses(batch).losses.flatten()
+
+
+def _epsilon(given: float | None, default: float, noisy: bool) -> float:
+    if given is not None:
+        return given
+    return 0.0 if noisy else default

@@ -1,0 +1,114 @@
+"""The network of Rainbow: an encoder, hidden layers, and a head; each part of it may be switched off."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.dqn.policies import QNetwork
+from torch import nn
+
+from sb3_sparse.networks.heads import DuelingHead, PlainHead, Support
+from sb3_sparse.networks.noisy import NoisyLinear, noisy_layers
+
+
+class RainbowNetwork(QNetwork):
+    """
+    Q-network of :class:`Rainbow`. With everything switched off it is SB3's own, bit by bit.
+
+    :param args: Of SB3's ``QNetwork``.
+    :param distributional: Whether it predicts distributions over returns (C51).
+    :param dueling: Whether values are learned apart from advantages.
+    :param noisy: Whether hidden layers and head are noisy.
+    :param n_atoms: Of the distributions.
+    :param v_min: Smallest return of the distributions.
+    :param v_max: Largest return of the distributions.
+    :param sigma: Size of the noise at first.
+    :param kwargs: Of SB3's ``QNetwork``.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        distributional: bool = False,
+        dueling: bool = False,
+        noisy: bool = False,
+        n_atoms: int = 51,
+        v_min: float = -10.0,
+        v_max: float = 10.0,
+        sigma: float = 0.5,
+        **kwargs: Any,
+    ):
+        super().__init__(*args, **kwargs)
+        self.rainbow_kwargs = {
+            "distributional": distributional,
+            "dueling": dueling,
+            "noisy": noisy,
+            "n_atoms": n_atoms,
+            "v_min": v_min,
+            "v_max": v_max,
+            "sigma": sigma,
+        }
+        self.support = Support(n_atoms, v_min, v_max) if distributional else None
+        if not (distributional or dueling or noisy):
+            return
+        linear = partial(NoisyLinear, sigma=sigma) if noisy else nn.Linear
+        layers: list[nn.Module] = []
+        width = self.features_dim
+        for units in self.net_arch:
+            layers += [linear(width, units), self.activation_fn()]
+            width = units
+        head = DuelingHead if dueling else PlainHead
+        n_numbers = 1 if self.support is None else self.support.n_atoms
+        self.q_net = nn.Sequential(*layers, head(width, int(self.action_space.n), n_numbers, linear))
+
+    def log_probabilities(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        Of every atom of every action, where the network is distributional.
+
+        :param obs: Observations.
+        :return: ``(batch, n_actions, n_atoms)``
+        """
+        return self.q_net(self.extract_features(obs, self.features_extractor)).log_softmax(dim=2)
+
+    def forward(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        Q-values; of distributions the means.
+
+        :param obs: Observations.
+        :return: ``(batch, n_actions)``
+        """
+        if self.support is not None:
+            return self.support.mean(self.log_probabilities(obs).exp())
+        values = super().forward(obs)
+        return values.squeeze(2) if values.dim() == 3 else values
+
+    def reset_noise(self) -> None:
+        """Draw another noise for all noisy layers."""
+        for layer in noisy_layers(self):
+            layer.reset_noise()
+
+    @contextmanager
+    def without_noise(self) -> Iterator[None]:
+        """The means of the weights alone, inside."""
+        layers = list(noisy_layers(self))
+        before = [layer.noisy for layer in layers]
+        try:
+            for layer in layers:
+                layer.noisy = False
+            yield
+        finally:
+            for layer, noisy in zip(layers, before, strict=True):
+                layer.noisy = noisy
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
+        if deterministic:
+            with self.without_noise():
+                return super()._predict(observation)
+        self.reset_noise()
+        return super()._predict(observation)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), **self.rainbow_kwargs}
