@@ -1,0 +1,67 @@
+"""Noisy layers by their formula and moments."""
+
+import copy
+import math
+
+import pytest
+import torch as th
+
+from sb3_sparse.networks.noisy import NoisyLinear
+
+
+def formula(layer, x):
+    noise = th.outer(layer.noise_out, layer.noise_in)
+    weight = layer.weight + layer.weight_sigma * noise
+    return x @ weight.T + layer.bias + layer.bias_sigma * layer.noise_out
+
+
+def test_the_formula_and_its_gradients():
+    layer, x = NoisyLinear(7, 5).double(), th.randn(11, 7, dtype=th.float64, requires_grad=True)
+    layer.reset_noise()
+    parameters = [x, *layer.parameters()]
+    found, expected = layer(x), formula(layer, x)
+    th.testing.assert_close(found, expected)
+    direction = th.randn_like(found)
+    for a, b in zip(*(th.autograd.grad(y, parameters, direction) for y in (found, expected)), strict=True):
+        th.testing.assert_close(a, b)
+
+
+def test_initial_values_and_moments_of_the_noise():
+    th.manual_seed(0)
+    layer = NoisyLinear(400, 300, sigma=0.1)
+    bound = 1 / math.sqrt(400)
+    assert layer.weight.abs().max() <= bound
+    assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
+    assert (layer.weight_sigma == th.tensor(0.1 * bound)).all()
+    assert (layer.bias_sigma == th.tensor(0.1 * bound)).all()
+    samples = []
+    for _ in range(400):
+        layer.reset_noise()
+        samples.append(layer.noise_in.clone())
+    noise = th.stack(samples)
+    # sign(z) sqrt|z|: mean 0, variance E|z| = sqrt(2 / pi), fourth moment E z^2 = 1.
+    assert noise.mean().item() == pytest.approx(0.0, abs=0.01)
+    assert noise.var().item() == pytest.approx(math.sqrt(2 / math.pi), rel=0.02)
+    assert (noise**4).mean().item() == pytest.approx(1.0, rel=0.03)
+
+
+def test_noise_is_one_for_a_batch_stays_until_it_is_drawn_and_can_be_off():
+    layer, x = NoisyLinear(7, 5), th.randn(1, 7).expand(3, 7)
+    th.testing.assert_close(layer(x), th.nn.functional.linear(x, layer.weight, layer.bias))
+    layer.reset_noise()
+    noisy = layer(x)
+    th.testing.assert_close(noisy[0], noisy[2])
+    assert th.equal(layer.eval()(x), noisy)
+    layer.reset_noise()
+    assert not th.allclose(layer(x), noisy)
+    layer.noisy = False
+    th.testing.assert_close(layer(x), th.nn.functional.linear(x, layer.weight, layer.bias))
+
+
+def test_noise_is_no_part_of_a_state_dict_and_copies_keep_it():
+    layer = NoisyLinear(3, 2)
+    layer.reset_noise()
+    assert sorted(layer.state_dict()) == ["bias", "bias_sigma", "weight", "weight_sigma"]
+    assert th.equal(copy.deepcopy(layer).noise_in, layer.noise_in)
+    with pytest.raises(ValueError, match=r"sigma=-0\.1"):
+        NoisyLinear(3, 2, sigma=-0.1)
