@@ -2,11 +2,17 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch as th
 from torch import nn
 
 from sb3_sparse.common.validation import non_negative
+from sb3_sparse.sparse.kernels import sparse_linear
+from sb3_sparse.sparse.layers import SparseLinear
+from sb3_sparse.sparse.pruning import register_kind
+from sb3_sparse.sparse.topology import Topology
+from sb3_sparse.sparse.weight import copy_parameter
 
 
 class NoisyLinear(nn.Linear):
@@ -65,10 +71,66 @@ class NoisyLinear(nn.Linear):
         return f"{super().extra_repr()}, noisy={self.noisy}"
 
 
-def noisy_layers(module: nn.Module) -> Iterable[NoisyLinear]:
+class SparseNoisyLinear(SparseLinear):
+    """
+    :class:`NoisyLinear` of which some weights exist: their means ``values`` and deviations ``values_sigma``.
+
+    Made by :func:`sparsify_`. Means and deviations live at the same positions.
+    """
+
+    gathered = {"values": "weight", "values_sigma": "weight_sigma"}
+    taken = ("bias", "bias_sigma", "noise_in", "noise_out")
+
+    noisy = True
+
+    @classmethod
+    def from_dense(cls, dense: nn.Linear, topology: Topology, rescale: bool = False) -> "SparseNoisyLinear":
+        """A sparse layer that keeps the weights of ``dense`` where the topology has one."""
+        assert isinstance(dense, NoisyLinear)
+        layer: Any = super().from_dense(dense, topology, rescale)
+        deviations = topology.gather(dense.weight_sigma.detach())
+        # As the means: the noise keeps its size relative to them.
+        factor = math.sqrt(topology.density) if rescale and topology.nnz else 1.0
+        layer.values_sigma = nn.Parameter(deviations / factor, requires_grad=dense.weight_sigma.requires_grad)
+        layer.bias_sigma = copy_parameter(dense.bias_sigma)
+        for name in ("noise_in", "noise_out"):
+            layer.register_buffer(name, getattr(dense, name).clone(), persistent=False)
+        layer.noisy = dense.noisy
+        return layer
+
+    def to_dense(self) -> NoisyLinear:
+        """A :class:`NoisyLinear` that computes the same."""
+        dense = NoisyLinear(self.in_features, self.out_features).to(self.values)
+        dense.noisy, dense.training = self.noisy, self.training
+        with th.no_grad():
+            for name, old in self.gathered.items():
+                dense._parameters[old].copy_(self.topology.scatter(self._parameters[name]))  # type: ignore
+            for name in self.taken:
+                getattr(dense, name).copy_(getattr(self, name))
+        return dense
+
+    reset_noise = NoisyLinear.reset_noise
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        """
+        :param x: ``(..., in_features)``
+        :return: ``(..., out_features)``
+        """
+        means = super().forward(x)
+        if not self.noisy:
+            return means
+        identity = self._buffers["topology_seed"]
+        deviations = sparse_linear(x * self.noise_in, self.values_sigma, self.topology, self.bias_sigma, identity)
+        return means + deviations * self.noise_out
+
+
+register_kind(NoisyLinear, SparseNoisyLinear)
+
+
+def noisy_layers(module: nn.Module) -> Iterable[NoisyLinear | SparseNoisyLinear]:
     """
     The noisy layers of a module.
 
     :param module: Any module.
     """
-    return (layer for layer in module.modules() if isinstance(layer, NoisyLinear))
+    return (layer for layer in module.modules() if isinstance(layer, NoisyLinear | SparseNoisyLinear))

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar, get_args, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch as th
 from torch import nn
@@ -21,8 +21,12 @@ from sb3_sparse.sparse.surgery.carry import (
     tensors_with_history,
 )
 from sb3_sparse.sparse.topology import Topology
+from sb3_sparse.sparse.weight import SparseWeight
 
 Module = TypeVar("Module", bound=nn.Module)
+# The sparse layer for each kind of dense one.
+_KINDS: dict[type[nn.Module], type[SparseWeight]] = {nn.Linear: SparseLinear, nn.Conv2d: SparseConv2d}
+
 Exclude = Iterable[str] | Callable[[str, nn.Module], bool]
 
 
@@ -48,16 +52,18 @@ def prune_(module: Module, topologies: Mapping[PrunableLayer, Topology], rescale
     swaps: dict[nn.Module, nn.Module] = {}
     exchanges: dict[th.Tensor, Exchange] = {}
     for layer, topology in topologies.items():
-        kind = SparseLinear if isinstance(layer, nn.Linear) else SparseConv2d
-        sparse = kind.from_dense(layer, topology, rescale)  # type: ignore[arg-type]
-        # The same object: it is what it was, also for optimizers.
-        sparse.register_parameter("bias", layer.bias)  # type: ignore[arg-type]
+        sparse: Any = _KINDS[type(layer)].from_dense(layer, topology, rescale)
+        for name in sparse.taken:
+            if name in layer._parameters:
+                # The same object: it is what it was, also for optimizers.
+                sparse.register_parameter(name, layer._parameters[name])
         if _draws_are_kept.get():
             factor = math.sqrt(topology.density) if rescale and topology.nnz else 1.0
             sparse.dense_draw = layer.weight.detach() / factor
         carry_over(layer, sparse)
         swaps[layer] = sparse
-        exchanges[layer.weight] = Exchange(sparse.values, topology.gather)
+        for new, old in sparse.gathered.items():
+            exchanges[layer._parameters[old]] = Exchange(sparse._parameters[new], topology.gather)  # type: ignore[index]
     exchange_in_optimizers(module, exchanges)
     return replace_layers(module, swaps)
 
@@ -94,15 +100,31 @@ def to_dense(module: nn.Module) -> nn.Module:
     exchanges: dict[th.Tensor, Exchange] = {}
     for layer in sparse_layers(dense).values():
         plain = layer.to_dense()
-        plain.bias = layer.bias
+        for name in layer.taken:
+            if name in layer._parameters:
+                plain.register_parameter(name, layer._parameters[name])
         carry_over(layer, plain)
         swaps[layer] = plain
-        exchanges[layer.values] = Exchange(plain.weight, layer.topology.scatter)
+        for old, new in layer.gathered.items():
+            exchanges[layer._parameters[old]] = Exchange(plain._parameters[new], layer.topology.scatter)  # type: ignore[index]
     for part in dense.modules():
         if isinstance(part, RemembersSparsity):
             part.forget_sparsity()
     exchange_in_optimizers(dense, exchanges)
     return replace_layers(dense, swaps)
+
+
+def register_kind(dense: type[nn.Module], sparse: type[SparseWeight]) -> None:
+    """
+    Let a subclass of ``nn.Linear`` or ``nn.Conv2d`` be pruned, into a sparse layer of your own.
+
+    :param dense: The class, whose weight has the shape that topologies are about.
+    :param sparse: Has ``from_dense`` and ``to_dense``, and says by ``gathered`` and ``taken`` where its tensors come from.
+    :raises ValueError: If the class is known already.
+    """
+    if dense in _KINDS:
+        raise ValueError(f"{dense.__name__} is pruned into {_KINDS[dense].__name__} already.")
+    _KINDS[dense] = sparse
 
 
 def prunable_layers(module: nn.Module, exclude: Exclude = ()) -> dict[str, PrunableLayer]:
@@ -128,8 +150,9 @@ def prunable_layers(module: nn.Module, exclude: Exclude = ()) -> dict[str, Pruna
         if isinstance(layer, SparseLayer):
             raise ValueError(f"{name or 'the module'} is sparse already: take to_dense(module) first, or name it in exclude=.")
         if isinstance(layer, PrunableLayer):
-            check_plain(name, layer)
-            if type(layer) not in get_args(PrunableLayer):
+            kind = _KINDS.get(type(layer))
+            check_plain(name, layer, {"weight", "bias"} if kind is None else {*kind.gathered.values(), *kind.taken})
+            if kind is None:
                 # It may compute something else with its weight.
                 left_alone.append(f"{name} ({type(layer).__name__})")
                 continue

@@ -3,7 +3,7 @@
 import ctypes
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 from torch import nn
@@ -30,6 +30,11 @@ class SparseWeight(LoadsWhole):
     and of a topology that was given also the positions, in ``topology_index``. Whoever writes into the first, by loading,
     copying or broadcasting, means another topology: the layer takes it over, or refuses.
     """
+
+    #: Which parameter of the dense layer each of its 1-D parameters is gathered from.
+    gathered: ClassVar[dict[str, str]] = {"values": "weight"}
+    #: Parameters and buffers of the dense layer that it has as they are.
+    taken: ClassVar[tuple[str, ...]] = ("bias",)
 
     values: nn.Parameter
     bias: nn.Parameter | None

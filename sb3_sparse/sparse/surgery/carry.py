@@ -3,10 +3,10 @@ Swapping a layer for another kind of it, without losing what hangs on it: hooks,
 inside the module know of its weight. What cannot be carried over is refused by name.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, get_args
+from typing import Any
 
 import torch as th
 from torch import nn
@@ -36,10 +36,11 @@ _MARKS = {
 }
 
 
-def check_plain(name: str, layer: nn.Module) -> None:
+def check_plain(name: str, layer: nn.Module, known: Collection[str]) -> None:
     """
     :param name: Of the layer, for the message.
     :param layer: A linear or convolutional layer that is to be replaced.
+    :param known: Names of its tensors that the sparse layer has a place for.
     :raises ValueError: If its weight is not simply a parameter, or has something on it that would be lost.
     """
     reason = None
@@ -49,8 +50,8 @@ def check_plain(name: str, layer: nn.Module) -> None:
         reason = "has parametrizations: call torch.nn.utils.parametrize.remove_parametrizations on it"
     elif marks := [mark for mark in _MARKS if mark in layer._parameters or mark in layer._buffers]:
         reason = f"has a weight that is computed by {_MARKS[marks[0]]} on it"
-    elif extra := sorted({*layer._parameters, *layer._buffers, *layer._modules} - {"weight", "bias"}):
-        reason = f"has {extra} beside weight and bias, which a sparse layer has no place for: remove them"
+    elif extra := sorted({*layer._parameters, *layer._buffers, *layer._modules} - {*known}):
+        reason = f"has {extra} beside {' and '.join(sorted(known, reverse=True))}, which a sparse layer has no place for: remove them"
     elif any(getattr(layer, hooks, None) for hooks in _STATE_HOOKS):
         reason = "has hooks on its state dict, which know the dense weight: remove them"
     elif _has_hooks(layer.weight):
@@ -65,9 +66,9 @@ def check_sparse(name: str, layer: SparseLayer) -> None:
     :param layer: A sparse layer that is to be replaced by a dense one.
     :raises ValueError: If something on it would be lost.
     """
-    known = {"values", "bias", "topology_seed", "topology_index"}
+    known = {*layer.gathered, *layer.taken, "topology_seed", "topology_index"}
     reason = None
-    if type(layer) not in get_args(SparseLayer):
+    if "to_dense" not in vars(type(layer)):
         reason = f"is a {type(layer).__name__}, which may compute something else"
     elif extra := sorted({*layer._parameters, *layer._buffers, *layer._modules} - known):
         reason = f"has {extra}, which a dense layer has no place for"
