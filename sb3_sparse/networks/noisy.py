@@ -50,10 +50,7 @@ class NoisyLinear(nn.Linear):
 
     def reset_noise(self) -> None:
         """Draw another noise, from torch's generator."""
-        for noise in (self.noise_in, self.noise_out):
-            noise.normal_()
-            # In place: others may hold the buffer.
-            noise.copy_(noise.sign() * noise.abs().sqrt())
+        _draw(self.noise_in, self.noise_out)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """
@@ -81,7 +78,11 @@ class SparseNoisyLinear(SparseLinear):
     gathered = {"values": "weight", "values_sigma": "weight_sigma"}
     taken = ("bias", "bias_sigma", "noise_in", "noise_out")
 
-    noisy = True
+    values_sigma: nn.Parameter
+    bias_sigma: nn.Parameter
+    noise_in: th.Tensor
+    noise_out: th.Tensor
+    noisy: bool = True
 
     @classmethod
     def from_dense(cls, dense: nn.Linear, topology: Topology, rescale: bool = False) -> "SparseNoisyLinear":
@@ -109,7 +110,9 @@ class SparseNoisyLinear(SparseLinear):
                 getattr(dense, name).copy_(getattr(self, name))
         return dense
 
-    reset_noise = NoisyLinear.reset_noise
+    def reset_noise(self) -> None:
+        """Draw another noise, from torch's generator."""
+        _draw(self.noise_in, self.noise_out)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """
@@ -125,6 +128,13 @@ class SparseNoisyLinear(SparseLinear):
 
 
 register_kind(NoisyLinear, SparseNoisyLinear)
+
+
+def _draw(*noises: th.Tensor) -> None:
+    for noise in noises:
+        noise.normal_()
+        # In place: others may hold the buffer.
+        noise.copy_(noise.sign() * noise.abs().sqrt())
 
 
 def noisy_layers(module: nn.Module) -> Iterable[NoisyLinear | SparseNoisyLinear]:

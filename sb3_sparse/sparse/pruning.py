@@ -63,7 +63,7 @@ def prune_(module: Module, topologies: Mapping[PrunableLayer, Topology], rescale
         carry_over(layer, sparse)
         swaps[layer] = sparse
         for new, old in sparse.gathered.items():
-            exchanges[layer._parameters[old]] = Exchange(sparse._parameters[new], topology.gather)  # type: ignore[index]
+            exchanges[layer._parameters[old]] = Exchange(sparse._parameters[new], topology.gather)  # type: ignore
     exchange_in_optimizers(module, exchanges)
     return replace_layers(module, swaps)
 
@@ -106,7 +106,7 @@ def to_dense(module: nn.Module) -> nn.Module:
         carry_over(layer, plain)
         swaps[layer] = plain
         for old, new in layer.gathered.items():
-            exchanges[layer._parameters[old]] = Exchange(plain._parameters[new], layer.topology.scatter)  # type: ignore[index]
+            exchanges[layer._parameters[old]] = Exchange(plain._parameters[new], layer.topology.scatter)  # type: ignore
     for part in dense.modules():
         if isinstance(part, RemembersSparsity):
             part.forget_sparsity()

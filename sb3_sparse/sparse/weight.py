@@ -294,6 +294,17 @@ class SparseWeight(LoadsWhole):
             "torch.jit.trace or torch.export."
         )
 
+    @classmethod
+    def from_dense(cls, dense: Any, topology: Topology, rescale: bool = False) -> "SparseWeight":
+        """
+        A sparse layer that keeps the weights of a dense one where the topology has one.
+
+        :param dense: Of the kind that the class is the sparse layer of.
+        :param topology: Of the shape of its weight.
+        :param rescale: Multiply the weights by ``1 / sqrt(density)``.
+        """
+        raise NotImplementedError
+
     def to_dense(self) -> nn.Module:
         """A plain layer that computes the same."""
         raise NotImplementedError

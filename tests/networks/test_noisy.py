@@ -6,7 +6,8 @@ import math
 import pytest
 import torch as th
 
-from sb3_sparse.networks.noisy import NoisyLinear
+from sb3_sparse import sparsify_, to_dense
+from sb3_sparse.networks.noisy import NoisyLinear, SparseNoisyLinear
 
 
 def formula(layer, x):
@@ -65,3 +66,66 @@ def test_noise_is_no_part_of_a_state_dict_and_copies_keep_it():
     assert th.equal(copy.deepcopy(layer).noise_in, layer.noise_in)
     with pytest.raises(ValueError, match=r"sigma=-0\.1"):
         NoisyLinear(3, 2, sigma=-0.1)
+
+
+def pruned(sigma=0.5, density=0.3):
+    th.manual_seed(0)
+    dense = NoisyLinear(40, 30, sigma)
+    dense.weight_sigma.data.uniform_(0, 0.2)
+    dense.bias_sigma.data.uniform_(0, 0.2)
+    dense.reset_noise()
+    layer = sparsify_(copy.deepcopy(dense), 1 - density, "uniform", seed=1)
+    assert isinstance(layer, SparseNoisyLinear)
+    return dense, layer
+
+
+def test_a_sparse_noisy_layer_is_the_masked_one():
+    dense, layer = pruned()
+    mask = layer.topology.mask()
+    with th.no_grad():
+        for parameter in (dense.weight, dense.weight_sigma):
+            parameter *= mask
+    x, direction = th.randn(9, 40, requires_grad=True), th.randn(9, 30)
+    th.testing.assert_close(layer(x), formula(dense, x), rtol=1e-5, atol=1e-5)
+    ours = th.autograd.grad(layer(x), [x, layer.values, layer.values_sigma, layer.bias, layer.bias_sigma], direction)
+    theirs = th.autograd.grad(dense(x), [x, dense.weight, dense.weight_sigma, dense.bias, dense.bias_sigma], direction)
+    for a, b in zip(ours, theirs, strict=True):
+        th.testing.assert_close(a, layer.topology.gather(b) if b.shape == mask.shape else b, rtol=1e-5, atol=1e-5)
+    layer.noisy = False
+    th.testing.assert_close(layer(x), th.nn.functional.linear(x, dense.weight, dense.bias), rtol=1e-5, atol=1e-5)
+
+
+def test_a_sparse_noisy_layer_travels_as_other_sparse_layers():
+    _, layer = pruned()
+    state = layer.state_dict()
+    assert sorted(state) == ["bias", "bias_sigma", "topology_seed", "values", "values_sigma"]
+    other = sparsify_(NoisyLinear(40, 30), 0.7, "uniform", seed=2)
+    other.load_state_dict(state)
+    assert other.topology is layer.topology
+    x = th.randn(3, 40)
+    other.noise_in.copy_(layer.noise_in)
+    other.noise_out.copy_(layer.noise_out)
+    assert th.equal(other(x), layer(x))
+    dense = to_dense(layer)
+    assert type(dense) is NoisyLinear
+    th.testing.assert_close(dense(x), layer(x), rtol=1e-5, atol=1e-5)
+    before = dense.noise_in.clone()
+    dense.reset_noise()
+    assert not th.equal(dense.noise_in, before)
+    assert th.equal(layer.noise_in, before)
+
+
+def test_optimizers_train_means_and_deviations_on():
+    module = th.nn.Module()
+    module.layer = NoisyLinear(40, 30)
+    module.optimizer = th.optim.Adam(module.parameters(), lr=0.01)
+    for sparse in (False, True):
+        if sparse:
+            sparsify_(module, 0.5)
+        module.layer.reset_noise()
+        module.optimizer.zero_grad()
+        module.layer(th.randn(8, 40)).square().mean().backward()
+        before = {name: p.clone() for name, p in module.named_parameters()}
+        module.optimizer.step()
+        assert all(not th.equal(p, before[name]) for name, p in module.named_parameters())
+    assert int(module.optimizer.state[module.layer.values_sigma]["step"]) == 2

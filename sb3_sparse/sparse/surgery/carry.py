@@ -51,7 +51,8 @@ def check_plain(name: str, layer: nn.Module, known: Collection[str]) -> None:
     elif marks := [mark for mark in _MARKS if mark in layer._parameters or mark in layer._buffers]:
         reason = f"has a weight that is computed by {_MARKS[marks[0]]} on it"
     elif extra := sorted({*layer._parameters, *layer._buffers, *layer._modules} - {*known}):
-        reason = f"has {extra} beside {' and '.join(sorted(known, reverse=True))}, which a sparse layer has no place for: remove them"
+        places = " and ".join(sorted(known, reverse=True))
+        reason = f"has {extra} beside {places}, which a sparse layer has no place for: remove them"
     elif any(getattr(layer, hooks, None) for hooks in _STATE_HOOKS):
         reason = "has hooks on its state dict, which know the dense weight: remove them"
     elif _has_hooks(layer.weight):
