@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from sb3_sparse import cli
-from sb3_sparse.plot.groups import aggregate, collect, group_runs
-from sb3_sparse.plot.runs import RETURNS, Series, read_run, rolling_mean
+from sb3_sparse.results.groups import collect, group_runs
+from sb3_sparse.results.runs import RETURNS, read_run
+from sb3_sparse.results.statistics import Series, bootstrap_interval, mean_curve, rolling_mean
 
 pytest.importorskip("matplotlib")
 yaml = pytest.importorskip("yaml")
@@ -236,7 +237,7 @@ def test_rolling_mean():
 def test_mean_and_band_equal_a_plain_bootstrap():
     rng = np.random.default_rng(1)
     runs = [Series(np.arange(5.0), rng.normal(size=5)) for _ in range(4)]
-    curve = aggregate(runs)
+    curve = mean_curve(runs)
     values = np.stack([run.y for run in runs])
     np.testing.assert_allclose(curve.mean, values.mean(axis=0))
     # Other draws, more of them: the ends agree up to the noise of the bootstrap.
@@ -245,19 +246,19 @@ def test_mean_and_band_equal_a_plain_bootstrap():
     spread = values.std(axis=0)
     assert np.all(np.abs(curve.low - low) < 0.1 * spread)
     assert np.all(np.abs(curve.high - high) < 0.1 * spread)
-    again = aggregate(runs)
+    again = mean_curve(runs)
     np.testing.assert_array_equal(curve.low, again.low)
 
 
 def test_runs_measured_at_other_places_are_interpolated_where_all_are_known():
     first = Series(np.array([0.0, 10.0, 20.0]), np.array([0.0, 10.0, 20.0]))
     second = Series(np.array([5.0, 25.0]), np.array([15.0, 35.0]))
-    curve = aggregate([first, second])
+    curve = mean_curve([first, second])
     np.testing.assert_array_equal(curve.x, [5, 10, 20])
     np.testing.assert_allclose(curve.mean, [10, 15, 25])
-    apart = aggregate([first, Series(np.array([30.0]), np.array([1.0]))])
+    apart = mean_curve([first, Series(np.array([30.0]), np.array([1.0]))])
     assert len(apart.x) == len(apart.mean) == len(apart.low) == 0
-    alone = aggregate([second])
+    alone = mean_curve([second])
     assert alone.low is None
     np.testing.assert_array_equal(alone.mean, second.y)
 
