@@ -28,6 +28,8 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     # In the same folder, since a file can be renamed only within a file system; with a number, for other processes.
     beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
+        if path.parent.is_file():
+            raise NotADirectoryError("its folder is a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError("it is a folder")

@@ -10,6 +10,7 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.utils import set_random_seed
 
 from sb3_sparse.zoo.algorithms import algorithms
 from sb3_sparse.zoo.environments import make_known
@@ -52,7 +53,7 @@ def train_agent(
     options = {"eval_freq": -1, "log_interval": -1, **options}
     with registered():
         manager = _manager(algo, env_id, log_folder, config, hyperparams, env_kwargs, seed, options)
-        part("utils.set_random_seed")(seed)
+        set_random_seed(seed)
         model = _set_up(manager)
         manager.learn(model)
         manager.save_trained_model(model)
