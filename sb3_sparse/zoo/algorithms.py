@@ -14,7 +14,8 @@ OURS: dict[str, type[BaseAlgorithm]] = {"stream_ac": StreamAC, "stream_q": Strea
 
 def algorithms() -> dict[str, type[BaseAlgorithm]]:
     """Every algorithm that a command can be given, by its name there."""
-    return {**OURS, **part("utils.ALGOS")}
+    known = part("utils.ALGOS")
+    return {**known, **{name: algorithm for name, algorithm in OURS.items() if name not in known}}
 
 
 def register_algorithms() -> None:
