@@ -68,6 +68,17 @@ def test_nobody_imports_the_command(path):
         assert not [text for text in strings(path) if re.match(r"sb3_sparse\.cli(\.|$)", text)], "a name for importlib"
 
 
+@pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_but_the_command_ends_the_program(path):
+    if path.relative_to(PACKAGE).parts[0] == "cli":
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        raised = ast.unparse(node.exc) if isinstance(node, ast.Raise) and node.exc else ""
+        called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        assert not raised.startswith("SystemExit"), f"line {node.lineno}"
+        assert called not in ("sys.exit", "exit", "quit", "os._exit", "parser.error", "parser.exit"), f"line {node.lineno}"
+
+
 def module_name(path: Path) -> str:
     parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

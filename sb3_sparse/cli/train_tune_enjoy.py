@@ -35,7 +35,7 @@ def enjoy(args: list[str]) -> Callable[[], None]:
 
 def _known_options(args: list[str]) -> argparse.Namespace:
     """The few options that decide what is added to the command line; rl-zoo3 parses them all."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="sb3-sparse", add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--algo", default="ppo")
     parser.add_argument("--env", default="CartPole-v1")

@@ -24,8 +24,8 @@ def registry_restored() -> Iterator[None]:
     try:
         yield
     finally:
-        _registered_before.update({env_id: spec for env_id, spec in registry.items() if env_id not in before})
-        registry.clear()
+        for env_id in [env_id for env_id in registry if env_id not in before]:
+            _registered_before[env_id] = registry.pop(env_id)
         registry.update(before)
 
 

@@ -49,10 +49,8 @@ def experiment_manager(reads_only: bool = False) -> type:
             if trial_id:
                 hyperparams, saved = super().read_hyperparameters()
             is_ours = is_our_policy(hyperparams.get("policy"))
-            is_unwrapped_dmc = self.env_name.gym_id.startswith("dm_control/") and "env_wrapper" not in hyperparams
-            if is_unwrapped_dmc and (is_ours or self.algo in STREAM_KAPPAS):
-                print(f"{self.env_name.gym_id} has no env_wrapper in the file: using {DMC_WRAPPER}")
-                hyperparams["env_wrapper"] = saved["env_wrapper"] = [copy.deepcopy(DMC_WRAPPER)]
+            if is_ours or self.algo in STREAM_KAPPAS:
+                _wrap_dmc(self.env_name.gym_id, hyperparams, saved)
             names = EVALUATED_BY_RL_ZOO if reads_only else ("policy_kwargs",) if is_ours else ()
             hyperparams.update({name: read_setting(name, hyperparams[name]) for name in names if name in hyperparams})
             if reads_only:
@@ -86,3 +84,12 @@ def experiment_manager(reads_only: bool = False) -> type:
                 yield
 
     return SparseExperimentManager
+
+
+def _wrap_dmc(env_id: str, *settings: dict[str, Any]) -> None:
+    """Name the wrapper of a DeepMind Control task, where the hyperparameters say nothing of one."""
+    if env_id.startswith("dm_control/") and "env_wrapper" not in settings[0]:
+        print(f"{env_id} has no env_wrapper in the file: using {DMC_WRAPPER}")
+        wrappers = [copy.deepcopy(DMC_WRAPPER)]
+        for hyperparams in settings:
+            hyperparams["env_wrapper"] = wrappers

@@ -18,6 +18,14 @@ from tests.zoo.state import state_of_rl_zoo
 ALGOS = pytest.importorskip("rl_zoo3").ALGOS
 
 
+@pytest.fixture(autouse=True)
+def _not_registered(monkeypatch):
+    """Without what other tests have registered for good."""
+    for table in ("utils.ALGOS", "hyperparams_opt.HYPERPARAMS_SAMPLER", "hyperparams_opt.HYPERPARAMS_CONVERTER"):
+        for name in ("stream_ac", "stream_q", "stream_sarsa", *(["crossq"] if table != "utils.ALGOS" else [])):
+            monkeypatch.delitem(rl_zoo.part(table), name, raising=False)
+
+
 @pytest.mark.parametrize("end", [None, KeyboardInterrupt, ValueError, SystemExit])
 @pytest.mark.parametrize("command", ["train", "tune", "enjoy", "describe"])
 def test_a_command_leaves_nothing_behind(command, end, monkeypatch):
