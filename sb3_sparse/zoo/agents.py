@@ -128,13 +128,22 @@ def _manager(
 
 
 def _set_up(manager: Any) -> Any:
-    """The agent of an experiment manager; without one, its environments are closed."""
+    """The agent of an experiment manager; where none comes of it, its environments are closed."""
+    create, created = manager.create_envs, []
+
+    def create_envs(*args: Any, **kwargs: Any) -> Any:
+        created.append(create(*args, **kwargs))
+        return created[-1]
+
+    manager.create_envs = create_envs
     try:
         return manager.setup_experiment()[0]
     except BaseException:
-        for envs in manager.created_envs:
+        for envs in created:
             envs.close()
         raise
+    finally:
+        del manager.create_envs
 
 
 def _algorithm(algo: str) -> type[BaseAlgorithm]:

@@ -1,7 +1,7 @@
 """rl-zoo3's experiment manager, as this package uses it."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from sb3_sparse.zoo.search_spaces import STREAM_KAPPAS, sparse_converter, sparse
 # Of DeepMind Control tasks whose entry names no `env_wrapper` (null stands for none at all).
 DMC_WRAPPER = {"sb3_sparse.dmc.DMCWrapper": {"action_repeat": 2}}
 # What is overridden: a version of rl-zoo3 that never calls one of these would do something else without a word.
-OVERRIDDEN = ("read_hyperparameters", "create_envs", "load_trial", "hyperparameters_optimization")
+OVERRIDDEN = ("read_hyperparameters", "load_trial", "hyperparameters_optimization")
 
 
 def experiment_manager(reads_only: bool = False) -> type:
@@ -36,8 +36,6 @@ def experiment_manager(reads_only: bool = False) -> type:
         # The YAML's, once they are read; only of our policies.
         kept_policy_kwargs: dict[str, Any] | None = None
         trial_id: int | None
-        # For closing them where no agent is made that would.
-        created_envs: Sequence[Any] = ()
 
         def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
             trial_id, self.trial_id = self.trial_id, None
@@ -56,11 +54,6 @@ def experiment_manager(reads_only: bool = False) -> type:
             if reads_only:
                 hyperparams.pop("callback", None)
             return hyperparams, saved
-
-        def create_envs(self, *args: Any, **kwargs: Any) -> Any:
-            envs = super().create_envs(*args, **kwargs)
-            self.created_envs = [*self.created_envs, envs]
-            return envs
 
         def load_trial(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
             with self.search_space():

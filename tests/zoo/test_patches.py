@@ -103,7 +103,6 @@ def test_entries_are_put_back_in_their_order():
         ("hyperparams_opt", "HYPERPARAMS_SAMPLER"),
         ("hyperparams_opt", "HYPERPARAMS_CONVERTER"),
         ("exp_manager.ExperimentManager", "read_hyperparameters"),
-        ("exp_manager.ExperimentManager", "create_envs"),
         ("exp_manager.ExperimentManager", "load_trial"),
         ("exp_manager.ExperimentManager", "hyperparameters_optimization"),
     ],
