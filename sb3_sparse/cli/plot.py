@@ -4,16 +4,19 @@ import argparse
 import sys
 from pathlib import Path
 
-from sb3_sparse.plot.draw import draw_curves, to_html, to_png, write
-from sb3_sparse.plot.groups import collect, group_runs
-from sb3_sparse.plot.runs import LOOKED_FOR, read_run
+from sb3_sparse.common.figures import new_figure, to_png
+from sb3_sparse.common.files import written_beside
+from sb3_sparse.results.figures import draw_curves
+from sb3_sparse.results.groups import collect, group_runs
+from sb3_sparse.results.page import to_html
+from sb3_sparse.results.runs import LOOKED_FOR, read_runs
 
 
-def main(args: list[str]) -> None:
+def plot(args: list[str]) -> None:
     """Draw return and every plasticity series of one or several runs into a PNG and an HTML page."""
     parser = argparse.ArgumentParser(
         prog="sb3-sparse plot",
-        description=f"{main.__doc__} What is read from a run's folder, as far as it is there: {LOOKED_FOR}.",
+        description=f"{plot.__doc__} What is read from a run's folder, as far as it is there: {LOOKED_FOR}.",
     )
     parser.add_argument(
         "runs",
@@ -36,14 +39,17 @@ def main(args: list[str]) -> None:
     output = Path(options.output)
     if not output.name:
         parser.error(f"--output {options.output}: expected the name of a file, without ending.")
-    try:
-        groups = group_runs([read_run(run) for run in options.runs])
-        curves = collect(groups, options.x, options.smooth, options.series)
-    except ValueError as error:
-        sys.exit(f"sb3-sparse plot: {error}")
+    # Before anything is read: what is missing is better said at once.
+    new_figure()
+    runs, left_out = read_runs(options.runs)
+    for reason in left_out:
+        print(f"sb3-sparse plot: {reason} Left out.", file=sys.stderr)
+    groups = group_runs(runs)
+    curves = collect(groups, options.x, options.smooth, options.series)
     png = to_png(draw_curves(curves, options.x))
     output = output.with_suffix("") if output.suffix in (".png", ".html") else output
     for ending, content in ((".png", png), (".html", to_html(curves, groups, png, options.x, options.smooth))):
         path = output.with_name(output.name + ending)
-        write(path, content)
+        with written_beside(path) as beside:
+            beside.write_bytes(content)
         print(path)

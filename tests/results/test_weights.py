@@ -6,7 +6,7 @@ import torch as th
 from torch import nn
 
 from sb3_sparse import Topology, cli, sparsify_
-from sb3_sparse.plot.weights import MAX_CELLS, density_image, draw_weights, fan_in
+from sb3_sparse.results.weights import MAX_CELLS, density_image, draw_weights, fan_in
 
 pytest.importorskip("matplotlib")
 

@@ -1,36 +1,19 @@
-"""Runs that differ only in their seed, put together: mean and bootstrap band."""
+"""Runs that differ only in their seed, put together."""
 
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sb3_sparse.plot.runs import RETURNS, Run, Series, rolling_mean
+from sb3_sparse.results.runs import RETURNS, Run
+from sb3_sparse.results.statistics import Curve, Series, mean_curve, rolling_mean
 
-# Of the bootstrap: enough that the ends of a 95 % band do not move visibly.
-RESAMPLES = 2000
-CONFIDENCE = 0.95
 # In the label of a group.
 NAMED = ("algo", "env")
 TELLING = ("policy", "sparsity", "width_scale")
 MAX_SETTINGS = 3
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One series of one group of runs."""
-
-    runs: list[Series]
-    """Of each run that has it."""
-    x: np.ndarray
-    """Where the mean is defined: the part that all runs have. Empty if there is none."""
-    mean: np.ndarray
-    low: np.ndarray | None
-    """Lower end of the bootstrap band; None with a single run."""
-    high: np.ndarray | None
 
 
 def group_runs(runs: list[Run]) -> dict[str, list[Run]]:
@@ -120,7 +103,7 @@ def collect(
                 place = found.setdefault(title, {}).setdefault(group, [])
                 place.append(Series(_axis(run, series, x), rolling_mean(series.y, smooth)))
     titles = sorted(found, key=lambda title: (title not in RETURNS.values(), title))
-    return {title: {group: aggregate(series) for group, series in found[title].items()} for title in titles}
+    return {title: {group: mean_curve(series) for group, series in found[title].items()} for title in titles}
 
 
 def _matching(names: list[str], patterns: Sequence[str] | None) -> set[str]:
@@ -138,24 +121,3 @@ def _axis(run: Run, series: Series, x: str) -> np.ndarray:
     if run.clock is None:
         raise ValueError(f"{str(run.folder)!r} does not say when its timesteps were made: draw it over timesteps.")
     return np.interp(series.x, run.clock.x, run.clock.y)
-
-
-def aggregate(runs: list[Series]) -> Curve:
-    """
-    Mean over runs and the 95 % band of a percentile bootstrap over runs, resampled with a fixed seed.
-
-    Runs measured at different places are interpolated linearly at the places of all of them.
-
-    :param runs: At least one, each with at least one point.
-    """
-    start, end = max(run.x[0] for run in runs), min(run.x[-1] for run in runs)
-    x = np.unique(np.concatenate([run.x for run in runs]))
-    x = x[(x >= start) & (x <= end)]
-    values = np.stack([np.interp(x, run.x, run.y) for run in runs])
-    if len(runs) == 1:
-        return Curve(runs, x, values[0], None, None)
-    draws = np.random.default_rng(0).integers(len(runs), size=(RESAMPLES, len(runs)))
-    weights = np.stack([np.bincount(draw, minlength=len(runs)) for draw in draws]) / len(runs)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(weights @ values, [tail, 1 - tail], axis=0)
-    return Curve(runs, x, values.mean(axis=0), low, high)

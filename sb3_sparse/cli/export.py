@@ -9,12 +9,13 @@ from typing import Any
 import sb3_contrib
 import stable_baselines3 as sb3
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_sparse import streaming
 from sb3_sparse.export.check import N_OBSERVATIONS
 from sb3_sparse.export.files import export_onnx, export_torch
-from sb3_sparse.export.plain import export_sb3, without_buffer
+from sb3_sparse.export.loading import load_agent
+from sb3_sparse.export.plain import export_sb3
+from sb3_sparse.zoo import find_agent
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "sac": sb3.SAC,
@@ -36,9 +37,9 @@ ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "sb3": "-dense.zip"}
 STATISTICS = "vecnormalize.pkl"
 
 
-def main(args: list[str]) -> None:
+def export(args: list[str]) -> None:
     """Write a saved agent's deterministic `predict` as a file that runs without this package."""
-    parser = argparse.ArgumentParser(prog="sb3-sparse export", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="sb3-sparse export", description=export.__doc__)
     parser.add_argument("--algo", required=True, choices=list(ALGORITHMS))
     parser.add_argument("--model", metavar="FILE", help="the saved agent, a .zip of SB3")
     parser.add_argument("--env", help="environment ID: instead of --model, the agent that `sb3-sparse train` left in -f")
@@ -66,42 +67,18 @@ def main(args: list[str]) -> None:
         parser.error(
             "--to sb3: an agent of SB3 has no place for --vecnormalize and --channels-last. Load the statistics as ever."
         )
-    try:
-        path = Path(options.model) if options.env is None else _trained(options)
-        output = Path(options.output or path.with_name(path.stem + ENDINGS[options.to]))
-        if output.resolve() == path.resolve():
-            raise ValueError(f"--output {output} is the agent itself: name another file.")
-        with warnings.catch_warnings():
-            warnings.showwarning = _print_warning
-            written = _export(load(ALGORITHMS[options.algo], path), output, options, path)
-    except (ValueError, RuntimeError, ImportError, OSError) as error:
-        sys.exit(f"sb3-sparse export: {error}")
+    path = Path(options.model) if options.env is None else _trained_agent(options)
+    output = Path(options.output or path.with_name(path.stem + ENDINGS[options.to]))
+    if output.resolve() == path.resolve():
+        raise ValueError(f"--output {output} is the agent itself: name another file.")
+    with warnings.catch_warnings():
+        warnings.showwarning = _print_warning
+        written = _write(load_agent(ALGORITHMS[options.algo], path), output, options, path)
     size = written.stat().st_size / 1024
     print(f"{written} ({size:,.1f} KiB), compared with predict on {N_OBSERVATIONS:,} random observations")
 
 
-def load(algorithm: type[BaseAlgorithm], path: Path) -> BaseAlgorithm:
-    """
-    A saved agent, without allocating its replay buffer.
-
-    :raises ValueError: If the file is none of this algorithm.
-    """
-    if not path.is_file():
-        raise ValueError(f"there is no file {str(path)!r}.")
-    small = without_buffer(algorithm)
-    try:
-        data, _, _ = load_from_zip_file(path, device="cpu")
-        model = algorithm.load(path, device="cpu", **small)
-    except (AttributeError, AssertionError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} is no agent of {algorithm.__name__}: {type(error).__name__}: {error}") from error
-    # What is exported as an agent of SB3 goes on with the buffer that it had.
-    for name in small:
-        if data is not None and name in data:
-            setattr(model, name, data[name])
-    return model
-
-
-def _export(model: BaseAlgorithm, output: Path, options: Any, path: Path) -> Path:
+def _write(model: BaseAlgorithm, output: Path, options: Any, path: Path) -> Path:
     if options.to == "sb3":
         return export_sb3(model, output)
     statistics = None
@@ -123,9 +100,7 @@ def _statistics_beside(path: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _trained(options: Any) -> Path:
-    from sb3_sparse.zoo import find_agent
-
+def _trained_agent(options: Any) -> Path:
     return find_agent(options.folder, options.algo, options.env, options.exp_id, options.load_best)
 
 

@@ -8,7 +8,8 @@ import torch as th
 from stable_baselines3 import PPO, SAC
 
 from sb3_sparse.cli import main
-from sb3_sparse.export.command import ALGORITHMS, load
+from sb3_sparse.cli.export import ALGORITHMS
+from sb3_sparse.export.loading import load_agent
 from tests.envs import SpaceEnv
 from tests.export.agents import BOX, ON_POLICY, VECTOR, agent, assert_equal_actions, mlp, observations_of
 from tests.export.test_module import normalized_env, trained_on
@@ -94,7 +95,7 @@ def test_an_agent_of_sb3(tmp_path, capsys):
 def test_what_goes_on_learning_has_its_buffer(tmp_path):
     model = mlp(SAC, VECTOR, BOX, buffer_size=123)
     model.save(tmp_path / "agent")
-    loaded = load(SAC, tmp_path / "agent.zip")
+    loaded = load_agent(SAC, tmp_path / "agent.zip")
     assert len(loaded.replay_buffer.observations) == 1
     assert loaded.buffer_size == 123
     assert loaded.replay_buffer_class == model.replay_buffer_class

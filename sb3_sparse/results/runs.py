@@ -2,15 +2,16 @@
 
 import csv
 import json
-import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+
+from sb3_sparse.results.statistics import Series, rolling_mean
 
 # Episodes in the rolling mean of training returns: SB3's own window of `rollout/ep_rew_mean`.
 WINDOW = 100
@@ -23,13 +24,6 @@ RETURNS = {
 PLASTICITY = "plasticity/"
 PLASTICITY_FILE = "plasticity.csv"
 LOOKED_FOR = "evaluations.npz, *.monitor.csv, progress.csv, plasticity.csv, events.out.tfevents*"
-
-
-class Series(NamedTuple):
-    """One curve: values at rising numbers of timesteps, both ``(n,)``."""
-
-    x: np.ndarray
-    y: np.ndarray
 
 
 @dataclass
@@ -49,12 +43,37 @@ class Run:
     """Algorithm, environment and hyperparameters as rl-zoo3 saved them, without the seed."""
 
 
+class EmptyRun(ValueError):
+    """A folder in which there is nothing to draw, such as that of a run which has only begun."""
+
+
+def read_runs(arguments: Iterable[str]) -> tuple[list[Run], list[str]]:
+    """
+    Read several runs, without those that are empty.
+
+    :param arguments: Each as for :func:`read_run`.
+    :return: The runs, and a sentence about each that was left out.
+    :raises ValueError: If all are empty, a folder is missing, or a file is damaged.
+    """
+    runs, left_out = [], []
+    for argument in arguments:
+        try:
+            runs.append(read_run(argument))
+        except EmptyRun as error:
+            left_out.append(str(error))
+    if not runs:
+        raise EmptyRun("\n".join(left_out) or "no run is named.")
+    return runs, left_out
+
+
 def read_run(argument: str) -> Run:
     """
     Read the folder of a run: one of rl-zoo3 (``logs/sac/ENV_1``), or one that SB3's logger wrote into.
 
     :param argument: ``FOLDER`` or ``LABEL=FOLDER``.
-    :raises ValueError: If the folder is missing, or holds nothing to draw.
+    :raises EmptyRun: If it holds nothing to draw.
+    :raises ValueError: If the folder is missing, or a file in it is damaged.
+    :raises ImportError: If it has settings of rl-zoo3, and PyYAML is missing.
     """
     label, path = _split_label(argument)
     folder = Path(path)
@@ -81,7 +100,7 @@ def read_run(argument: str) -> Run:
         clock = clock or hours
     returns = {kind: series for kind, series in returns.items() if len(series.x)}
     if not returns and not plasticity:
-        raise ValueError(f"nothing to draw in {str(folder)!r}: looked for {LOOKED_FOR}.{_runs_inside(folder)}")
+        raise EmptyRun(f"nothing to draw in {str(folder)!r}: looked for {LOOKED_FOR}.{_runs_inside(folder)}")
     return Run(folder, label or None, returns, plasticity, clock, settings)
 
 
@@ -220,8 +239,8 @@ def _read_settings(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         import yaml
-    except ImportError:
-        sys.exit('sb3-sparse: reading rl-zoo3\'s settings needs PyYAML: pip install "sb3-sparse[zoo]"')
+    except ImportError as error:
+        raise ImportError('reading rl-zoo3\'s settings needs PyYAML: pip install "sb3-sparse[zoo]"') from error
 
     class Loader(yaml.SafeLoader):
         """Reads rl-zoo3's files, which hold Python objects, without running any code."""
@@ -249,14 +268,6 @@ def _read_settings(folder: Path) -> dict[str, Any] | None:
     named = read(arguments) if arguments.is_file() else {}
     config.pop("seed", None)
     return {**{name: named[name] for name in ("algo", "env", "env_kwargs") if named.get(name)}, **config}
-
-
-def rolling_mean(y: np.ndarray, window: int) -> np.ndarray:
-    """The mean of each value and the ``window - 1`` before it, of fewer at the beginning."""
-    total = np.concatenate([[0.0], np.cumsum(y, dtype=np.float64)])
-    ends = np.arange(1, len(y) + 1)
-    starts = np.maximum(ends - window, 0)
-    return (total[ends] - total[starts]) / (ends - starts)
 
 
 def _series(x: Iterable[float], y: Iterable[float]) -> Series:

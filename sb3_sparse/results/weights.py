@@ -2,22 +2,23 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch as th
 from torch import nn
 
-from sb3_sparse.plot.draw import new_figure
+from sb3_sparse.common.figures import new_figure
 from sb3_sparse.sparse import SparseConv2d, SparseLinear, Topology
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Cells of a picture along one axis, about half as many as a panel has dots. Matrices up to this size are drawn exactly.
 MAX_CELLS = 128
 MAX_BARS = 30
 # Layers beside each other, two panels each.
 LAYERS_PER_ROW = 2
-
-
 LAYERS = (SparseLinear, SparseConv2d, nn.Linear, nn.Conv2d)
 
 
@@ -43,7 +44,7 @@ def fan_in(topology: Topology) -> np.ndarray:
     return np.diff(topology.crow)
 
 
-def draw_weights(networks: Mapping[str, nn.Module]) -> Any:
+def draw_weights(networks: Mapping[str, nn.Module]) -> "Figure":
     """
     For every linear and convolutional layer: its matrix, and how many inputs its units have.
 
@@ -59,7 +60,7 @@ def draw_weights(networks: Mapping[str, nn.Module]) -> Any:
     if not layers:
         raise ValueError(f"no linear or convolutional layer in {list(networks)}: there is nothing to draw.")
     rows = math.ceil(len(layers) / LAYERS_PER_ROW)
-    figure = new_figure(figsize=(12, 2.4 * rows), layout="constrained")
+    figure = new_figure((12, 2.4 * rows))
     # The histogram beside a matrix is half as wide.
     grid = figure.add_gridspec(rows, 2 * LAYERS_PER_ROW, width_ratios=[2, 1] * LAYERS_PER_ROW)
     for i, (name, layer) in enumerate(layers):
