@@ -19,8 +19,7 @@ import numpy as np
 import torch as th
 
 from sb3_sparse.sparse import Topology
-from sb3_sparse.sparse.kernels import blocked, compiled
-from sb3_sparse.sparse.kernels.chooser import BACKENDS
+from sb3_sparse.sparse.kernels.backends import BACKENDS, blocked, compiled
 from sb3_sparse.sparse.topology import TopologyTensors
 from sb3_sparse.streaming import kernels as streaming
 

@@ -12,15 +12,10 @@ import pytest
 import torch as th
 
 from sb3_sparse.sparse import SparseLinear, Topology, sparsity_report
-from sb3_sparse.sparse.kernels import blocked, choices, chooser, measure
-from sb3_sparse.sparse.kernels.chooser import (
-    BACKEND_VARIABLE,
-    BACKENDS,
-    available_backends,
-    backend_by_rule,
-    choose_backend,
-    peek_backend,
-)
+from sb3_sparse.sparse.kernels import BACKEND_VARIABLE, available_backends, choose_backend, peek_backend
+from sb3_sparse.sparse.kernels.backends import BACKENDS, blocked
+from sb3_sparse.sparse.kernels.choosing import choices, chooser, measure
+from sb3_sparse.sparse.kernels.choosing.rule import backend_by_rule
 
 CPU = th.device("cpu")
 LAYER = ((64, 64), 400, 0)
@@ -352,7 +347,7 @@ def test_only_what_can_run_is_measured(fresh):
 
 RULE = """
     from sb3_sparse.sparse import Topology
-    from sb3_sparse.sparse.kernels import chooser, measure
+    from sb3_sparse.sparse.kernels.choosing import chooser, measure
     import torch as th
     def fail(*args): raise AssertionError("measured")
     chooser.measure = fail

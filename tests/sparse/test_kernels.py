@@ -12,9 +12,9 @@ import pytest
 import torch as th
 
 from sb3_sparse.sparse import SparseLinear, Topology
-from sb3_sparse.sparse.kernels import available_backends, blocked, sparse_linear
-from sb3_sparse.sparse.kernels.chooser import BACKEND_VARIABLE, BACKENDS
-from sb3_sparse.sparse.kernels.dense import _scratch
+from sb3_sparse.sparse.kernels import BACKEND_VARIABLE, available_backends, sparse_linear
+from sb3_sparse.sparse.kernels.backends import BACKENDS, blocked
+from sb3_sparse.sparse.kernels.backends.dense import _scratch
 
 BACKEND_NAMES = available_backends("cpu")
 # The last one has several rows of blocks, columns of blocks and, where all weights live, groups of blocks.
@@ -266,7 +266,7 @@ def test_kernels_of_processors_without_avx512(tmp_path):
 
 
 def test_importing_the_package_compiles_nothing():
-    code = "import sb3_sparse, sb3_sparse.sparse.kernels.llvm_ir as ir; print(len(ir._engines))"
+    code = "import sb3_sparse, sb3_sparse.sparse.kernels.native.compile as it; print(len(it._engines))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))
     assert output.stdout.strip() == "0"
 

@@ -4,8 +4,8 @@ import pytest
 import torch as th
 
 from sb3_sparse.sparse import Topology
-from sb3_sparse.sparse.kernels import BACKEND_VARIABLE, sparse_linear
-from sb3_sparse.sparse.kernels.chooser import BACKENDS, available_backends
+from sb3_sparse.sparse.kernels import BACKEND_VARIABLE, available_backends, sparse_linear
+from sb3_sparse.sparse.kernels.backends import BACKENDS
 
 BATCHES = [0, 1, 2, 7, 16, 48, 64, 100, 128, 250, 256]
 PLACES = [("cpu", th.float32), ("cpu", th.float64), ("cpu", th.bfloat16)]
