@@ -203,6 +203,9 @@ def _blocks(topology: Topology, side: str, stride: int) -> list[th.Tensor]:
 
 def _row_bounds(topology: Topology, side: str, threads: int) -> tuple[int, ...]:
     """Cut the rows into ranges of about equally many weights, one per thread."""
+    if threads == 1:
+        # On the path of every single action: looking something up would take a tenth of a small product.
+        return 0, topology.rows if side == "rows" else topology.columns
     key = ("bounds " + side, threads)
     per_topology = _derived.setdefault(topology, {})
     if key not in per_topology:
