@@ -1,51 +1,30 @@
-"""A backend from outside, as ``docs/kernels.md`` says to write one: only public names are used."""
+"""The backend that ``docs/kernels.md`` shows, written outside of the package: only public names are used."""
 
 import os
+import re
 import time
+from pathlib import Path
 
 import pytest
 import torch as th
 
 from sb3_sparse import SparseLinear, Topology, sparsity_report, to_dense
-from sb3_sparse.sparse.kernels import (
-    Backend,
-    available_backends,
-    choose_backend,
-    empty_result,
-    register_backend,
-    unregister_backend,
-)
+from sb3_sparse.sparse.kernels import available_backends, choose_backend, register_backend, unregister_backend
 
-
-class Pairs(Backend):
-    """Each weight is a pair of a row and a column: gather, multiply, add up. Any device, float32 and float64."""
-
-    name = "pairs"
-
-    def supports(self, device, dtype):
-        return dtype in (th.float32, th.float64)
-
-    def forward(self, x, values, topology, bias, batch):
-        y = empty_result(x, batch, topology.rows).zero_()
-        y.index_add_(1, self.rows(topology), x[:, topology.column_index()] * values)
-        return y if bias is None else y.add_(bias)
-
-    def grad_input(self, grad, values, topology, batch):
-        dx = empty_result(grad, batch, topology.columns).zero_()
-        return dx.index_add_(1, topology.column_index(), grad[:, self.rows(topology)] * values)
-
-    def grad_values(self, grad, x, topology, batch):
-        return (grad[:, self.rows(topology)] * x[:, topology.column_index()]).sum(dim=0)
-
-    def memory(self, topology):
-        return 0
-
-    def rows(self, topology):
-        return th.arange(topology.rows).repeat_interleave(topology.fan_in())
+PAGE = Path(__file__).parents[2] / "docs" / "kernels.md"
+CODE = next(block for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "register_backend(" in block)
 
 
 @pytest.fixture
-def pairs(monkeypatch, tmp_path):
+def Pairs():
+    """The class that the page defines, without registering an object of it."""
+    names = {}
+    exec(compile(CODE.replace("register_backend(Pairs())", ""), str(PAGE), "exec"), names)
+    return names["Pairs"]
+
+
+@pytest.fixture
+def pairs(Pairs, monkeypatch, tmp_path):
     """It is there for one test, which starts without choices, on a machine on which nothing else runs."""
     monkeypatch.setenv("SB3_SPARSE_CACHE", str(tmp_path))
     monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0), raising=False)
@@ -153,7 +132,7 @@ def test_it_is_named_by_the_variable_only_while_it_is_there(pairs, monkeypatch):
         register_backend(pairs)
 
 
-def test_what_is_no_backend_or_has_a_bad_name_is_refused(pairs):
+def test_what_is_no_backend_or_has_a_bad_name_is_refused(pairs, Pairs):
     with pytest.raises(TypeError, match="subclass of Backend"):
         register_backend(Pairs)
     with pytest.raises(TypeError, match="subclass of Backend"):
@@ -170,3 +149,11 @@ def test_what_is_no_backend_or_has_a_bad_name_is_refused(pairs):
     for name in ("dense", "compiled", "nobody"):
         with pytest.raises(ValueError, match=r"expected one that was registered, which are \['pairs'\]"):
             unregister_backend(name)
+
+
+def test_the_code_of_the_page_runs_as_it_stands():
+    try:
+        exec(compile(CODE, str(PAGE), "exec"), {})
+        assert "pairs" in available_backends("cpu")
+    finally:
+        unregister_backend("pairs")

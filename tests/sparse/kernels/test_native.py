@@ -6,8 +6,10 @@ A batch lies feature by feature, ``(features, samples)``, here as in memory. Wha
 """
 
 import itertools
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -215,6 +217,12 @@ def test_the_command_prints_a_kernel_and_refuses_others():
     wrong = subprocess.run([sys.executable, "-m", module, "fastest"], capture_output=True, text=True)
     assert wrong.returncode == 2
     assert "no kernel 'fastest': expected one of single.multiply" in wrong.stderr
+
+
+def test_the_kernel_of_the_documentation():
+    page = (Path(__file__).parents[3] / "docs" / "kernels.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "Definition(" in block]
+    exec(compile(code, "docs/kernels.md", "exec"), {})  # it asserts what it says
 
 
 def test_importing_the_package_compiles_nothing():
