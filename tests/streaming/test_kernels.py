@@ -10,8 +10,18 @@ from sb3_sparse.streaming import kernels
 from tests.sparse.kernels.test_native import unaligned
 
 EPSILON, SLOPE, DECAY, SCALE = 1e-5, 0.01, 0.5, 2.0
-# Rows that have none, all and some of the weights: kernels take eight at a time, and what is left over.
-SHAPES = [(1, 1, 1.0), (3, 5, 0.5), (17, 33, 0.2), (8, 64, 0.9), (40, 70, 0.0), (2, 100, 0.1), (1, 300, 0.5), (31, 30, None)]
+# Rows that have none, all and some of the weights, as kernels take eight at a time; and columns of all 16 bits.
+SHAPES = [
+    (1, 1, 1.0),
+    (3, 5, 0.5),
+    (17, 33, 0.2),
+    (8, 64, 0.9),
+    (40, 70, 0.0),
+    (2, 100, 0.1),
+    (1, 300, 0.5),
+    (31, 30, None),
+    (2, 2**16, 0.001),
+]
 
 
 def linear(weights, bias, x):

@@ -2,7 +2,7 @@
 
 import torch as th
 
-from sb3_sparse.sparse.kernels.backends import OURS, available_backends
+from sb3_sparse.sparse.kernels.backends import available_backends
 from sb3_sparse.sparse.topology import Topology
 
 # Below so many multiply-adds of a dense product, calls cost more than what sparse products save.
@@ -21,7 +21,7 @@ def backend_by_rule(device: th.device, dtype: th.dtype, topology: Topology, batc
     :param batch: Number of samples; the chooser rounds it up to a power of two.
     :return: Its name.
     """
-    candidates = [name for name in available_backends(device, dtype) if name in OURS]
+    candidates = available_backends(device, dtype)
     is_tiny = topology.numel * batch < _MIN_WORK
     if "blocked" in candidates and "compiled" in candidates:
         if batch <= 1:
