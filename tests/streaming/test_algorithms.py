@@ -462,7 +462,7 @@ def test_without_compiled_code_learning_goes_on(monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("no such target")
 
-    monkeypatch.setattr(kernels, "compile_assembly", fail)
+    monkeypatch.setattr(kernels, "compile_module", fail)
     kernels._compile.cache_clear()
     try:
         with pytest.warns(UserWarning, match="no such target"):

@@ -2,7 +2,7 @@
 What ``test_guard_pages.py`` runs in a process of its own: every kernel on arrays that end, or begin, directly at a page
 that must not be touched. A kernel that reads or writes beside an array ends the process.
 
-    python tests/sparse/guard_pages.py {batches,streaming} [prove]
+    python tests/sparse/kernels/guard_pages.py {batches,streaming} [prove]
 
 "prove" makes one array after the other too short by an element, each in a forked child which that has to end, and prints
 those that it did not end.
@@ -19,10 +19,10 @@ import numpy as np
 import torch as th
 
 from sb3_sparse.sparse import Topology
-from sb3_sparse.sparse.kernels import blocked, compiled
-from sb3_sparse.sparse.kernels.chooser import BACKENDS
+from sb3_sparse.sparse.kernels.backends import BACKENDS, blocked, compiled
 from sb3_sparse.sparse.topology import TopologyTensors
-from sb3_sparse.streaming import kernels as streaming
+from tests.sparse.kernels.test_native import PRODUCTS, reference
+from tests.streaming import test_kernels as streaming
 
 _PAGE = mmap.PAGESIZE
 _mprotect = ctypes.CDLL(None, use_errno=True).mprotect
@@ -136,7 +136,9 @@ def check_batches(guard, batches=range(1, 71)):
         for batch in batches if plain.columns < 1000 else (1, 16, 70):
             x = generator.standard_normal((batch, plain.columns), dtype=np.float32)
             grad = generator.standard_normal((batch, plain.rows), dtype=np.float32)
-            expected = (x @ weight.T + 1, grad @ weight, (grad.T @ x).ravel()[plain.flat_index().numpy()])
+            mask, ones = plain.mask().numpy(), np.ones(plain.rows)
+            forward, grad_input, grad_values = (reference(p, weight, mask, x.T, grad.T, ones) for p in PRODUCTS)
+            expected = (forward.T, grad_input.T, grad_values)
             for name in ("compiled", "blocked"):
                 backend = BACKENDS[name]
                 packed = guard.tensor("x", backend.pack(th.from_numpy(x)))
@@ -152,76 +154,8 @@ def check_batches(guard, batches=range(1, 71)):
 
 
 def check_streaming(guard, batches=()):
-    for n_out, n_in, density in [(1, 1, 1.0), (3, 5, 0.5), (17, 33, 0.2), (8, 64, 0.9), (40, 70, 0.0), (2, 100, 0.1)]:
-        generator = np.random.default_rng(0)
-
-        def normal(name, *shape, generator=generator):
-            return guard.array(name, generator.standard_normal(shape, dtype=np.float32))
-
-        mask = generator.random((n_out, n_in)) < density
-        topology = Topology.from_mask(mask)
-        crow, col = guard.array("crow", topology.crow), guard.array("col", topology.col)
-        weights, values = normal("weights", n_out, n_in), normal("values", topology.nnz)
-        sparse_weights = np.zeros((n_out, n_in), dtype=np.float32)
-        sparse_weights[mask] = values
-        bias, xs = normal("bias", n_out), [normal("x", n_in) for _ in range(2)]
-        ys = [normal("y", n_out) for _ in range(4)]
-
-        def run(*instructions):
-            streaming.Program(instructions).run()
-
-        def close(result, right):
-            np.testing.assert_allclose(result, right, rtol=1e-3, atol=1e-4)
-
-        for suffix, n in (("", 1), ("_pair", 2)):
-            run(
-                ("linear" + suffix, *ys[:n], weights, bias, *xs[:n], n_out, n_in),
-                ("sparse_linear" + suffix, *ys[2 : 2 + n], values, bias, crow, col, *xs[:n], n_out),
-            )
-            for i in range(n):
-                close(ys[i], weights @ xs[i] + bias)
-                close(ys[2 + i], sparse_weights @ xs[i] + bias)
-
-        settings = guard.array("settings", np.array([1e-5, 0.01], dtype=np.float32))
-        y, normals, inverse = normal("y", n_in), normal("x", n_in), normal("inverse", 1)
-        before = normals.copy()
-        run(("normalize", y, normals, inverse, settings, n_in))
-        right = (before - before.mean()) / np.sqrt(before.var() + 1e-5)
-        close(normals, right)
-        close(y, np.where(right > 0, right, 0.01 * right))
-        close(inverse, 1 / np.sqrt(before.var() + 1e-5))
-        grad = normal("grad", n_in)
-        g = np.where(normals > 0, grad, 0.01 * grad)
-        right = (g - g.mean() - normals * (g * normals).mean()) * inverse
-        run(("normalize_backward", grad, normals, inverse, settings, n_in))
-        np.testing.assert_allclose(grad, right, rtol=1e-3, atol=1e-3 * max(1.0, inverse[0]))
-
-        decay, scale = guard.array("decay", np.float32([0.5])), guard.array("scale", np.float32([2.0]))
-        for is_sparse in (False, True):
-            for with_input in (False, True):
-                traces = normal("traces", *(values.shape if is_sparse else weights.shape))
-                bias_traces, grad, grad_x = normal("bias_traces", n_out), normal("grad", n_out), normal("grad_x", n_in)
-                l1 = guard.array("l1", np.zeros(1))
-                outer = np.outer(grad, xs[0])
-                right = 0.5 * traces + (outer[mask] if is_sparse else outer)
-                right_bias = 0.5 * bias_traces + grad
-                right_x = grad_x + grad @ (sparse_weights if is_sparse else weights)
-                name = ("learn_sparse_linear" if is_sparse else "learn_linear") + "_and_input" * with_input
-                place = (crow, col) if is_sparse else (n_in,)
-                rest = ((values if is_sparse else weights), grad_x) if with_input else ()
-                run((name, traces, bias_traces, grad, xs[0], decay, l1, n_out, *place, *rest))
-                close(traces, right)
-                close(bias_traces, right_bias)
-                close(l1, np.abs(right).sum() + np.abs(right_bias).sum())
-                if with_input:
-                    close(grad_x, right_x)
-
-        parameters, traces = normal("parameters", n_out), normal("traces", n_out)
-        right = parameters + 2.0 * traces
-        run(("add_scaled", parameters, traces, scale, n_out))
-        close(parameters, right)
-        run(("clear", parameters, n_out))
-        assert not parameters.any()
+    for shape in streaming.SHAPES:
+        streaming.Checks(guard.array, *shape).all()
 
 
 def prove(check, guard):

@@ -10,8 +10,10 @@ import numpy as np
 import torch as th
 
 from sb3_sparse.sparse.kernels.backend import Backend, empty_result
-from sb3_sparse.sparse.kernels.llvm_ir import LANES, Kernel, kernel, tile_vectors
-from sb3_sparse.sparse.kernels.threads import run, thread_count
+from sb3_sparse.sparse.kernels.native import rows, single
+from sb3_sparse.sparse.kernels.native.code import LANES
+from sb3_sparse.sparse.kernels.native.kernel import Kernel
+from sb3_sparse.sparse.kernels.native.threads import run, thread_count
 from sb3_sparse.sparse.topology import Topology, tensor_bytes
 
 
@@ -55,7 +57,7 @@ class CompiledBackend(Backend):
         if batch == 1:
             y = x.new_empty(1, topology.rows)
             pointers = (values.data_ptr(), *topology.addresses, x.data_ptr(), bias_pointer, y.data_ptr())
-            run(_kernel_one("multiply_one", topology), pointers, _bounds_for_one(topology))
+            run(_kernel_one("multiply", topology), pointers, _bounds_for_one(topology))
             return y
         result = Result(x, batch, topology.rows)
         _multiply("multiply", x, values, topology, "rows", bias_pointer, result.pointer)
@@ -66,7 +68,7 @@ class CompiledBackend(Backend):
             # One thread: rows add to the same dx, and at this size the sum of partial ones costs what they save.
             dx = grad.new_zeros(1, topology.columns)
             pointers = (values.data_ptr(), *topology.addresses, grad.data_ptr(), dx.data_ptr())
-            run(_kernel_one("multiply_one_transposed", topology), pointers, (0, topology.rows))
+            run(_kernel_one("multiply_transposed", topology), pointers, (0, topology.rows))
             return dx
         result = Result(grad, batch, topology.columns)
         _multiply("multiply_transposed", grad, values, topology, "columns", 0, result.pointer)
@@ -76,7 +78,7 @@ class CompiledBackend(Backend):
         dv = grad.new_empty(topology.nnz) if batch else grad.new_zeros(topology.nnz)
         if batch == 1:
             pointers = (dv.data_ptr(), *topology.addresses, grad.data_ptr(), x.data_ptr())
-            run(_kernel_one("sample_product_one", topology), pointers, _bounds_for_one(topology))
+            run(_kernel_one("sample_product", topology), pointers, _bounds_for_one(topology))
             return dv
         bounds = _row_bounds(topology, "rows", thread_count(topology.nnz * batch))
         index, stride = topology.tensors(), x.shape[1]
@@ -85,7 +87,7 @@ class CompiledBackend(Backend):
             segment = tuple(t.data_ptr() for t in (dv, begin, end, index.col))
             for vectors, lane, tiles in _tiles(stride):
                 shifted = (grad.data_ptr() + 4 * lane, x.data_ptr() + 4 * lane)
-                run(kernel("sample_product", vectors), (*segment, *shifted, stride, tiles, int(lane > 0)), bounds)
+                run(rows.kernel("sample_product", vectors), (*segment, *shifted, stride, tiles, int(lane > 0)), bounds)
         return dv
 
     def memory(self, topology: Topology) -> int:
@@ -101,7 +103,7 @@ def _bounds_for_one(topology: Topology) -> tuple[int, ...]:
 
 
 def _kernel_one(name: str, topology: Topology) -> Kernel:
-    return kernel(name, column_bits=8 * topology.col.itemsize)
+    return single.kernel(name, 8 * topology.col.itemsize)
 
 
 class Result:
@@ -141,14 +143,14 @@ def _multiply(
         weights = tuple(t.data_ptr() for t in (values, index.t_order, begin, end, columns))
         for vectors, lane, tiles in _tiles(stride):
             batch = (x.data_ptr() + 4 * lane, bias_pointer, y_pointer + 4 * lane)
-            run(kernel(name, vectors), (*weights, *batch, stride, tiles, int(block > 0), topology.nnz - 1), bounds)
+            run(rows.kernel(name, vectors), (*weights, *batch, stride, tiles, int(block > 0), topology.nnz - 1), bounds)
 
 
 @cache
 def _tiles(stride: int) -> list[tuple[int, int, int]]:
     """Cut a batch into tiles: (vectors per tile, first lane, number of tiles) for each size of tile that is used."""
     cuts, lane = [], 0
-    for vectors in tile_vectors():
+    for vectors in rows.tile_vectors():
         count = (stride - lane) // (vectors * LANES)
         if count:
             cuts.append((vectors, lane, count))
@@ -188,12 +190,12 @@ def _blocks(topology: Topology, side: str, stride: int) -> list[th.Tensor]:
         if width >= columns:
             per_topology[key] = [crow[:-1], crow[1:]]
         else:
-            rows = len(crow) - 1
+            n_rows = len(crow) - 1
             # Weights before a block's edge in each row: counted by (row, block), then summed up along the row.
             n_blocks = -(-columns // width)
-            row = np.repeat(np.arange(rows, dtype=np.int64), np.diff(crow.numpy()))
-            counts = np.bincount(row * n_blocks + col.numpy() // width, minlength=rows * n_blocks)
-            edges = crow[:-1].numpy()[:, None] + np.cumsum(counts.reshape(rows, n_blocks), axis=1)
+            row = np.repeat(np.arange(n_rows, dtype=np.int64), np.diff(crow.numpy()))
+            counts = np.bincount(row * n_blocks + col.numpy() // width, minlength=n_rows * n_blocks)
+            edges = crow[:-1].numpy()[:, None] + np.cumsum(counts.reshape(n_rows, n_blocks), axis=1)
             ends = np.ascontiguousarray(edges.T.astype(np.int32))
             per_topology[key] = [crow[:-1], *(th.from_numpy(end) for end in ends)]
     return per_topology[key]
@@ -201,6 +203,9 @@ def _blocks(topology: Topology, side: str, stride: int) -> list[th.Tensor]:
 
 def _row_bounds(topology: Topology, side: str, threads: int) -> tuple[int, ...]:
     """Cut the rows into ranges of about equally many weights, one per thread."""
+    if threads == 1:
+        # On the path of every single action: looking something up would take a tenth of a small product.
+        return 0, topology.rows if side == "rows" else topology.columns
     key = ("bounds " + side, threads)
     per_topology = _derived.setdefault(topology, {})
     if key not in per_topology:

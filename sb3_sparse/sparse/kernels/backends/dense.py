@@ -30,8 +30,8 @@ class _Scratch(threading.local):
             with th.inference_mode(False):
                 per_topology[key] = th.zeros(topology.numel, dtype=values.dtype, device=values.device)
         buffer = per_topology[key]
-        # Always rewritten: whether the values changed cannot be known, as SB3's `polyak_update` writes through
-        # `.data`, which does not advance a tensor's version.
+        # Not `Topology.scatter`, which would make and zero a new one each time. Always rewritten: whether the values changed
+        # cannot be known, as SB3's `polyak_update` writes through `.data`, which does not advance a tensor's version.
         buffer.index_copy_(0, topology.flat_index(values.device, keep=True), values.detach())
         return buffer.view(topology.rows, topology.columns)
 

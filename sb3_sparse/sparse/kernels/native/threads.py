@@ -16,7 +16,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_sparse.sparse.kernels.llvm_ir import Kernel
+from sb3_sparse.sparse.kernels.native.kernel import Kernel
 
 # Below this many multiply-adds per thread, waking it takes longer than it saves.
 MIN_WORK = 1 << 18

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch as th
 
-from sb3_sparse.sparse.kernels.llvm_ir import host_cpu
+from sb3_sparse.sparse.kernels.native.compile import host_cpu
 
 try:
     import fcntl

@@ -6,17 +6,17 @@ from typing import NamedTuple
 import numpy as np
 import torch as th
 
-from sb3_sparse.sparse.kernels.blocked_ir import (
+from sb3_sparse.sparse.kernels.backends.compiled import CompiledBackend, Result
+from sb3_sparse.sparse.kernels.native.blocked import (
     BLOCK_COLUMNS,
     BLOCK_ROWS,
     GROUP_WEIGHTS,
     MIN_BLOCK_ROWS,
     TILE_VECTORS,
-    blocked_kernel,
+    kernel,
 )
-from sb3_sparse.sparse.kernels.compiled import CompiledBackend, Result
-from sb3_sparse.sparse.kernels.llvm_ir import LANES
-from sb3_sparse.sparse.kernels.threads import run, thread_count
+from sb3_sparse.sparse.kernels.native.code import LANES
+from sb3_sparse.sparse.kernels.native.threads import run, thread_count
 from sb3_sparse.sparse.topology import Topology
 
 
@@ -75,7 +75,7 @@ class _Blocks(NamedTuple):
     crow: np.ndarray
     """``(rows + 1,)`` int32: how many weights there are before each row."""
     edges: np.ndarray
-    """Of the transpose: ``(rows of blocks + 1, columns)`` int32, see ``blocked_ir._gather_columns``."""
+    """Of the transpose: ``(rows of blocks + 1, columns)`` int32, see ``native/blocked/packing.py``."""
     addresses: tuple[int, int, int, int]
     """Of ``counts``, ``local``, ``crow`` and ``edges``."""
 
@@ -144,7 +144,7 @@ def _multiply(side: str, x: th.Tensor, values: th.Tensor, topology: Topology, bi
     bias_pointer = 0 if bias is None else bias.data_ptr()
     indices = (*blocks.addresses, topology.addresses[1])
     pointers = (values.data_ptr(), packed.ctypes.data, *indices, x.data_ptr(), bias_pointer, y.pointer)
-    _run("multiply_" + side, pointers, topology, blocks, x.shape[1])
+    _run("multiply" if side == "rows" else "multiply_transposed", pointers, topology, blocks, x.shape[1])
     return y.unpacked()
 
 
@@ -164,5 +164,6 @@ def _run(name: str, pointers: tuple[int, ...], topology: Topology, blocks: _Bloc
     n_blocks = -(-blocks.rows // blocks.block_rows)
     threads = min(n_blocks, thread_count(topology.nnz * stride))
     bounds = tuple(n_blocks * part // threads for part in range(threads + 1))
-    column_bits = 8 * topology.col.itemsize if name == "multiply_columns" else 0
-    run(blocked_kernel(name, vectors, column_bits), (*pointers, *sizes), bounds)
+    # The others read no columns: there is one of each for all topologies.
+    bits = {"column_bits": 8 * topology.col.itemsize} if name == "multiply_transposed" else {}
+    run(kernel(name, vectors, **bits), (*pointers, *sizes), bounds)

@@ -8,8 +8,8 @@ import pytest
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="protects pages by mprotect, and forks")
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = "tests/sparse/guard_pages.py"
+ROOT = Path(__file__).parents[3]
+SCRIPT = "tests/sparse/kernels/guard_pages.py"
 
 
 def run(*arguments):

@@ -13,9 +13,10 @@ import pytest
 import torch as th
 
 from sb3_sparse.sparse import Topology
-from sb3_sparse.sparse.kernels import BACKEND_VARIABLE, available_backends, blocked, compiled, sparse_linear, threads
-from sb3_sparse.sparse.kernels.chooser import BACKENDS
-from sb3_sparse.sparse.kernels.dense import _scratch
+from sb3_sparse.sparse.kernels import BACKEND_VARIABLE, available_backends, sparse_linear
+from sb3_sparse.sparse.kernels.backends import BACKENDS, blocked, compiled
+from sb3_sparse.sparse.kernels.backends.dense import _scratch
+from sb3_sparse.sparse.kernels.native import threads
 
 N_THREADS = 4
 BATCHES = [1, 3, 64, 250]

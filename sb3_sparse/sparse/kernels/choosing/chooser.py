@@ -6,23 +6,21 @@ living weights. Choices are kept in memory and in a file of the user's cache fol
 starts with them, and computes with the same backends.
 
 Where a stopwatch cannot tell, for small products and on a busy machine, and where it is not asked
-(``SB3_SPARSE_BACKEND=deterministic``), :func:`backend_by_rule` decides.
+(``SB3_SPARSE_BACKEND=deterministic``), ``rule.py`` decides.
 """
 
 import logging
 import os
 import weakref
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
 
-from sb3_sparse.sparse.kernels import choices
 from sb3_sparse.sparse.kernels.backend import Backend
-from sb3_sparse.sparse.kernels.blocked import BlockedBackend
-from sb3_sparse.sparse.kernels.compiled import CompiledBackend
-from sb3_sparse.sparse.kernels.csr import CsrBackend
-from sb3_sparse.sparse.kernels.dense import DenseBackend
-from sb3_sparse.sparse.kernels.measure import MAX_BATCH, is_busy, measure
+from sb3_sparse.sparse.kernels.backends import BACKENDS, OURS, available_backends
+from sb3_sparse.sparse.kernels.choosing import choices
+from sb3_sparse.sparse.kernels.choosing.measure import MAX_BATCH, is_busy, measure
+from sb3_sparse.sparse.kernels.choosing.rule import backend_by_rule
 from sb3_sparse.sparse.topology import Topology
 
 logger = logging.getLogger("sb3_sparse")
@@ -30,20 +28,9 @@ logger = logging.getLogger("sb3_sparse")
 BACKEND_VARIABLE = "SB3_SPARSE_BACKEND"
 """Environment variable that names one backend for everything, or ``deterministic``, instead of the measured choice."""
 
-BACKENDS: dict[str, Backend] = {
-    backend.name: backend for backend in (DenseBackend(), CsrBackend(), CompiledBackend(), BlockedBackend())
-}
-
 _AUTO, _DETERMINISTIC = "auto", "deterministic"
 # Smaller weights than this are not worth a measurement: a product takes microseconds on any path.
 _MIN_NUMEL = 1024
-# The rule: below so many multiply-adds of a dense product, calls cost more than what sparse products save.
-_MIN_WORK = 1 << 18
-
-
-def available_backends(device: th.device | str, dtype: th.dtype = th.float32) -> list[str]:
-    """Names of the backends that can run on this machine for tensors of that device and dtype."""
-    return [name for name, backend in BACKENDS.items() if backend.supports(th.device(device), dtype)]
 
 
 def choose_backend(device: th.device, dtype: th.dtype, topology: Topology, batch: int = 256, training: bool = True) -> Backend:
@@ -55,11 +42,9 @@ def choose_backend(device: th.device, dtype: th.dtype, topology: Topology, batch
     :raises ValueError: If the environment variable ``SB3_SPARSE_BACKEND`` names a backend that does not exist or
         cannot run here.
     """
-    mode = os.environ.get(BACKEND_VARIABLE) or _AUTO
-    if mode not in (_AUTO, _DETERMINISTIC):
-        return _forced_backend(mode, device, dtype)
-    # A plain tuple, which takes half of the time of a named one.
-    key = (mode, device, dtype, 1 << (batch - 1).bit_length() if batch else 0, training, th.get_num_threads())
+    forced, key = _question(device, dtype, batch, training)
+    if forced is not None:
+        return forced
     chosen = _chosen.get(topology)
     if chosen is not None and key in chosen:
         return chosen[key]
@@ -79,11 +64,10 @@ def peek_backend(
     :return: The backend, and whether that is settled: if not, it is what the rule says, and a measurement will decide.
     :raises ValueError: As :func:`choose_backend`.
     """
-    mode = os.environ.get(BACKEND_VARIABLE) or _AUTO
-    if mode not in (_AUTO, _DETERMINISTIC):
-        return _forced_backend(mode, device, dtype), True
-    key = _Key(mode, device, dtype, 1 << (batch - 1).bit_length() if batch else 0, training, th.get_num_threads())
-    chosen = _chosen.get(topology, {})
+    forced, parts = _question(device, dtype, batch, training)
+    if forced is not None:
+        return forced, True
+    chosen, key = _chosen.get(topology, {}), _Key(*parts)
     if key in chosen:
         return chosen[key], True
     # Of other batches: the last one that was used for the same, else for anything.
@@ -98,29 +82,42 @@ def peek_backend(
     return BACKENDS[known or backend_by_rule(device, dtype, topology, key.batch)], known is not None
 
 
-def backend_by_rule(device: th.device, dtype: th.dtype, topology: Topology, batch: int) -> str:
+def register_backend(backend: Backend) -> None:
     """
-    A backend that suits most processors, without a measurement: the same in every process.
+    Add a backend of your own, for this process.
 
-    Where our kernels run (float32 on the CPU): ``compiled`` for a single sample; for a batch ``dense`` if the product is
-    tiny or more than three quarters of the weights live, ``compiled`` if they are nearly all gone, else ``blocked``.
-    For float64 on the CPU ``csr`` where it can run and at most a tenth of the weights live. Else ``dense``. Whether
-    gradients are wanted makes no difference that would hold on all processors.
+    It takes part in measurements of what it supports, is chosen where it is the fastest, and ``SB3_SPARSE_BACKEND`` can
+    name it. The rule (``deterministic``) never does. What was chosen before is forgotten, and what the file says about
+    products that it supports counts only if it was measured with it: by its name, so that a faster version of it needs
+    another name, or an empty ``SB3_SPARSE_CACHE``.
 
-    :param batch: Number of samples; :func:`choose_backend` rounds it up to a power of two.
-    :return: Its name.
+    :param backend: See ``docs/kernels.md`` for how to write one.
+    :raises TypeError: If it is no :class:`Backend`.
+    :raises ValueError: If its name is taken, or no plain word.
     """
-    candidates = available_backends(device, dtype)
-    is_tiny = topology.numel * batch < _MIN_WORK
-    if "blocked" in candidates and "compiled" in candidates:
-        if batch <= 1:
-            return "compiled"
-        if is_tiny or topology.density > 0.75:
-            return "dense"
-        return "compiled" if topology.density <= (0.1 if batch <= 16 else 0.03) else "blocked"
-    if "csr" in candidates and device.type == "cpu" and not is_tiny and topology.density <= 0.1:
-        return "csr"
-    return "dense"
+    if not isinstance(backend, Backend):
+        raise TypeError(f"register_backend({backend!r}): expected an object of a subclass of Backend.")
+    name = getattr(backend, "name", None)
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(f"the name of a backend is {name!r}: expected a word of letters, digits and underscores.")
+    if name in (*BACKENDS, _AUTO, _DETERMINISTIC):
+        taken = [*BACKENDS, _AUTO, _DETERMINISTIC]
+        raise ValueError(f"the name of a backend is {name!r}, which is taken: expected another one than {taken}.")
+    BACKENDS[name] = backend
+    _chosen.clear()
+
+
+def unregister_backend(name: str) -> None:
+    """
+    Take a registered backend back.
+
+    :raises ValueError: If there is none of that name, or this package brings it.
+    """
+    if name in OURS or name not in BACKENDS:
+        registered = [other for other in BACKENDS if other not in OURS]
+        raise ValueError(f"cannot unregister the backend {name!r}: expected one that was registered, which are {registered}.")
+    del BACKENDS[name]
+    _chosen.clear()
 
 
 def forget_choices() -> None:
@@ -145,6 +142,15 @@ class _Key(NamedTuple):
 _chosen: "weakref.WeakKeyDictionary[Topology, dict[tuple[str, th.device, th.dtype, int, bool, int], Backend]]" = (
     weakref.WeakKeyDictionary()
 )
+
+
+def _question(device: th.device, dtype: th.dtype, batch: int, training: bool) -> tuple[Backend | None, tuple[Any, ...]]:
+    """What is asked for: a backend that the environment variable names, else the parts of a :class:`_Key`."""
+    mode = os.environ.get(BACKEND_VARIABLE) or _AUTO
+    if mode not in (_AUTO, _DETERMINISTIC):
+        return _forced_backend(mode, device, dtype), ()
+    # A plain tuple, which takes half of the time of a named one.
+    return None, (mode, device, dtype, 1 << (batch - 1).bit_length() if batch else 0, training, th.get_num_threads())
 
 
 def _forced_backend(name: str, device: th.device, dtype: th.dtype) -> Backend:
@@ -190,4 +196,6 @@ def _kind(key: _Key, topology: Topology) -> str:
     place = f"cpu x{key.threads}" if key.device.type == "cpu" else th.cuda.get_device_name(key.device)
     shape = f"{topology.rows}x{topology.columns}:{topology.nnz}"
     use = "training" if key.training else "forward"
-    return f"{place} {str(key.dtype).removeprefix('torch.')} batch {min(key.batch, MAX_BATCH)} {shape} {use}"
+    # What was chosen without them says nothing about registered backends, and the other way round.
+    others = "".join(f" with {name}" for name in available_backends(key.device, key.dtype) if name not in OURS)
+    return f"{place} {str(key.dtype).removeprefix('torch.')} batch {min(key.batch, MAX_BATCH)} {shape} {use}{others}"
