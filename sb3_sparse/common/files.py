@@ -1,6 +1,7 @@
 """Files that are whole at any time: written beside, then renamed."""
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +26,9 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     :raises OSError: If no such file can be written, before the block begins; or if the block has written none.
     """
     path = Path(path)
-    # In the same folder, since a file can be renamed only within a file system; with a number, for other processes.
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    # In the same folder, since a file can be renamed only within a file system; with numbers, for other writers.
+    writer = f"{os.getpid()}-{threading.get_ident()}"
+    beside = path.with_name(f".{path.stem}.{writer}.tmp{path.suffix}")
     try:
         if path.parent.is_file():
             raise NotADirectoryError("its folder is a file")
@@ -43,6 +45,9 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
         if not beside.exists():
             raise FileNotFoundError(f"nothing was written for {str(path)!r}.")
         try:
+            # Else a power cut may leave the new name with nothing behind it.
+            with beside.open("rb") as file:
+                os.fsync(file.fileno())
             os.replace(beside, path)
         except OSError as error:
             raise _cannot_write(path, error) from error

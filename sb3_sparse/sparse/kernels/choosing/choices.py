@@ -9,7 +9,6 @@ whole.
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import torch as th
 
+from sb3_sparse.common.files import written_beside
 from sb3_sparse.sparse.kernels.native.compile import host_cpu
 
 try:
@@ -122,16 +122,8 @@ def _read(path: Path) -> dict[str, str]:
 
 def _write(path: Path, choices: dict[str, str]) -> None:
     """Replace the file, or leave it as it was."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with open(descriptor, "w") as file:
-            json.dump(choices, file, indent=1, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with written_beside(path) as beside:
+        beside.write_text(json.dumps(choices, indent=1, sort_keys=True))
 
 
 @contextmanager
