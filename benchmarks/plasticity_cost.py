@@ -21,8 +21,7 @@ from memory import reset_peak, status
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import configure
 
-from sb3_sparse.plasticity import METRICS, PlasticityCallback, Probe, measure
-from sb3_sparse.plasticity.callbacks import DEFAULT_METRICS
+from sb3_sparse.plasticity import DEFAULT_METRICS, METRICS, PlasticityCallback, Probe, measure
 
 N_OBSERVATIONS, N_ACTIONS, BATCH, LOG_FREQ = 67, 24, 256, 10_000
 

@@ -11,34 +11,11 @@ from typing import Any
 
 import gymnasium as gym
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from torch import nn
 
 from sb3_sparse.common.literals import parse_literal
+from sb3_sparse.common.model_report import describe_model, trained_networks
 from sb3_sparse.plot.draw import new_figure, to_png, write
 from sb3_sparse.plot.weights import draw_weights
-from sb3_sparse.sparse import sparsity_report
-
-# The networks that are trained, by the names algorithms give them; targets are copies.
-NETWORKS = ("actor", "critic", "q_net", "quantile_net")
-
-
-def describe_model(model: Any) -> str:
-    """
-    The layer table of every trained network of an SB3 model.
-
-    :param model: Any algorithm of SB3, trained or not.
-    """
-    return "\n\n".join(f"{name}\n{sparsity_report(network)}" for name, network in trained_networks(model).items())
-
-
-def trained_networks(model: Any) -> dict[str, nn.Module]:
-    """
-    The networks of an SB3 model that are trained, by name; the whole policy where it has no such parts.
-
-    :param model: Any algorithm of SB3, trained or not.
-    """
-    networks = {name: getattr(model.policy, name, None) for name in NETWORKS}
-    return {name: network for name, network in networks.items() if isinstance(network, nn.Module)} or {"policy": model.policy}
 
 
 class ReadDict(argparse.Action):

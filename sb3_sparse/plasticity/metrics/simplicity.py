@@ -206,6 +206,8 @@ def simba_critic(
     Networks of two inputs and one output of the shape of SimBa's critic: 512 wide with 2 blocks at scale 1.
 
     The keywords are those of :func:`simba_actor`.
+
+    :raises ValueError: If an argument is out of range.
     """
     sizes = simba_sizes(width_scale, depth_scale)["qf"]
     return _simba(sizes, sparsity, sparsity_distribution, mask_seed, rescale)

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import PyTorchObs, RolloutBufferSamples
-from stable_baselines3.her import HerReplayBuffer
 
 from sb3_sparse.common.interrupts import uninterrupted
+from sb3_sparse.common.model_parts import HasNetworkInputs, HasSampleBatch
+from sb3_sparse.common.sb3_models import keeps_samples, n_stored, replay_batch
 
 
 class ObservedBatch(NamedTuple):
@@ -48,17 +48,18 @@ def sample_batch(model: BaseAlgorithm, n_samples: int = 256, seed: int = 0) -> A
     :return: What the buffer calls a batch, or None if it does not hold as many samples.
     :raises ValueError: If the model has no buffer.
     """
-    if isinstance(model, OnPolicyAlgorithm):
+    if isinstance(model, OnPolicyAlgorithm) and not keeps_samples(model):
         return _rollout_batch(model.rollout_buffer, n_samples, seed)
-    buffer = getattr(model, "replay_buffer", None)
-    if buffer is None:
-        raise ValueError(
-            f"{type(model).__name__} has no buffer to sample from: pass batch=ObservedBatch(...), see its documentation."
-        )
-    if n_stored(buffer) < n_samples:
-        return None
+    if not isinstance(model, HasSampleBatch):
+        buffer = getattr(model, "replay_buffer", None)
+        if buffer is None:
+            raise ValueError(
+                f"{type(model).__name__} has no buffer to sample from: pass batch=ObservedBatch(...), see its documentation."
+            )
+        if n_stored(buffer) < n_samples:
+            return None
     with undisturbed(model, seed):
-        return buffer.sample(n_samples, env=model._vec_normalize_env)
+        return replay_batch(model, n_samples)
 
 
 @contextmanager
@@ -148,10 +149,10 @@ def batch_source(model: BaseAlgorithm, n_samples: int, log_freq: int) -> BatchSo
     :param n_samples: Size of a batch.
     :param log_freq: Timesteps between two batches.
     """
+    if keeps_samples(model):
+        return _Replay(model, n_samples, log_freq)
     if isinstance(model, OnPolicyAlgorithm):
         return _Rollouts(model, n_samples, log_freq)
-    if isinstance(model, OffPolicyAlgorithm) or getattr(model, "replay_buffer", None) is not None:
-        return _Replay(model, n_samples, log_freq)
     return _Observations(model, n_samples, log_freq)
 
 
@@ -194,9 +195,9 @@ class _Observations(BatchSource):
         self.steps += 1
         # Spread over the whole interval: steps in a row are much alike.
         if self.steps % max(1, self.log_freq // self.n_samples) == 0:
-            # An algorithm may say what its networks see, where that is not the observation: the streaming ones do.
-            own = getattr(self.model, "plasticity_observations", None)
-            observation = own() if callable(own) else self.model._last_obs
+            # As the streaming algorithms, whose networks do not see the observation itself.
+            says = isinstance(self.model, HasNetworkInputs)
+            observation = self.model.network_inputs() if says else self.model._last_obs
             self.pieces.append(ObservedBatch(_to_torch(observation), _to_torch(local_variables.get("actions"))))
 
     def batch(self, seed: int) -> Any:
@@ -204,14 +205,6 @@ class _Observations(BatchSource):
             return None
         batch = _first(_concatenated(list(self.pieces)), self.n_samples)
         return _mapped(lambda part: part.to(self.model.device), batch)
-
-
-def n_stored(buffer: ReplayBuffer) -> int:
-    """How many transitions can be sampled."""
-    if isinstance(buffer, HerReplayBuffer):
-        # Transitions of episodes that have not ended cannot be sampled.
-        return int((buffer.ep_length > 0).sum())
-    return buffer.size() * buffer.n_envs
 
 
 def _rollout_batch(buffer: RolloutBuffer, n_samples: int, seed: int) -> RolloutBufferSamples | None:

@@ -18,11 +18,11 @@ import sb3_sparse
 from sb3_sparse import SparseLinear
 from sb3_sparse.common.interrupts import uninterrupted
 from sb3_sparse.plasticity import ResetCallback, gradient_gram, record_activations, reset_model_
-from sb3_sparse.plasticity import reset_model as reset_module
-from sb3_sparse.plasticity.redo import redo_
 from sb3_sparse.plasticity.resets import draw_fresh, reset_full_, reset_last_layers_, shrink_perturb_
+from sb3_sparse.plasticity.resets import sb3_model as reset_module
+from sb3_sparse.plasticity.resets.redo import redo_
 from sb3_sparse.sparse.swap import Swap
-from tests.plasticity.test_reset_model import make_model
+from tests.plasticity.resets.test_sb3_model import make_model
 
 OURS = str(Path(sb3_sparse.__file__).parent)
 SWAP = (str(Path(OURS) / "sparse" / "swap.py"), str(Path(OURS) / "common" / "interrupts.py"))

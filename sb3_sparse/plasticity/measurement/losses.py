@@ -3,7 +3,7 @@ The loss that each algorithm trains a network on, for every sample of a batch ap
 
 Their means are the losses of SB3's and sb3-contrib's ``train()``; targets are computed without gradients, as there.
 They are known for the algorithms listed here, and for subclasses that train as these do. Any other algorithm may bring its
-own, as a method ``per_sample_losses(network, batch)``.
+own (:class:`~sb3_sparse.common.model_parts.HasPerSampleLosses`).
 """
 
 from typing import Any
@@ -17,13 +17,15 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch.nn import functional as F
 
+from sb3_sparse.common.model_parts import HasPerSampleLosses
+
 _OFF_POLICY = (SAC, TD3, TQC, CrossQ, DQN, QRDQN)
 _ON_POLICY = (A2C, PPO, TRPO)
 
 
 def has_own_losses(model: BaseAlgorithm) -> bool:
     """Whether the algorithm brings its own ``per_sample_losses``."""
-    return callable(getattr(model, "per_sample_losses", None))
+    return isinstance(model, HasPerSampleLosses)
 
 
 def has_losses(model: BaseAlgorithm) -> bool:
@@ -55,13 +57,13 @@ def per_sample_losses(model: BaseAlgorithm, network: str, batch: Any) -> th.Tens
     Losses of one network.
 
     :param model: A model of SB3 or sb3-contrib, or one with a method of this name.
-    :param network: ``"actor"`` or ``"critic"``.
+    :param network: ``"actor"`` or ``"critic"``; of a model with its own losses what it calls its networks.
     :param batch: What the replay buffer or the rollout buffer samples.
     :return: ``(samples,)``, with a graph to the parameters of the network.
     :raises ValueError: If the algorithm is not known.
     """
-    if has_own_losses(model):
-        return model.per_sample_losses(network, batch)  # type: ignore[attr-defined]
+    if isinstance(model, HasPerSampleLosses):
+        return model.per_sample_losses(network, batch)
     if not has_losses(model):
         raise ValueError(why_no_losses(model))
     if isinstance(model, OnPolicyAlgorithm):

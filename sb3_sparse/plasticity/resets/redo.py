@@ -11,9 +11,10 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from sb3_sparse.common.interrupts import uninterrupted
+from sb3_sparse.common.model_parts import leaves
 from sb3_sparse.common.validation import flag, number_in
-from sb3_sparse.plasticity.metrics import DORMANT_TAU
-from sb3_sparse.plasticity.resets import fresh_values, leaves
+from sb3_sparse.plasticity.metrics.activity import DORMANT_TAU
+from sb3_sparse.plasticity.resets.torch_module import fresh_values
 from sb3_sparse.sparse import SparseLinear
 from sb3_sparse.sparse.swap import Swap
 
@@ -59,6 +60,7 @@ def redo_(
     tau: float = DEFAULT_TAU,
     reset_step: bool = False,
     chains: Iterable[list[nn.Module]] | None = None,
+    swap: Swap | None = None,
 ) -> ReDoReport:
     """
     Recycle dormant units, in place.
@@ -78,31 +80,11 @@ def redo_(
     :param reset_step: Also set Adam's step counts of the touched tensors to 0. Adam counts per tensor, not per
         entry, so this restarts the bias correction of untouched entries, too.
     :param chains: Modules in the order in which they are used, where registration does not tell.
+    :param swap: Where the changes are prepared, to be made later. By default they are made at once.
     :return: How many units of which layer were recycled.
     :raises ValueError: If ``tau`` is out of range, no hidden layer is found, or ``forward`` does not reach one.
     """
-    swap = Swap()
-    report = prepare_redo(swap, module, fresh, forward, optimizer, tau=tau, reset_step=reset_step, chains=chains)
-    swap.apply()
-    return report
-
-
-def prepare_redo(
-    swap: Swap,
-    module: nn.Module,
-    fresh: nn.Module,
-    forward: Callable[[], object],
-    optimizer: th.optim.Optimizer | None = None,
-    *,
-    tau: float = DEFAULT_TAU,
-    reset_step: bool = False,
-    chains: Iterable[list[nn.Module]] | None = None,
-) -> ReDoReport:
-    """
-    Prepare :func:`redo_`, see there.
-
-    :param swap: Where it is prepared.
-    """
+    prepared = Swap() if swap is None else swap
     tau, reset_step = number_in("tau", tau, 0, 1), flag("reset_step", reset_step)
     layers = hidden_layers(module, [leaves(module)] if chains is None else chains)
     if not layers:
@@ -119,7 +101,7 @@ def prepare_redo(
     touched = {part for layer in layers for part in (layer.incoming, *layer.norms)}
     values = fresh_values(module, fresh, touched)
     new = {parameter: values[name] for name, parameter in module.named_parameters(remove_duplicate=False) if name in values}
-    recycler = _Recycler(swap, optimizer, reset_step)
+    recycler = _Recycler(prepared, optimizer, reset_step)
     names = {part: name for name, part in module.named_modules()}
     for layer in layers:
         units = dormant[layer.name]
@@ -134,11 +116,13 @@ def prepare_redo(
             twin = fresh.get_submodule(names[norm])
             for key, statistic in norm.named_buffers(recurse=False):
                 if statistic.shape == units.shape:
-                    swap.set(statistic, th.where(units, twin.get_buffer(key).to(statistic), statistic))
+                    prepared.set(statistic, th.where(units, twin.get_buffer(key).to(statistic), statistic))
     # After all incoming weights, since a layer may be the outgoing one of this layer and the incoming one of the next.
     for layer in layers:
         for outgoing in layer.outgoing:
             recycler.set(*_entries(outgoing, dormant[layer.name], by_row=False), None)
+    if swap is None:
+        prepared.apply()
     return report
 
 

@@ -10,7 +10,7 @@ import torch as th
 from torch import nn
 
 from sb3_sparse.plasticity import mlp, simba_actor, simba_critic, simplicity_bias_score, spectral_complexity
-from sb3_sparse.plasticity.simplicity import input_grid
+from sb3_sparse.plasticity.metrics.simplicity import input_grid
 from sb3_sparse.sparse import SparseLinear, sparsity_report
 
 
@@ -170,7 +170,7 @@ PUBLISHED = {
 
 def test_the_documented_scores_are_the_published_ones():
     """Within two standard errors of the difference of two measured means."""
-    path = Path(__file__).parents[2] / "docs/images/simplicity_bias.csv"
+    path = Path(__file__).parents[3] / "docs/images/simplicity_bias.csv"
     with path.open() as file:
         rows = {(row["network"], float(row["sparsity"])): row for row in csv.DictReader(file)}
     for key, (mean, spread) in PUBLISHED.items():

@@ -19,11 +19,10 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
-from sb3_sparse.plasticity import METRICS, PlasticityCallback, ResetCallback
-from sb3_sparse.plasticity.callbacks import DEFAULT_METRICS
-from sb3_sparse.plasticity.measure import columns
+from sb3_sparse.plasticity import DEFAULT_METRICS, METRICS, PlasticityCallback, ResetCallback
+from sb3_sparse.plasticity.measurement.named_metrics import columns
 from tests.envs import ReachEnv, SpaceEnv
-from tests.plasticity.test_probe import DISCRETE, assert_equal_states, make, state_of
+from tests.plasticity.measurement.test_probe import DISCRETE, assert_equal_states, make, state_of
 
 NETWORKS = ["actor", "critic"]
 
@@ -318,7 +317,7 @@ def test_a_disk_that_fills_up_does_not_end_the_training(tmp_path, monkeypatch):
     def append(self, timesteps, values):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("sb3_sparse.plasticity.table.CsvTable.append", append)
+    monkeypatch.setattr("sb3_sparse.plasticity.measurement.table.CsvTable.append", append)
     callback = PlasticityCallback(log_freq=30, n_samples=16, metrics="fau", csv_path=tmp_path / "p.csv")
     with pytest.warns(UserWarning, match="No space left on device"):
         assert make(SAC, steps=0).learn(40, callback=callback).num_timesteps == 40

@@ -15,8 +15,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_sparse.plasticity import callbacks
-from sb3_sparse.plasticity.callbacks import ResetCallback
+from sb3_sparse.plasticity import ResetCallback
+from sb3_sparse.plasticity.resets import callback as callbacks
 from tests.envs import ReachEnv
 
 
@@ -308,6 +308,8 @@ def test_what_cannot_be_reset_is_told_before_training():
         ARS("MlpPolicy", "Pendulum-v1").learn(10, callback=ResetCallback(5))
     with pytest.raises(ValueError, match="DQN has no 'actor'"):
         DQN("MlpPolicy", gym.make("CartPole-v1")).learn(10, callback=ResetCallback(5, networks=["actor"]))
+    with pytest.raises(ValueError, match=r"networks=\['q'\]: SAC has no 'q', only \['actor', 'critic'\]"):
+        make_model().learn(10, callback=ResetCallback(5, networks=["q"]))
     with pytest.raises(ValueError, match="n_layers=3: the network has 2"):
         make_model().learn(10, callback=ResetCallback(5, strategy="last_layers", n_layers=3))
     with pytest.raises(ValueError, match="no learned temperature"):
@@ -317,7 +319,7 @@ def test_what_cannot_be_reset_is_told_before_training():
 def test_from_the_yaml_of_rl_zoo3():
     yaml = pytest.importorskip("yaml")
     utils = pytest.importorskip("rl_zoo3.utils")
-    page = (Path(__file__).parents[2] / "docs/plasticity/resets.md").read_text()
+    page = (Path(__file__).parents[3] / "docs/plasticity/resets.md").read_text()
     hyperparameters = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
     (callback,) = utils.get_callback_list(hyperparameters)
     assert type(callback) is ResetCallback
@@ -374,7 +376,8 @@ def test_redo_without_a_hidden_layer_is_refused_before_training():
     [
         ({"at": 1000}, "at=1000: expected a list of positive whole numbers"),
         ({"every_env_steps": float("inf")}, "every_env_steps=inf"),
-        ({"networks": ["q"]}, "unknown network 'q'"),
+        ({"networks": ["q_net"]}, "unknown network 'q_net'"),
+        ({"networks": []}, r"networks=\[\]"),
         ({"seed": "a"}, "seed='a'"),
         ({"seed": 1.5}, "seed=1.5"),
         ({"strategy": "redo", "reset_step": "no"}, "reset_step='no': expected True or False"),

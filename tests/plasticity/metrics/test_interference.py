@@ -7,7 +7,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
 from sb3_sparse.networks import SimBaEncoder
-from sb3_sparse.plasticity import gradient_gram, gradient_interference, gradient_norm, interference
+from sb3_sparse.plasticity import gradient_gram, gradient_interference, gradient_norm
+from sb3_sparse.plasticity.metrics import interference
 from sb3_sparse.sparse import SparseLinear, sparsify_
 
 SAMPLES = 7

@@ -10,6 +10,7 @@ the inputs it saw and the gradients of its outputs, both of which one ordinary p
 - parameters outside such modules: the same through the whole graph.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -19,13 +20,44 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from sb3_sparse.common.interrupts import uninterrupted
-from sb3_sparse.plasticity.metrics import Interference, interference_from_gram
 from sb3_sparse.sparse import SparseLinear
 
 # Living weights of a sparse layer at a time: with 256 samples a block of gradients that stays in the cache.
 EDGES_PER_CHUNK = 4096
 # Numbers in a block of per-sample gradients of any other module (256 MiB in float32).
 NUMBERS_PER_BLOCK = 2**26
+
+
+class Interference(NamedTuple):
+    """Cosines between the gradients of single samples (paper, Eq. 2), and what they come to off the diagonal."""
+
+    matrix: th.Tensor
+    """``(samples, samples)``, float64. A sample without any gradient has a row of zeros."""
+    mean: float
+    """Mean cosine of two different samples."""
+    mean_abs: float
+    """Mean of its magnitude: 0 for samples that do not interfere."""
+    negative: float
+    """Share of pairs in conflict, with a cosine below 0."""
+
+
+def interference_from_gram(gram: th.Tensor) -> Interference:
+    """
+    Cosines and their summaries from the inner products of per-sample gradients.
+
+    :param gram: ``(samples, samples)``
+    :raises ValueError: If it is not square, or there is but one sample.
+    """
+    if gram.dim() != 2 or gram.shape[0] != gram.shape[1] or len(gram) < 2:
+        raise ValueError(f"gram of shape {tuple(gram.shape)}: expected (samples, samples) for two samples or more.")
+    gram = gram.detach().double()
+    inverse = gram.diagonal().rsqrt()
+    inverse = inverse.masked_fill(inverse.isinf(), 0.0)
+    # Rounding takes the cosine of parallel gradients past 1.
+    matrix = (gram * th.outer(inverse, inverse)).clamp(-1.0, 1.0)
+    pairs = matrix[~th.eye(len(matrix), dtype=th.bool, device=matrix.device)]
+    negative = float((pairs < 0).double().mean()) if pairs.isfinite().all() else math.nan
+    return Interference(matrix, float(pairs.mean()), float(pairs.abs().mean()), negative)
 
 
 def gradient_interference(network: nn.Module, losses: Callable[[], th.Tensor]) -> Interference:

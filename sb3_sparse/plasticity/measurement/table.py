@@ -3,7 +3,10 @@
 import csv
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+from sb3_sparse.common.files import written_beside
 
 
 class CsvTable:
@@ -30,9 +33,7 @@ class CsvTable:
         try:
             if self.path.is_file() and self.path.stat().st_size:
                 self._continue(start)
-            # Whether the folder lets us is known by trying.
-            self._write_beside([])
-            self._beside.unlink()
+            self._try_to_write()
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -98,21 +99,18 @@ class CsvTable:
         self.rows = [*(known for known in self.rows if known["timesteps"] != row["timesteps"]), row]
         self._write(self.rows)
 
-    @property
-    def _beside(self) -> Path:
-        return self.path.with_name(self.path.name + ".tmp")
-
     def _write(self, rows: Sequence[Mapping[str, str]]) -> None:
-        self._write_beside(rows)
-        os.replace(self._beside, self.path)
+        with written_beside(self.path) as beside, beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.header, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
 
-    def _write_beside(self, rows: Sequence[Mapping[str, str]]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with self._beside.open("w", newline="") as file:
-                writer = csv.DictWriter(file, self.header, restval="")
-                writer.writeheader()
-                writer.writerows(rows)
-        except BaseException:
-            self._beside.unlink(missing_ok=True)
-            raise
+    def _try_to_write(self) -> None:
+        """Whether the folder lets us."""
+        with suppress(_OnlyTried), written_beside(self.path) as beside:
+            beside.touch()
+            raise _OnlyTried
+
+
+class _OnlyTried(Exception):
+    """What is written beside does not take the place of anything."""

@@ -13,11 +13,12 @@ from stable_baselines3.common.envs import BitFlippingEnv
 from torch import nn
 
 from sb3_sparse import SparseSimBaPolicy
+from sb3_sparse.common.model_parts import ModelParts
+from sb3_sparse.common.sb3_models import model_parts
 from sb3_sparse.plasticity import METRICS, Network, Probe, feature_norm, measure, parameter_norm, srank
-from sb3_sparse.plasticity.batches import ObservedBatch, sample_batch, undisturbed
-from sb3_sparse.plasticity.losses import per_sample_losses
-from sb3_sparse.plasticity.measure import columns
-from sb3_sparse.plasticity.probe import find_networks
+from sb3_sparse.plasticity.measurement.batches import ObservedBatch, sample_batch, undisturbed
+from sb3_sparse.plasticity.measurement.losses import per_sample_losses
+from sb3_sparse.plasticity.measurement.named_metrics import columns
 from tests.envs import ReachEnv, SpaceEnv
 
 SMALL = {"net_arch": [8, 8]}
@@ -202,9 +203,9 @@ def test_a_rollout_batch_is_a_part_of_the_rollout(flattened):
 
 
 def test_names_of_networks():
-    assert list(find_networks(make(DQN))) == list(find_networks(make(QRDQN))) == ["critic"]
+    assert list(model_parts(make(DQN)).networks) == list(model_parts(make(QRDQN)).networks) == ["critic"]
     model = make(PPO)
-    parts = {name: network.module for name, network in find_networks(model).items()}
+    parts = {name: network.module for name, network in model_parts(model).networks.items()}
     assert next(name for name, _ in parts["actor"].named_parameters()) == "log_std"
     shared = {id(p) for p in parts["actor"].parameters()} & {id(p) for p in parts["critic"].parameters()}
     assert not shared
@@ -212,7 +213,7 @@ def test_names_of_networks():
         p.numel() for p in model.policy.parameters()
     )
     with pytest.raises(ValueError, match="recurrent"):
-        find_networks(RecurrentPPO("MlpLstmPolicy", "CartPole-v1"))
+        model_parts(RecurrentPPO("MlpLstmPolicy", "CartPole-v1"))
     with pytest.raises(ValueError, match="PPO has no network 'target', it has: actor, critic"):
         Probe(model, 16).network("target")
 
@@ -270,12 +271,10 @@ def test_an_algorithm_may_bring_its_own_losses():
 
 def test_an_algorithm_may_name_its_own_networks():
     class Encoded(SAC):
-        def plasticity_networks(self):
-            return {
-                "critic": Network(
-                    self.critic.qf0, lambda batch: self.critic.qf0(th.cat([batch.observations, batch.actions], 1))
-                )
-            }
+        def model_parts(self):
+            qf0 = self.critic.qf0
+            critic = Network(qf0, lambda batch: qf0(th.cat([batch.observations, batch.actions], 1)))
+            return ModelParts({"critic": critic})
 
     values = measure(make(Encoded), batch=ObservedBatch(th.randn(8, 2), th.rand(8, 2)), metrics=["parameter_norm", "srank"])
     assert list(values) == ["critic_parameter_norm", "critic_srank", "critic_srank_normalized"]

@@ -12,7 +12,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_sparse import SparseLinear
 from sb3_sparse.networks import RunningNorm
-from sb3_sparse.plasticity.reset_model import default_target, fresh_policy, reset_model_
+from sb3_sparse.plasticity.resets.options import default_target
+from sb3_sparse.plasticity.resets.sb3_model import fresh_policy, reset_model_
 from tests.envs import ReachEnv, SpaceEnv
 
 CONTINUOUS = [SAC, TD3, DDPG, TQC, CrossQ]

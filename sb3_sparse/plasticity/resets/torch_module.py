@@ -3,7 +3,7 @@ Resets of any torch module, in place: parameters stay the objects that the optim
 
 New values come from a second module, drawn by the architecture's own initialisers (:func:`draw_fresh`). Optimiser state is
 forgotten for exactly the parameters that got new values. A reset is prepared first and then made as a whole
-(:class:`~sb3_sparse.sparse.swap.Swap`). ``redo.py`` has the reset of single units, ``reset_model.py`` the
+(:class:`~sb3_sparse.sparse.swap.Swap`). ``redo.py`` has the reset of single units, ``sb3_model.py`` the
 resets of a Stable-Baselines3 model.
 """
 
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch as th
 from torch import nn
 
+from sb3_sparse.common.model_parts import leaves
 from sb3_sparse.common.validation import fraction, whole_number
 from sb3_sparse.sparse import SparseConv2d, SparseLinear, Topology
 from sb3_sparse.sparse.swap import Swap
@@ -209,11 +210,6 @@ def copy_topology(swap: Swap, target: nn.Module, online: nn.Module) -> None:
             twin: Any = layers[name]
             if layer.topology is not swap.topology_of(twin):
                 swap.set_topology(layer, swap.topology_of(twin))
-
-
-def leaves(module: nn.Module) -> list[nn.Module]:
-    """The modules without submodules, in the order in which they were registered."""
-    return [part for part in module.modules() if next(part.children(), None) is None]
 
 
 def last_layers(chains: Iterable[list[nn.Module]], n_layers: int) -> set[nn.Module]:

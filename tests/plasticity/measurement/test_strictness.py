@@ -13,10 +13,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_sparse.plasticity import PlasticityCallback, Probe, ResetCallback, measure, reset_model_
-from sb3_sparse.plasticity.losses import has_losses, per_sample_losses, why_no_losses
-from sb3_sparse.plasticity.table import CsvTable
+from sb3_sparse.plasticity.measurement.losses import has_losses, per_sample_losses, why_no_losses
+from sb3_sparse.plasticity.measurement.table import CsvTable
 from sb3_sparse.streaming import StreamAC
-from tests.plasticity.test_reset_model import make_model
+from tests.plasticity.resets.test_sb3_model import make_model
 
 OLD = "timesteps,critic_fau\n100,0.5\n"
 
@@ -156,7 +156,7 @@ def test_what_networks_see_is_asked_for_by_name():
     """An attribute that happens to have the name of ours means nothing."""
 
     class Foreign(StreamAC):
-        plasticity_observations = None
+        network_inputs = None
 
     for algorithm, n_features in ((StreamAC, 4), (Foreign, 3)):
         model = algorithm("MlpPolicy", "Pendulum-v1", seed=0)

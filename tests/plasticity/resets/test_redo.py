@@ -7,9 +7,10 @@ import torch as th
 from torch import nn
 
 from sb3_sparse import SparseLinear, Topology, sparsify_
+from sb3_sparse.common.model_parts import leaves
 from sb3_sparse.networks import SimBaEncoder, orthogonal_linear
-from sb3_sparse.plasticity.redo import hidden_layers, redo_, unit_scores
-from sb3_sparse.plasticity.resets import draw_fresh, leaves
+from sb3_sparse.plasticity.resets import draw_fresh
+from sb3_sparse.plasticity.resets.redo import hidden_layers, redo_, unit_scores
 
 
 def mlp(sparsity=0.0):

@@ -1,79 +1,56 @@
-"""All metrics of a model by name: what the callback logs, as a function."""
+"""
+The metrics by name, and how one of yours gets a name.
+
+A metric is a function of one network of a :class:`~sb3_sparse.plasticity.Probe` that returns numbers. What it computes them
+from (activations, features, gradients) is there already and shared with the other metrics.
+"""
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
 
 import torch as th
-from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_sparse.common import validation
 from sb3_sparse.plasticity import metrics as functional
-from sb3_sparse.plasticity.losses import has_losses, why_no_losses
-from sb3_sparse.plasticity.probe import NETWORKS, NetworkProbe, Probe
+from sb3_sparse.plasticity.measurement.probe import NetworkProbe
 
 
-def measure(
-    model: BaseAlgorithm,
-    n_samples: int = 256,
-    metrics: str | Sequence[str] = "all",
-    networks: str | Sequence[str] = NETWORKS,
-    batch: Any = None,
-    seed: int = 0,
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class Metric:
     """
-    Plasticity metrics of a model, e.g. ``{"critic_srank": 244.0, ...}``. The model is left as it is.
+    A metric by name: what :func:`measure` knows about it.
 
-    >>> from stable_baselines3 import SAC
-    >>> model = SAC("MlpPolicy", "Pendulum-v1", buffer_size=300, learning_starts=300, seed=0).learn(300)
-    >>> sorted(measure(model, networks=["critic"], metrics=["srank", "parameter_norm"]))
-    ['critic_parameter_norm', 'critic_srank', 'critic_srank_normalized']
-
-    :param model: A model of SB3, sb3-contrib or this package.
-    :param n_samples: Size of the batch that is drawn from its buffer.
-    :param metrics: Names from ``METRICS``, or ``"all"``.
-    :param networks: ``"actor"``, ``"critic"`` or both; those that the model has are measured.
-    :param batch: A batch instead of a drawn one, as the buffer of the model samples it.
-    :param seed: Of the draw.
-    :return: Numbers by ``network_metric``. Metrics of gradients are missing where the losses are not known; there is a
-        warning if they were asked for by name.
-    :raises ValueError: If a name is unknown, or the model has none of the networks.
+    >>> Metric(("largest_weight",), lambda network: [max(float(p.abs().max()) for p in network.module.parameters())])
+    Metric(columns=('largest_weight',), ...)
     """
-    names = check_metrics(metrics)
-    wanted = check_networks(networks)
-    probe = Probe(model, n_samples, batch, seed)
-    if metrics != "all" and not has_losses(model) and (left_out := [name for name in names if METRICS[name].needs_losses]):
-        warnings.warn(f"{why_no_losses(model)} Left out: {', '.join(left_out)}.", stacklevel=2)
-    return measure_probe(probe, names, present_networks(model, wanted, probe.networks))
-
-
-def measure_probe(probe: Probe, metrics: Sequence[str], networks: Sequence[str]) -> dict[str, float]:
-    """
-    Metrics of a probe.
-
-    :param probe: What to measure.
-    :param metrics: Names from ``METRICS``.
-    :param networks: Networks that the probe has.
-    """
-    values = {}
-    for network in networks:
-        part = probe.network(network)
-        for metric in map(METRICS.__getitem__, metrics):
-            if part.has_losses or not metric.needs_losses:
-                results = zip(metric.columns, metric.compute(part), strict=True)
-                values.update({f"{network}_{column}": value for column, value in results})
-    return values
-
-
-class Metric(NamedTuple):
-    """A metric by name: what :func:`measure` knows about it."""
 
     columns: tuple[str, ...]
-    """Names of its results, after that of the network."""
+    """Names of its results, which follow that of the network in the log and in the table."""
     compute: Callable[[NetworkProbe], Sequence[float]]
+    """One number for each column."""
     needs_losses: bool = False
+    """Whether it looks at gradients, so that it is left out where the losses of an algorithm are not known."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.columns, str):
+            raise ValueError(f"columns={self.columns!r}: expected a tuple of names, e.g. ({self.columns!r},).")
+        object.__setattr__(self, "columns", tuple(validation.names("columns", self.columns)))
+        if not callable(self.compute):
+            raise ValueError(f"compute={self.compute!r}: expected a function of a network of a probe.")
+
+    def results(self, network: NetworkProbe) -> dict[str, float]:
+        """
+        Numbers by column.
+
+        :param network: Of a probe.
+        :raises ValueError: If there is not one number for each column.
+        """
+        numbers = list(self.compute(network))
+        if len(numbers) != len(self.columns):
+            raise ValueError(f"a metric returned {len(numbers)} numbers for its columns {list(self.columns)}.")
+        return dict(zip(self.columns, map(float, numbers), strict=True))
 
 
 def _ranks(part: NetworkProbe, *functions: Callable[[functional.Spectrum], float]) -> list[float]:
@@ -124,6 +101,39 @@ METRICS = {
 }
 
 RANKS = {"srank", "threshold_rank", "effective_rank", "stable_rank", "pca_rank"}
+_OURS = tuple(METRICS)
+
+
+def register_metric(name: str, metric: Metric) -> None:
+    """
+    Give a metric a name by which ``measure(model, metrics=[name])`` and ``PlasticityCallback(metrics=[name])`` take it.
+
+    :param name: What nothing else is called.
+    :param metric: The metric.
+    :raises ValueError: If the name, or one of the columns, is taken.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name={name!r}: expected the name of a metric.")
+    if not isinstance(metric, Metric):
+        raise ValueError(f"metric={metric!r}: expected Metric(columns, compute).")
+    if name in METRICS or name == "all":
+        raise ValueError(f"there is a metric {name!r} already: choose another name, or unregister_metric it if it is yours.")
+    for other, known in METRICS.items():
+        if taken := set(known.columns).intersection(metric.columns):
+            raise ValueError(f"{name!r} and {other!r} would both write {sorted(taken)}: choose other columns.")
+    METRICS[name] = metric
+
+
+def unregister_metric(name: str) -> None:
+    """
+    Take back a name that :func:`register_metric` gave.
+
+    :param name: Of a metric of yours.
+    :raises ValueError: If there is no such metric, or it is one of this package.
+    """
+    if name not in METRICS or name in _OURS:
+        raise ValueError(f"{name!r} was not registered by register_metric.")
+    del METRICS[name]
 
 
 def columns(metrics: Sequence[str], networks: Sequence[str]) -> list[str]:
@@ -151,36 +161,6 @@ def check_metrics(metrics: str | Sequence[str]) -> list[str]:
             )
             raise ValueError(f"unknown metric {name!r}{hint}: expected 'all' or some of {list(METRICS)}.")
     return known
-
-
-def check_networks(networks: str | Sequence[str]) -> list[str]:
-    """
-    Names of networks, each once.
-
-    :param networks: ``"actor"``, ``"critic"`` or both.
-    :raises ValueError: If there is none, or one is unknown.
-    """
-    found = validation.names("networks", networks)
-    for name in found:
-        if name not in NETWORKS:
-            hint = f" ({name} goes by the name 'critic')" if name in ("q_net", "quantile_net") else ""
-            raise ValueError(f"unknown network {name!r}{hint}: expected some of {list(NETWORKS)}.")
-    return found
-
-
-def present_networks(model: BaseAlgorithm, wanted: Sequence[str], present: Sequence[str] | dict[str, Any]) -> list[str]:
-    """
-    Those networks of ``wanted`` that there are.
-
-    :param model: For the message.
-    :param wanted: Names of networks.
-    :param present: Names of networks that the model has.
-    :raises ValueError: If there is none of them.
-    """
-    found = [name for name in wanted if name in present]
-    if not found:
-        raise ValueError(f"{type(model).__name__} has no network {', '.join(wanted)}, it has: {', '.join(present)}.")
-    return found
 
 
 def _mean(values: Sequence[float]) -> float:
