@@ -48,6 +48,9 @@ class Network:
     in the order in which the modules were registered.
     """
 
+    has_heads: bool = True
+    """False for an encoder: its last layer counts as the others do, and what ``forward`` returns are its features."""
+
     def chains(self) -> list[list[nn.Module]]:
         """``layers``, or what stands for them."""
         return [leaves(self.module)] if self.layers is None else [list(chain) for chain in self.layers]

@@ -16,6 +16,7 @@ from sb3_sparse.plasticity.measurement import (
     Probe,
     measure,
     register_metric,
+    sb3_per_sample_losses,
     unregister_metric,
 )
 from sb3_sparse.plasticity.metrics import (
@@ -91,6 +92,7 @@ __all__ = [
     "reset_full_",
     "reset_last_layers_",
     "reset_model_",
+    "sb3_per_sample_losses",
     "shrink_perturb_",
     "simba_actor",
     "simba_critic",

@@ -2,6 +2,7 @@
 
 from sb3_sparse.plasticity.measurement.batches import ObservedBatch
 from sb3_sparse.plasticity.measurement.callback import DEFAULT_METRICS, PlasticityCallback
+from sb3_sparse.plasticity.measurement.losses import sb3_per_sample_losses
 from sb3_sparse.plasticity.measurement.measure import measure
 from sb3_sparse.plasticity.measurement.named_metrics import METRICS, Metric, register_metric, unregister_metric
 from sb3_sparse.plasticity.measurement.probe import NetworkProbe, Probe
@@ -16,5 +17,6 @@ __all__ = [
     "Probe",
     "measure",
     "register_metric",
+    "sb3_per_sample_losses",
     "unregister_metric",
 ]

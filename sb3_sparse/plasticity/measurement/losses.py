@@ -66,6 +66,18 @@ def per_sample_losses(model: BaseAlgorithm, network: str, batch: Any) -> th.Tens
         return model.per_sample_losses(network, batch)
     if not has_losses(model):
         raise ValueError(why_no_losses(model))
+    return sb3_per_sample_losses(model, network, batch)
+
+
+def sb3_per_sample_losses(model: BaseAlgorithm, network: str, batch: Any) -> th.Tensor:
+    """
+    Losses of the algorithm that a model is a subclass of, for one whose own ``train`` minimises the same.
+
+    :param model: One of the algorithms of this file, or a subclass.
+    :param network: ``"actor"`` or ``"critic"``.
+    :param batch: What the replay buffer or the rollout buffer samples.
+    :return: ``(samples,)``, with a graph to the parameters of the network.
+    """
     if isinstance(model, OnPolicyAlgorithm):
         losses = _on_policy_actor(model, batch) if network == "actor" else _on_policy_critic(model, batch)
     elif network == "actor":

@@ -97,7 +97,8 @@ class NetworkProbe:
     def activations(self) -> Activations:
         """Outputs of layers and of activation functions, and the features."""
         with undisturbed(self.probe.model, self.probe.seed):
-            return record_activations(self.module, lambda: self._network.forward(self.probe.batch))
+            forward = self._network.forward
+            return record_activations(self.module, lambda: forward(self.probe.batch), self._network.has_heads)
 
     @property
     def features(self) -> list[th.Tensor]:

@@ -38,12 +38,12 @@ class Activations(NamedTuple):
     """Per name above a boolean ``(units,)``: which units have no living input. Names of dense layers are missing."""
 
 
-def record_activations(network: nn.Module, forward: Callable[[], Any]) -> Activations:
+def record_activations(network: nn.Module, forward: Callable[[], Any], has_heads: bool = True) -> Activations:
     """
     Watch one forward pass, without gradients.
 
-    A head is a linear layer that no other linear layer follows. Activation functions are seen whether they are
-    modules or functions of torch.
+    A head is a linear layer of the network that no other linear layer of it follows. Activation functions are seen whether
+    they are modules or functions of torch.
 
     >>> network = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 1))
     >>> seen = record_activations(network, lambda: network(th.randn(8, 3)))
@@ -52,6 +52,8 @@ def record_activations(network: nn.Module, forward: Callable[[], Any]) -> Activa
 
     :param network: Layers outside it are not seen.
     :param forward: Makes the pass.
+    :param has_heads: False for an encoder, which has no heads: its last layers count as all others do, and the features
+        are what ``forward`` returns.
     :raises ValueError: If no linear layer of ``network`` took part.
     """
     recorder = _Recorder()
@@ -64,12 +66,12 @@ def record_activations(network: nn.Module, forward: Callable[[], Any]) -> Activa
                 if _is_linear(module)
             )
         with th.no_grad(), recorder:
-            forward()
+            outputs = forward()
     finally:
         with uninterrupted():
             for handle in handles:
                 handle.remove()
-    return recorder.result()
+    return recorder.result() if has_heads else recorder.result_of_encoder(list(_tensors(outputs)))
 
 
 class _Layer:
@@ -128,6 +130,13 @@ class _Recorder(TorchFunctionMode):
                 if not any(layer is known for known in sources):
                     sources.append(layer)
         return sources
+
+    def result_of_encoder(self, outputs: list[th.Tensor]) -> Activations:
+        for layer in self.layers:
+            layer.is_head = False
+        if not outputs:
+            raise ValueError("the pass through an encoder returned no tensor: expected the features.")
+        return self.result()._replace(features=[output.detach().flatten(1) for output in outputs])
 
     def result(self) -> Activations:
         if not self.layers:

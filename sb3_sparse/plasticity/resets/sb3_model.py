@@ -222,7 +222,7 @@ def _check_all_trained(model: BaseAlgorithm, networks: Mapping[str, Network], on
 def _owners(swap: Swap, part: _Part, within: Collection[nn.Module] | None) -> set[nn.Module]:
     """The sparse layers that get new values, but for those of a network before, which have their new topology already."""
     owners = {name.rpartition(".")[0] for name in part.names}
-    layers = {
+    layers: set[nn.Module] = {
         layer
         for prefix, layer in part.online.named_modules(remove_duplicate=False)
         if prefix in owners and isinstance(layer, (SparseLinear, SparseConv2d)) and layer.values not in swap

@@ -10,10 +10,12 @@ from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.evaluation import evaluate_policy
 
-from sb3_sparse import SparseLinear
+from sb3_sparse import SparseLinear, sparsify_
 from sb3_sparse.networks import RunningNorm
+from sb3_sparse.plasticity import ResetCallback
 from sb3_sparse.plasticity.resets.options import default_target
 from sb3_sparse.plasticity.resets.sb3_model import fresh_policy, reset_model_
+from sb3_sparse.streaming import StreamAC
 from tests.envs import ReachEnv, SpaceEnv
 
 CONTINUOUS = [SAC, TD3, DDPG, TQC, CrossQ]
@@ -378,6 +380,29 @@ def test_on_policy_shared_encoder_goes_with_both_networks_only():
         assert not any(name.startswith(("vf_features_extractor", "value_net")) for name in touched)
         reset_model_(model)
         assert any("features_extractor" in name for name in changed(model.policy, before))
+
+
+def test_new_positions_for_one_network_of_two_in_a_module_leave_the_other_alone():
+    model = PPO("MlpPolicy", "CartPole-v1", n_steps=16, batch_size=8, seed=0, policy_kwargs={"net_arch": [32, 32]})
+    sparsify_(model.policy, 0.5, seed=1)
+    model.policy.optimizer = th.optim.Adam(model.policy.parameters())
+    old, before = topologies(model.policy), parameters(model.policy)
+    reset_model_(model, networks=["critic"], redraw_topology=True, seed=2)
+    moved = {name for name, topology in topologies(model.policy).items() if topology != old[name]}
+    critic = ("mlp_extractor.value_net", "value_net")
+    assert moved == {name for name in old if name.startswith(critic)}
+    assert {name for name in changed(model.policy, before) if name.endswith("values")} == {f"{name}.values" for name in moved}
+    fresh = dict(fresh_policy(model, 2).named_modules())
+    for name, layer in model.policy.named_modules():
+        if name in moved:
+            assert th.equal(layer.weight, fresh[name].weight * layer.topology.mask())
+
+
+def test_a_streaming_algorithm_is_refused_in_its_own_words():
+    model = StreamAC("MlpPolicy", "Pendulum-v1", seed=0)
+    with pytest.raises(TypeError, match="StreamAC cannot be reset: nothing says how its policy is built anew"):
+        model.learn(10, callback=ResetCallback(every_env_steps=5))
+    assert model.num_timesteps == 0
 
 
 @pytest.mark.parametrize("algorithm", [ARS, TRPO])
