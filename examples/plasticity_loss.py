@@ -12,7 +12,6 @@ written down with the usual measurements of plasticity. Every arm sees the same 
 
 import argparse
 import csv
-import os
 import time
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_sparse import sparsify_
+from sb3_sparse.common.files import written_beside
 from sb3_sparse.networks import ResidualBlock, SimBaEncoder, orthogonal_linear
 from sb3_sparse.plasticity import (
     dormant_ratio,
@@ -123,14 +123,11 @@ def run(arm: dict, seed: int, n_tasks: int) -> list[dict[str, float]]:
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """Write beside, then rename: a file that is there is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    with beside.open("w", newline="") as file:
+    """A file that is there is complete."""
+    with written_beside(path) as beside, beside.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows({key: f"{v:.4g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
-    os.replace(beside, path)
 
 
 def result_file(folder: Path, arm: str, seed: int) -> Path:

@@ -87,6 +87,22 @@ def test_the_dormant_ratio_of_the_encoder_is_logged(tmp_path):
     }
 
 
+def test_what_an_encoder_is_trained_on_has_to_be_said():
+    """Not guessed: it might be the actor's."""
+
+    class Silent(SAC):
+        model_parts = EncodedSAC.model_parts
+
+    model = encoded(Silent).learn(40)
+    with pytest.warns(UserWarning, match=r"what Silent trains its encoder on is not known: .* Left out: gradient_norm\."):
+        values = measure(model, 16, ["fau", "gradient_norm"], ["critic", "encoder"])
+    assert list(values) == ["critic_fau", "critic_gradient_norm", "encoder_fau"]
+    with pytest.raises(ValueError, match="what Silent trains its encoder on is not known"):
+        _ = Probe(model, 16).network("encoder").gradients
+    with pytest.raises(ValueError, match="network='encoder': expected one of"):
+        sb3_per_sample_losses(model, "encoder", Probe(model, 16).batch)
+
+
 def test_watching_the_encoder_changes_nothing(tmp_path):
     watched = encoded().learn(60, callback=PlasticityCallback(20, 16, "all", ["encoder", "critic"], csv_path=tmp_path / "p"))
     alone = encoded().learn(60)

@@ -16,9 +16,8 @@ from sb3_sparse.common.validation import flag, whole_number
 from sb3_sparse.plasticity.hidden_rollouts import hidden_rollouts
 from sb3_sparse.plasticity.measurement.batches import batch_source
 from sb3_sparse.plasticity.measurement.figures import interference_figure, spectrum_figure
-from sb3_sparse.plasticity.measurement.losses import has_losses, why_no_losses
-from sb3_sparse.plasticity.measurement.measure import measure_probe, present_networks
-from sb3_sparse.plasticity.measurement.named_metrics import METRICS, RANKS, check_metrics, columns
+from sb3_sparse.plasticity.measurement.measure import measure_probe, present_networks, what_is_left_out
+from sb3_sparse.plasticity.measurement.named_metrics import RANKS, check_metrics, columns
 from sb3_sparse.plasticity.measurement.probe import Probe
 from sb3_sparse.plasticity.measurement.table import CsvTable
 
@@ -95,12 +94,8 @@ class PlasticityCallback(BaseCallback):
         self._source = batch_source(self.model, self.n_samples, self.log_freq)
         # Of streaming algorithms that is known (docs/streaming.md): a word only if somebody asked for the metrics by name.
         expected = self.metrics_are_default and isinstance(self.model, HasNetworkInputs)
-        if (
-            not expected
-            and not has_losses(self.model)
-            and (left_out := [name for name in self.metrics if METRICS[name].needs_losses])
-        ):
-            warnings.warn(f"PlasticityCallback: {why_no_losses(self.model)} Left out: {', '.join(left_out)}.", stacklevel=2)
+        if not expected and (reason := what_is_left_out(self.model, self.metrics, self.networks)):
+            warnings.warn(f"PlasticityCallback: {reason}", stacklevel=2)
         if self.table is not None and self.verbose:
             print(f"Plasticity metrics are written to {self.table.path}")
         self._began, self._n_logged, self._saw_rollout = self.num_timesteps, 0, False

@@ -17,7 +17,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch.nn import functional as F
 
-from sb3_sparse.common.model_parts import HasPerSampleLosses
+from sb3_sparse.common.model_parts import NETWORKS, HasPerSampleLosses
+from sb3_sparse.common.validation import choice
 
 _OFF_POLICY = (SAC, TD3, TQC, CrossQ, DQN, QRDQN)
 _ON_POLICY = (A2C, PPO, TRPO)
@@ -28,17 +29,18 @@ def has_own_losses(model: BaseAlgorithm) -> bool:
     return isinstance(model, HasPerSampleLosses)
 
 
-def has_losses(model: BaseAlgorithm) -> bool:
-    """Whether :func:`per_sample_losses` knows the algorithm."""
-    return has_own_losses(model) or _why_unknown(model) is None
+def has_losses(model: BaseAlgorithm, network: str = "critic") -> bool:
+    """Whether :func:`per_sample_losses` knows the algorithm, and what it trains a network on."""
+    return has_own_losses(model) or (_why_unknown(model) is None and network in NETWORKS)
 
 
-def why_no_losses(model: BaseAlgorithm) -> str:
-    """What to tell whoever asks for losses of an algorithm that has none."""
-    return (
-        f"the losses of {type(model).__name__} are not known{_why_unknown(model) or ''}: give it a method "
-        "per_sample_losses(network, batch) that returns one loss per sample."
-    )
+def why_no_losses(model: BaseAlgorithm, network: str = "critic") -> str:
+    """What to tell whoever asks for losses that are not known."""
+    reason = _why_unknown(model)
+    what = f"the losses of {type(model).__name__} are not known{reason}"
+    if reason is None:
+        what = f"what {type(model).__name__} trains its {network} on is not known"
+    return f"{what}: give it a method per_sample_losses(network, batch) that returns one loss per sample."
 
 
 def _why_unknown(model: BaseAlgorithm) -> str | None:
@@ -60,12 +62,12 @@ def per_sample_losses(model: BaseAlgorithm, network: str, batch: Any) -> th.Tens
     :param network: ``"actor"`` or ``"critic"``; of a model with its own losses what it calls its networks.
     :param batch: What the replay buffer or the rollout buffer samples.
     :return: ``(samples,)``, with a graph to the parameters of the network.
-    :raises ValueError: If the algorithm is not known.
+    :raises ValueError: If the algorithm is not known, or has no such network.
     """
     if isinstance(model, HasPerSampleLosses):
         return model.per_sample_losses(network, batch)
-    if not has_losses(model):
-        raise ValueError(why_no_losses(model))
+    if not has_losses(model, network):
+        raise ValueError(why_no_losses(model, network))
     return sb3_per_sample_losses(model, network, batch)
 
 
@@ -77,7 +79,9 @@ def sb3_per_sample_losses(model: BaseAlgorithm, network: str, batch: Any) -> th.
     :param network: ``"actor"`` or ``"critic"``.
     :param batch: What the replay buffer or the rollout buffer samples.
     :return: ``(samples,)``, with a graph to the parameters of the network.
+    :raises ValueError: If the network has another name.
     """
+    choice("network", network, NETWORKS)
     if isinstance(model, OnPolicyAlgorithm):
         losses = _on_policy_actor(model, batch) if network == "actor" else _on_policy_critic(model, batch)
     elif network == "actor":

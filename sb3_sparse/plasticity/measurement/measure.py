@@ -43,9 +43,25 @@ def measure(
     names = check_metrics(metrics)
     wanted = check_networks(networks)
     probe = Probe(model, n_samples, batch, seed)
-    if metrics != "all" and not has_losses(model) and (left_out := [name for name in names if METRICS[name].needs_losses]):
-        warnings.warn(f"{why_no_losses(model)} Left out: {', '.join(left_out)}.", stacklevel=2)
-    return measure_probe(probe, names, present_networks(model, wanted, probe.networks))
+    present = present_networks(model, wanted, probe.networks)
+    if metrics != "all" and (reason := what_is_left_out(model, names, present)):
+        warnings.warn(reason, stacklevel=2)
+    return measure_probe(probe, names, present)
+
+
+def what_is_left_out(model: BaseAlgorithm, metrics: Sequence[str], networks: Sequence[str]) -> str | None:
+    """
+    What to tell about metrics of gradients where losses are not known; None if all can be measured.
+
+    :param model: The model.
+    :param metrics: Names from ``METRICS``.
+    :param networks: Names of networks that it has.
+    """
+    left_out = [name for name in metrics if METRICS[name].needs_losses]
+    unknown = [network for network in networks if not has_losses(model, network)]
+    if not left_out or not unknown:
+        return None
+    return f"{why_no_losses(model, unknown[0])} Left out: {', '.join(left_out)}."
 
 
 def measure_probe(probe: Probe, metrics: Sequence[str], networks: Sequence[str]) -> dict[str, float]:

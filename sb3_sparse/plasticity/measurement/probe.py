@@ -91,7 +91,7 @@ class NetworkProbe:
     def has_losses(self) -> bool:
         """Whether there are gradients to look at."""
         model, batch = self.probe.model, self.probe.batch
-        return has_own_losses(model) or (has_losses(model) and not isinstance(batch, ObservedBatch))
+        return has_own_losses(model) or (has_losses(model, self.name) and not isinstance(batch, ObservedBatch))
 
     @cached_property
     def activations(self) -> Activations:

@@ -130,3 +130,17 @@ def test_sparse_networks_show_what_their_dense_twins_do():
     seen = record_activations(net, lambda: net(x))
     assert list(seen.linear) == ["0.stem", "0.blocks.0.fc1", "0.blocks.0.fc2"]
     assert list(seen.activated) == ["0.blocks.0.fc1"]
+
+
+def test_an_encoder_has_no_heads():
+    encoder = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4), nn.Tanh())
+    x = th.randn(6, 3)
+    seen = record_activations(encoder, lambda: encoder(x), has_heads=False)
+    assert th.equal(seen.linear["2"], encoder[2](encoder[1](encoder[0](x))))
+    assert th.equal(seen.activated["2"], encoder(x))
+    assert len(seen.features) == 1
+    assert th.equal(seen.features[0], encoder(x))
+    with_heads = record_activations(encoder, lambda: encoder(x))
+    assert list(with_heads.linear) == list(with_heads.activated) == ["0"]
+    with pytest.raises(ValueError, match="returned no tensor"):
+        record_activations(encoder, lambda: print(encoder(x).shape), has_heads=False)
