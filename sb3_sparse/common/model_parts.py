@@ -119,10 +119,10 @@ class HasPerSampleLosses(Protocol):
 
 
 @runtime_checkable
-class HasSampleBatch(Protocol):
+class HasPlasticityBatch(Protocol):
     """An algorithm that keeps what it learns from elsewhere than in ``replay_buffer`` or ``rollout_buffer`` of SB3."""
 
-    def sample_batch(self, n_samples: int) -> Any:
+    def plasticity_batch(self, n_samples: int) -> Any:
         """
         A batch drawn at random with NumPy's or torch's global generator, or None if there are not enough samples yet.
 
@@ -132,10 +132,10 @@ class HasSampleBatch(Protocol):
 
 
 @runtime_checkable
-class HasNetworkInputs(Protocol):
+class HasPlasticityObservations(Protocol):
     """An algorithm that keeps nothing, and whose networks see something else than the observation."""
 
-    def network_inputs(self) -> Any:
+    def plasticity_observations(self) -> Any:
         """What the networks see in this step, as a batch of NumPy arrays."""
         ...
 

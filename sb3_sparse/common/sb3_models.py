@@ -22,7 +22,7 @@ from torch import nn
 
 from sb3_sparse.common.model_parts import (
     HasModelParts,
-    HasSampleBatch,
+    HasPlasticityBatch,
     LearnedTensor,
     ModelParts,
     Network,
@@ -39,7 +39,6 @@ _ON_POLICY_PREFIXES = {
     "actor": ("mlp_extractor.policy_net.", "action_net.", "log_std", "pi_features_extractor."),
     "critic": ("mlp_extractor.value_net.", "value_net.", "vf_features_extractor."),
 }
-_RENAMED = {"plasticity_networks": "model_parts", "plasticity_observations": "network_inputs"}
 
 
 def model_parts(model: BaseAlgorithm) -> ModelParts:
@@ -53,9 +52,13 @@ def model_parts(model: BaseAlgorithm) -> ModelParts:
 
     :param model: Any model of SB3, sb3-contrib or this package, or one that has a method ``model_parts``.
     :raises NoKnownNetworks: If nobody knows. It is a ``ValueError``.
-    :raises TypeError: If the model has a method by which an earlier version of this package asked for the same.
+    :raises TypeError: If the model has ``plasticity_networks``, by which version 0.2 of this package asked for the same.
     """
-    check_names_of_methods(model)
+    if callable(getattr(model, "plasticity_networks", None)):
+        raise TypeError(
+            f"{type(model).__name__}.plasticity_networks() is not asked for any more: write model_parts(), which also says "
+            "how networks are trained, see docs/extending/algorithm.md."
+        )
     return model.model_parts() if isinstance(model, HasModelParts) else sb3_model_parts(model)
 
 
@@ -77,17 +80,6 @@ def sb3_model_parts(model: BaseAlgorithm) -> ModelParts:
             f"quantile_net, or a method model_parts() of {type(model).__name__}."
         )
     return ModelParts(networks, _temperature(model), _builder(model))
-
-
-def check_names_of_methods(model: Any) -> None:
-    """
-    :raises TypeError: If a method has the name by which an earlier version of this package asked for it.
-    """
-    for old, new in _RENAMED.items():
-        if callable(getattr(model, old, None)):
-            raise TypeError(
-                f"{type(model).__name__}.{old}() is not asked for any more: name it {new}(), see docs/extending/algorithm.md."
-            )
 
 
 def networks_by_attribute(policy: Any) -> dict[str, Network]:
@@ -218,7 +210,7 @@ def _builder(model: Any) -> Callable[[], nn.Module] | None:
 
 def keeps_samples(model: Any) -> bool:
     """Whether a model keeps what it learns from for longer than a rollout."""
-    if isinstance(model, (HasSampleBatch, OffPolicyAlgorithm)):
+    if isinstance(model, (HasPlasticityBatch, OffPolicyAlgorithm)):
         return True
     return not isinstance(model, OnPolicyAlgorithm) and getattr(model, "replay_buffer", None) is not None
 
@@ -238,8 +230,8 @@ def replay_batch(model: Any, n_samples: int) -> Any:
     :param model: One that :func:`keeps_samples`.
     :param n_samples: How many samples.
     """
-    if isinstance(model, HasSampleBatch):
-        return model.sample_batch(n_samples)
+    if isinstance(model, HasPlasticityBatch):
+        return model.plasticity_batch(n_samples)
     buffer = model.replay_buffer
     if buffer is None or buffer.size() == 0:
         return None

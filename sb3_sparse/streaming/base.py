@@ -444,7 +444,7 @@ class StreamAlgorithm(BaseAlgorithm):
             logs[f"trace_l1{suffix}"] = learner.trace_l1
         return logs
 
-    def network_inputs(self) -> np.ndarray:
+    def plasticity_observations(self) -> np.ndarray:
         """What the networks see in this step, as a batch: for :class:`PlasticityCallback`."""
         assert self._features is not None
         return self._features[None]

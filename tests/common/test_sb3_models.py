@@ -7,7 +7,7 @@ from gymnasium import spaces
 from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 
-from sb3_sparse.common.model_parts import HasModelParts, HasNetworkInputs, NoKnownNetworks, check_networks
+from sb3_sparse.common.model_parts import HasModelParts, HasPlasticityObservations, NoKnownNetworks, check_networks
 from sb3_sparse.common.model_report import trained_networks
 from sb3_sparse.common.sb3_models import keeps_samples, model_parts
 from sb3_sparse.streaming import StreamAC, StreamQ, StreamSARSA
@@ -67,7 +67,7 @@ def test_parts(algorithm):
 def test_networks_run_on_a_batch_and_draw_nothing(algorithm):
     model = make(algorithm)
     observations = th.rand(4, *model.observation_space.shape)
-    if isinstance(model, HasNetworkInputs):
+    if isinstance(model, HasPlasticityObservations):
         observations = th.as_tensor(model.policy.features(observations.numpy()))
 
     class Batch:
@@ -107,8 +107,8 @@ def test_a_policy_that_nobody_knows_is_named():
 def test_protocols_are_told_by_their_methods():
     stream, sac = make(StreamAC), make(SAC, buffer_size=10)
     assert isinstance(stream, HasModelParts)
-    assert isinstance(stream, HasNetworkInputs)
-    assert not isinstance(sac, (HasModelParts, HasNetworkInputs))
+    assert isinstance(stream, HasPlasticityObservations)
+    assert not isinstance(sac, (HasModelParts, HasPlasticityObservations))
     assert [keeps_samples(model) for model in (stream, sac, make(PPO))] == [False, True, False]
 
 

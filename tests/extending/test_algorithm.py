@@ -16,7 +16,7 @@ from torch import nn
 from sb3_sparse import SparseLinear, SparseSimBaPolicy
 from sb3_sparse.common.model_parts import ModelParts, Network, runs_on_observations
 from sb3_sparse.common.model_report import describe_model
-from sb3_sparse.common.sb3_models import model_parts, sb3_model_parts
+from sb3_sparse.common.sb3_models import sb3_model_parts
 from sb3_sparse.export import predict_module
 from sb3_sparse.plasticity import PlasticityCallback, Probe, ResetCallback, measure, reset_model_, sb3_per_sample_losses
 from tests.envs import ReachEnv
@@ -254,7 +254,7 @@ class TinyAlgorithm(BaseAlgorithm):
 
     def _train(self):
         self.policy.optimizer.zero_grad()
-        self.per_sample_losses("critic", self.sample_batch(4)).mean().backward()
+        self.per_sample_losses("critic", self.plasticity_batch(4)).mean().backward()
         self.policy.optimizer.step()
 
     # What the package asks for.
@@ -267,7 +267,7 @@ class TinyAlgorithm(BaseAlgorithm):
     def per_sample_losses(self, network, batch):
         return (self.policy.q_net(batch.observations).gather(1, batch.actions) - batch.rewards).flatten() ** 2
 
-    def sample_batch(self, n_samples):
+    def plasticity_batch(self, n_samples):
         if len(self.memory) < n_samples:
             return None
         chosen = [self.memory[i] for i in np.random.choice(len(self.memory), n_samples)]
@@ -278,7 +278,7 @@ class TinyAlgorithm(BaseAlgorithm):
 def test_a_new_algorithm_is_measured_reset_and_described(tmp_path):
     path = tmp_path / "p.csv"
     model = TinyAlgorithm("MlpPolicy", "CartPole-v1", seed=0)
-    with pytest.raises(ValueError, match=r"TinyAlgorithm.sample_batch\(16\) has not as many yet"):
+    with pytest.raises(ValueError, match=r"TinyAlgorithm.plasticity_batch\(16\) has not as many yet"):
         measure(model, 16)
     resets = ResetCallback(every_env_steps=20, strategy="redo", batch_size=16, tau=0.9)
     model.learn(60, callback=[PlasticityCallback(20, 16, "all", csv_path=path), resets])
@@ -325,8 +325,7 @@ def test_what_is_missing_for_a_reset_is_named():
             reset_model_(model)
 
 
-@pytest.mark.parametrize("old", ["plasticity_networks", "plasticity_observations"])
-def test_methods_by_their_names_of_before_are_refused(old):
-    model = encoded(type("Old", (SAC,), {old: lambda self: None}))
-    with pytest.raises(TypeError, match=rf"Old\.{old}\(\) is not asked for any more: name it"):
-        model_parts(model)
+def test_the_method_that_version_0_2_asked_for_is_refused():
+    model = encoded(type("Old", (SAC,), {"plasticity_networks": lambda self: {}}))
+    with pytest.raises(TypeError, match=r"Old\.plasticity_networks\(\) is not asked for any more: write model_parts\(\)"):
+        measure(model)

@@ -15,7 +15,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import PyTorchObs, RolloutBufferSamples
 
 from sb3_sparse.common.interrupts import uninterrupted
-from sb3_sparse.common.model_parts import HasNetworkInputs, HasSampleBatch
+from sb3_sparse.common.model_parts import HasPlasticityBatch, HasPlasticityObservations
 from sb3_sparse.common.sb3_models import keeps_samples, n_stored, replay_batch
 
 
@@ -50,7 +50,7 @@ def sample_batch(model: BaseAlgorithm, n_samples: int = 256, seed: int = 0) -> A
     """
     if isinstance(model, OnPolicyAlgorithm) and not keeps_samples(model):
         return _rollout_batch(model.rollout_buffer, n_samples, seed)
-    if not isinstance(model, HasSampleBatch):
+    if not isinstance(model, HasPlasticityBatch):
         buffer = getattr(model, "replay_buffer", None)
         if buffer is None:
             raise ValueError(
@@ -196,8 +196,8 @@ class _Observations(BatchSource):
         # Spread over the whole interval: steps in a row are much alike.
         if self.steps % max(1, self.log_freq // self.n_samples) == 0:
             # As the streaming algorithms, whose networks do not see the observation itself.
-            says = isinstance(self.model, HasNetworkInputs)
-            observation = self.model.network_inputs() if says else self.model._last_obs
+            says = isinstance(self.model, HasPlasticityObservations)
+            observation = self.model.plasticity_observations() if says else self.model._last_obs
             self.pieces.append(ObservedBatch(_to_torch(observation), _to_torch(local_variables.get("actions"))))
 
     def batch(self, seed: int) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 from stable_baselines3.common.logger import Figure, HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
 
-from sb3_sparse.common.model_parts import NETWORKS, HasNetworkInputs, check_networks
+from sb3_sparse.common.model_parts import NETWORKS, HasPlasticityObservations, check_networks
 from sb3_sparse.common.sb3_models import model_parts
 from sb3_sparse.common.validation import flag, whole_number
 from sb3_sparse.plasticity.hidden_rollouts import hidden_rollouts
@@ -93,7 +93,7 @@ class PlasticityCallback(BaseCallback):
             )
         self._source = batch_source(self.model, self.n_samples, self.log_freq)
         # Of streaming algorithms that is known (docs/streaming.md): a word only if somebody asked for the metrics by name.
-        expected = self.metrics_are_default and isinstance(self.model, HasNetworkInputs)
+        expected = self.metrics_are_default and isinstance(self.model, HasPlasticityObservations)
         if not expected and (reason := what_is_left_out(self.model, self.metrics, self.networks)):
             warnings.warn(f"PlasticityCallback: {reason}", stacklevel=2)
         if self.table is not None and self.verbose:

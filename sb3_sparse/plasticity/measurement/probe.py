@@ -8,7 +8,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import nn
 
-from sb3_sparse.common.model_parts import HasSampleBatch, Network
+from sb3_sparse.common.model_parts import HasPlasticityBatch, Network
 from sb3_sparse.common.sb3_models import model_parts, n_stored
 from sb3_sparse.common.validation import whole_number
 from sb3_sparse.plasticity.measurement.batches import ObservedBatch, sample_batch, undisturbed
@@ -22,8 +22,8 @@ def _why_too_few(model: BaseAlgorithm, n_samples: int) -> str:
     if isinstance(model, OnPolicyAlgorithm):
         size = model.rollout_buffer.buffer_size * model.n_envs
         return f"a rollout of this model has {size} samples (n_steps * n_envs) and has to be complete: take at most {size}."
-    if isinstance(model, HasSampleBatch):
-        return f"{type(model).__name__}.sample_batch({n_samples}) has not as many yet: train longer, or take fewer."
+    if isinstance(model, HasPlasticityBatch):
+        return f"{type(model).__name__}.plasticity_batch({n_samples}) has not as many yet: train longer, or take fewer."
     stored = n_stored(model.replay_buffer)  # type: ignore[attr-defined]
     return f"the replay buffer holds {stored} transitions: train longer, load_replay_buffer after loading, or take fewer."
 
@@ -48,12 +48,12 @@ class Probe:
     def __init__(self, model: BaseAlgorithm, n_samples: int = 256, batch: Any = None, seed: int = 0):
         self.model = model
         n_samples, self.seed = whole_number("n_samples", n_samples, 1), whole_number("seed", seed)
+        networks = model_parts(model).networks
         if batch is None:
             batch = sample_batch(model, n_samples, self.seed)
             if batch is None:
                 raise ValueError(f"n_samples={n_samples}: {_why_too_few(model, n_samples)}")
         self.batch = batch
-        networks = model_parts(model).networks
         self.networks = {name: NetworkProbe(self, name, network) for name, network in networks.items()}
 
     def network(self, name: str) -> "NetworkProbe":

@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
-from sb3_sparse.common.model_parts import HasSampleBatch, ModelParts, Network, NoKnownNetworks, check_networks
+from sb3_sparse.common.model_parts import HasPlasticityBatch, ModelParts, Network, NoKnownNetworks, check_networks
 from sb3_sparse.common.sb3_models import keeps_samples, model_parts, n_stored, replay_batch
 from sb3_sparse.plasticity.measurement.batches import sample_batch
 from sb3_sparse.plasticity.resets.options import ResetOptions, default_target
@@ -150,7 +150,7 @@ def can_score_units(model: Any, batch_size: int) -> bool:
     :param model: A model for which ReDo makes sense.
     :param batch_size: As many samples, or as many as the replay buffer can hold.
     """
-    if isinstance(model, HasSampleBatch):
+    if isinstance(model, HasPlasticityBatch):
         return sample_batch(model, batch_size) is not None  # type: ignore[arg-type]
     buffer = model.replay_buffer
     return n_stored(buffer) >= min(batch_size, buffer.buffer_size * buffer.n_envs)

@@ -156,7 +156,7 @@ def test_what_networks_see_is_asked_for_by_name():
     """An attribute that happens to have the name of ours means nothing."""
 
     class Foreign(StreamAC):
-        network_inputs = None
+        plasticity_observations = None
 
     for algorithm, n_features in ((StreamAC, 4), (Foreign, 3)):
         model = algorithm("MlpPolicy", "Pendulum-v1", seed=0)
