@@ -101,6 +101,8 @@ def test_what_an_encoder_is_trained_on_has_to_be_said():
         _ = Probe(model, 16).network("encoder").gradients
     with pytest.raises(ValueError, match="network='encoder': expected one of"):
         sb3_per_sample_losses(model, "encoder", Probe(model, 16).batch)
+    with pytest.raises(ValueError, match=r"TinyAlgorithm is none of SAC, TD3, .* and no subclass"):
+        sb3_per_sample_losses(TinyAlgorithm("MlpPolicy", "CartPole-v1"), "critic", None)
 
 
 def test_watching_the_encoder_changes_nothing(tmp_path):

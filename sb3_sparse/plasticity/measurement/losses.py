@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from sb3_sparse.common.model_parts import NETWORKS, HasPerSampleLosses
 from sb3_sparse.common.validation import choice
 
-_OFF_POLICY = (SAC, TD3, TQC, CrossQ, DQN, QRDQN)
 _ON_POLICY = (A2C, PPO, TRPO)
+_KNOWN = (SAC, TD3, TQC, CrossQ, DQN, QRDQN, *_ON_POLICY)
 
 
 def has_own_losses(model: BaseAlgorithm) -> bool:
@@ -44,7 +44,7 @@ def why_no_losses(model: BaseAlgorithm, network: str = "critic") -> str:
 
 
 def _why_unknown(model: BaseAlgorithm) -> str | None:
-    known = next((algorithm for algorithm in (*_OFF_POLICY, *_ON_POLICY) if isinstance(model, algorithm)), None)
+    known = next((algorithm for algorithm in _KNOWN if isinstance(model, algorithm)), None)
     if known is None:
         return ""
     if "train" in vars(model) or type(model).train is not known.train:  # type: ignore[attr-defined]
@@ -79,9 +79,11 @@ def sb3_per_sample_losses(model: BaseAlgorithm, network: str, batch: Any) -> th.
     :param network: ``"actor"`` or ``"critic"``.
     :param batch: What the replay buffer or the rollout buffer samples.
     :return: ``(samples,)``, with a graph to the parameters of the network.
-    :raises ValueError: If the network has another name.
+    :raises ValueError: If the network has another name, or the model is of another kind.
     """
     choice("network", network, NETWORKS)
+    if not isinstance(model, _KNOWN):
+        raise ValueError(f"{type(model).__name__} is none of {', '.join(kind.__name__ for kind in _KNOWN)}, and no subclass.")
     if isinstance(model, OnPolicyAlgorithm):
         losses = _on_policy_actor(model, batch) if network == "actor" else _on_policy_critic(model, batch)
     elif network == "actor":
