@@ -327,6 +327,29 @@ def test_what_is_missing_for_a_reset_is_named():
             reset_model_(model)
 
 
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (lambda model: {"optimizer": model.actor.optimizer}, "has no parameter at policy.critic.features_extractor that its"),
+        (lambda model: {"target": model.critic_target}, "has a parameter 'net.0.bias' that is not in its target"),
+        (lambda model: {"parameters": ["net.0.weigth"]}, "has a parameter 'net.0.weigth' that is not in policy.critic.feat"),
+        (lambda model: {"place": "critic"}, None),
+    ],
+)
+def test_a_network_that_is_described_wrongly_is_not_reset_in_part(mistake, message):
+    class Mistaken(EncodedSAC):
+        def model_parts(self):
+            parts = super().model_parts()
+            return replace(parts, networks={**parts.networks, "encoder": replace(parts.networks["encoder"], **mistake(self))})
+
+    model = encoded(Mistaken)
+    before = model.critic.features_extractor.net[0].weight.detach().clone()
+    # Another place is found out by its target.
+    with pytest.raises(ValueError, match=rf"Mistaken\.model_parts\(\): 'encoder' {message or 'has a parameter'}"):
+        reset_model_(model, networks=["encoder"])
+    assert th.equal(before, model.critic.features_extractor.net[0].weight)
+
+
 def test_the_method_that_version_0_2_asked_for_is_refused():
     model = encoded(type("Old", (SAC,), {"plasticity_networks": lambda self: {}}))
     with pytest.raises(TypeError, match=r"Old\.plasticity_networks\(\) is not asked for any more: write model_parts\(\)"):

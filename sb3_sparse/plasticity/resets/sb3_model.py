@@ -174,6 +174,8 @@ def _parts(model: BaseAlgorithm, strategy: str, networks: str | Sequence[str] | 
     if networks is not None and (missing := [name for name in networks if name not in known.networks]):
         raise ValueError(f"networks={networks}: {type(model).__name__} has no {missing[0]!r}, only {sorted(known.networks)}.")
     names = {name: network.parameter_names(online[name]) for name, network in known.networks.items()}
+    for name, network in known.networks.items():
+        _check_names(f"{type(model).__name__}.model_parts(): {name!r}", network, online[name], names[name])
     parts = []
     for name, network in known.networks.items():
         if networks is None or name in networks:
@@ -217,6 +219,17 @@ def _check_all_trained(model: BaseAlgorithm, networks: Mapping[str, Network], on
                     f"{network.place}.{name} of {type(model).__name__} is in no optimizer: it is neither trained nor reset. "
                     "Make the optimizer after changing layers, e.g. after sparsify_."
                 )
+
+
+def _check_names(what: str, network: Network, online: nn.Module, names: frozenset[str]) -> None:
+    """What nobody would notice: a reset of nothing, or of half."""
+    place = f"policy.{network.place}".rstrip(".")
+    if not names:
+        raise ValueError(f"{what} has no parameter at {place} that its optimizer trains: name another place or optimizer.")
+    for module, where in ((online, place), (network.target, "its target, which has to be a copy of " + place)):
+        known = names if module is None else {name for name, _ in module.named_parameters(remove_duplicate=False)}
+        if missing := sorted(names - known):
+            raise ValueError(f"{what} has a parameter {missing[0]!r} that is not in {where}.")
 
 
 def _owners(swap: Swap, part: _Part, within: Collection[nn.Module] | None) -> set[nn.Module]:
