@@ -24,9 +24,17 @@ from sb3_sparse import sparsify_
 from sb3_sparse.common.figures import save_figure
 from sb3_sparse.common.files import written_beside
 from sb3_sparse.networks import ResidualBlock, SimBaEncoder, orthogonal_linear
-from sb3_sparse.plasticity import dormant_ratio, gradient_norm, parameter_norm, srank
-from sb3_sparse.plasticity.redo import redo_
-from sb3_sparse.plasticity.resets import draw_fresh, reset_full_, reset_last_layers_, shrink_perturb_
+from sb3_sparse.plasticity import (
+    dormant_ratio,
+    draw_fresh,
+    gradient_norm,
+    parameter_norm,
+    redo_,
+    reset_full_,
+    reset_last_layers_,
+    shrink_perturb_,
+    srank,
+)
 from sb3_sparse.results.statistics import bootstrap_interval
 
 N_POINTS, N_INPUTS, N_CLASSES, BATCH_SIZE = 512, 32, 10, 64

@@ -6,7 +6,7 @@ from typing import Any
 
 from sb3_sparse.common.figures import new_figure, save_figure
 from sb3_sparse.common.literals import parse_literal
-from sb3_sparse.describe import describe_model, trained_networks
+from sb3_sparse.common.model_report import describe_model, trained_networks
 from sb3_sparse.results.weights import draw_weights
 from sb3_sparse.zoo import algorithms, literal_names, make_known, registered, untrained_agent
 

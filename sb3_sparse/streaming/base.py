@@ -8,6 +8,7 @@ import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +21,8 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedul
 from stable_baselines3.common.utils import safe_mean
 from torch import nn
 
+from sb3_sparse.common.model_parts import ModelParts
+from sb3_sparse.common.sb3_models import networks_by_attribute
 from sb3_sparse.common.validation import flag, fraction, non_negative, plain, whole_number
 from sb3_sparse.streaming.compiled import CompiledLearner, why_not_compiled
 from sb3_sparse.streaming.files import check_kind
@@ -445,6 +448,18 @@ class StreamAlgorithm(BaseAlgorithm):
         """What the networks see in this step, as a batch: for :class:`PlasticityCallback`."""
         assert self._features is not None
         return self._features[None]
+
+    def model_parts(self) -> ModelParts:
+        """The networks, each with the optimizer that trains it."""
+        optimizers = [getattr(self.policy, name) for name in self.optimizer_names]
+        trains = {parameter: o for o in optimizers for group in o.param_groups for parameter in group["params"]}
+        networks = networks_by_attribute(self.policy)
+        return ModelParts(
+            {
+                name: replace(network, optimizer=trains.get(next(network.module.parameters())))
+                for name, network in networks.items()
+            }
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         # Learners hold addresses; `learn` makes them again.
