@@ -2,9 +2,9 @@
 Resets of any torch module, in place: parameters stay the objects that the optimiser knows, only their values change.
 
 New values come from a second module, drawn by the architecture's own initialisers
-(:func:`~sb3_sparse.sparse.surgery.redraw.draw_fresh`). Optimiser state is forgotten for exactly the parameters that got new values. A reset is prepared first and then made as a whole
-(:class:`~sb3_sparse.sparse.surgery.swap.Swap`). ``redo.py`` has the reset of single units, ``sb3_model.py`` the
-resets of a Stable-Baselines3 model.
+(:func:`~sb3_sparse.sparse.surgery.redraw.draw_fresh`). Optimiser state is forgotten for exactly the parameters that got new
+values. A reset is prepared first and then made as a whole (:class:`~sb3_sparse.sparse.surgery.swap.Swap`). ``redo.py`` has
+the reset of single units, ``sb3_model.py`` the resets of a Stable-Baselines3 model.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -15,12 +15,11 @@ from torch import nn
 
 from sb3_sparse.common.model_parts import leaves
 from sb3_sparse.common.validation import fraction, whole_number
-from sb3_sparse.sparse import SparseConv2d, SparseLinear
+from sb3_sparse.sparse.layers import WeightLayer
 from sb3_sparse.sparse.surgery.redraw import drawn_value, redraw_topology
 from sb3_sparse.sparse.surgery.swap import Swap
 
 Module = TypeVar("Module", bound=nn.Module)
-WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, SparseLinear, SparseConv2d)
 
 
 def reset_full_(
@@ -173,11 +172,6 @@ def blend(
             swap.forget(optimizer, parameter)
 
 
-def leaves(module: nn.Module) -> list[nn.Module]:
-    """The modules without submodules, in the order in which they were registered."""
-    return [part for part in module.modules() if next(part.children(), None) is None]
-
-
 def last_layers(chains: Iterable[list[nn.Module]], n_layers: int) -> set[nn.Module]:
     """
     The last layers of each chain.
@@ -197,4 +191,4 @@ def last_layers(chains: Iterable[list[nn.Module]], n_layers: int) -> set[nn.Modu
 
 
 def _weight_places(chain: list[nn.Module]) -> Iterator[int]:
-    return (place for place, module in enumerate(chain) if isinstance(module, WEIGHT_LAYERS))
+    return (place for place, module in enumerate(chain) if isinstance(module, WeightLayer))
