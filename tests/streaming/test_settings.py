@@ -55,7 +55,7 @@ def test_wrong_settings_are_named(keywords, message):
         (dict(net_arch=[8, 0]), r"net_arch\[1\]=0: expected a positive whole number"),
         (dict(net_arch=8), "net_arch=8: expected a list of positive whole numbers"),
         (dict(net_arch="88"), "net_arch='88': expected a list of positive whole numbers"),
-        (dict(net_arch={"pi": [8], "vf": [2.5]}), r"net_arch\[0\]=2.5: expected a positive whole number"),
+        (dict(net_arch={"pi": [8], "vf": [2.5]}), r"net_arch\['vf'\]\[0\]=2.5: expected a positive whole number"),
         (dict(width_scale=True), "width_scale=True: expected a positive number"),
         (dict(rescale="no"), "rescale='no': expected True or False"),
         (dict(init_sparsity="0.5"), r"init_sparsity='0.5': expected a number in \[0, 1\]"),
