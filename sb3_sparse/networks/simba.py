@@ -18,7 +18,12 @@ _TRUNCATED_STD = 0.87962566103423978
 
 
 def orthogonal_linear(in_features: int, out_features: int) -> nn.Linear:
-    """A linear layer with orthogonal weight (gain 1) and zero bias: SimBa's stem and heads."""
+    """
+    A linear layer with orthogonal weight (gain 1) and zero bias: SimBa's stem and heads.
+
+    :param in_features: Number of inputs.
+    :param out_features: Number of outputs.
+    """
     layer = _empty_linear(in_features, out_features)
     nn.init.orthogonal_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -26,7 +31,12 @@ def orthogonal_linear(in_features: int, out_features: int) -> nn.Linear:
 
 
 def he_linear(in_features: int, out_features: int) -> nn.Linear:
-    """A linear layer with truncated He-normal weight (variance ``2 / in_features``) and zero bias."""
+    """
+    A linear layer with truncated He-normal weight (variance ``2 / in_features``) and zero bias.
+
+    :param in_features: Number of inputs.
+    :param out_features: Number of outputs.
+    """
     layer = _empty_linear(in_features, out_features)
     with th.no_grad():
         _unit_truncated_normal_(layer.weight).mul_(math.sqrt(2.0 / in_features) / _TRUNCATED_STD)

@@ -1,5 +1,6 @@
 """Sparse SimBa policies for the algorithms of Stable-Baselines3 and sb3-contrib, which are used as they are."""
 
+from sb3_sparse.simba.network_mixin import SimBaNetwork
 from sb3_sparse.simba.networks import (
     SimBaContinuousCritic,
     SimBaCrossQActor,
@@ -29,6 +30,7 @@ __all__ = [
     "SimBaContinuousCritic",
     "SimBaCrossQActor",
     "SimBaCrossQCritic",
+    "SimBaNetwork",
     "SimBaPolicy",
     "SimBaQNetwork",
     "SimBaQuantileNetwork",

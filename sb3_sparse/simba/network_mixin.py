@@ -52,10 +52,11 @@ class SimBaNetwork(ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
         self.obs_norm = obs_norm
         self._modules.update(modules)
         if net_arch:
-            self._build_simba()
+            self.build_simba()
         self.sparsity.apply_(self, exclude=("features_extractor",))
 
-    def _build_simba(self) -> None:
+    def build_simba(self) -> None:
+        """Put :meth:`make_trunk` and SimBa's heads in the place of SB3's MLP. Each network says how."""
         raise NotImplementedError
 
     def make_trunk(self, in_features: int) -> nn.Module:
@@ -73,8 +74,13 @@ class SimBaNetwork(ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
     def _norm_to_move(self) -> ObservationNorm | None:
         return self.obs_norm if self.feeds_obs_norm and self.obs_norm is not None and self.obs_norm.keys else None
 
-    def _observe(self, obs: PyTorchObs) -> None:
-        """Show a batch to the statistics if this may be a training pass of the network that feeds them."""
+    def observe(self, obs: PyTorchObs) -> None:
+        """
+        Show a batch to the statistics if this may be a training pass of the network that feeds them. To be called at the
+        beginning of every pass.
+
+        :param obs: Observations, as the network gets them.
+        """
         if not self.training or not th.is_grad_enabled() or th.jit.is_tracing():
             return
         if (norm := self._norm_to_move()) is not None:

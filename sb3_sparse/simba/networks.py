@@ -36,7 +36,8 @@ class _StochasticActor(SimBaNetwork):
         self.squash_log_std = squash_log_std
         super().__init__(*args, **kwargs)
 
-    def _build_simba(self) -> None:
+    def build_simba(self) -> None:
+        """Trunk and heads."""
         self.latent_pi = self.make_trunk(self.features_dim)
         if not self.use_sde:
             action_dim = get_action_dim(self.action_space)
@@ -50,7 +51,7 @@ class _StochasticActor(SimBaNetwork):
         :param obs: Observations.
         :return: Mean, log standard deviation, and further arguments of the distribution.
         """
-        self._observe(obs)
+        self.observe(obs)
         if self.use_sde or not self.squash_log_std:
             return super().get_action_dist_params(obs)
         latent_pi = self.latent_pi(self.extract_features(obs, self.features_extractor))
@@ -71,7 +72,8 @@ class _Critic(SimBaNetwork):
         self.activation_fn = activation_fn
         super().__init__(*args, features_dim=features_dim, activation_fn=activation_fn, **kwargs)
 
-    def _build_simba(self) -> None:
+    def build_simba(self) -> None:
+        """Trunk and heads."""
         in_features = self.features_dim + get_action_dim(self.action_space)
         for i in range(len(self.q_networks)):
             trunk = self.make_trunk(in_features)
@@ -89,7 +91,7 @@ class _Critic(SimBaNetwork):
         if _from_actor(actions):
             with _frozen(self):
                 return super().forward(obs, actions)
-        self._observe(obs)
+        self.observe(obs)
         return super().forward(obs, actions)
 
 
@@ -108,7 +110,8 @@ class SimBaCrossQActor(_StochasticActor, crossq.Actor):
 class SimBaTD3Actor(SimBaNetwork, td3.Actor):
     """Actor of :class:`SparseSimBaTD3Policy`."""
 
-    def _build_simba(self) -> None:
+    def build_simba(self) -> None:
+        """Trunk and heads."""
         trunk = self.make_trunk(self.features_dim)
         head = orthogonal_linear(self.net_arch[-1], get_action_dim(self.action_space))
         self.mu = nn.Sequential(trunk, head, nn.Tanh())
@@ -128,9 +131,10 @@ class SimBaContinuousCritic(_Critic, ContinuousCritic):
 class SimBaTQCCritic(_Critic, tqc.Critic):
     """Quantile critic of :class:`SparseSimBaTQCPolicy`."""
 
-    def _build_simba(self) -> None:
+    def build_simba(self) -> None:
+        """Trunk and heads."""
         self.n_outputs = self.n_quantiles
-        super()._build_simba()
+        super().build_simba()
 
 
 class SimBaCrossQCritic(_Critic, crossq.CrossQCritic):
@@ -140,27 +144,29 @@ class SimBaCrossQCritic(_Critic, crossq.CrossQCritic):
 class SimBaQNetwork(SimBaNetwork, dqn.QNetwork):
     """Q-network of :class:`SparseSimBaDQNPolicy`."""
 
-    def _build_simba(self) -> None:
+    def build_simba(self) -> None:
+        """Trunk and heads."""
         trunk = self.make_trunk(self.features_dim)
         self.q_net = nn.Sequential(trunk, orthogonal_linear(self.net_arch[-1], int(self.action_space.n)))
 
     def forward(self, obs: PyTorchObs) -> th.Tensor:
         """Values of all actions, ``(batch, n_actions)``."""
-        self._observe(obs)
+        self.observe(obs)
         return super().forward(obs)
 
 
 class SimBaQuantileNetwork(SimBaNetwork, qrdqn.QuantileNetwork):
     """Quantile network of :class:`SparseSimBaQRDQNPolicy`."""
 
-    def _build_simba(self) -> None:
+    def build_simba(self) -> None:
+        """Trunk and heads."""
         trunk = self.make_trunk(self.features_dim)
         self.n_actions = int(self.action_space.n)
         self.quantile_net = nn.Sequential(trunk, orthogonal_linear(self.net_arch[-1], self.n_actions * self.n_quantiles))
 
     def forward(self, obs: PyTorchObs) -> th.Tensor:
         """Quantiles of all actions, ``(batch, n_quantiles, n_actions)``."""
-        self._observe(obs)
+        self.observe(obs)
         if not self.net_arch:
             return super().forward(obs)
         # As the parent does, with a number of Python's: torch.compile takes NumPy's for one that may be any.

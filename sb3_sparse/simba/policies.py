@@ -94,7 +94,7 @@ class SparseSimBaDQNPolicy(SimBaPolicy, dqn.DQNPolicy):
 
     def make_q_net(self) -> SimBaQNetwork:
         """Build a Q-network; SB3 calls this, once more for the target."""
-        return self._make_network("qf", self.net_args)
+        return self.make_network("qf", self.net_args)
 
 
 class SparseSimBaQRDQNPolicy(SimBaPolicy, qrdqn.QRDQNPolicy):
@@ -128,7 +128,7 @@ class SparseSimBaQRDQNPolicy(SimBaPolicy, qrdqn.QRDQNPolicy):
 
     def make_quantile_net(self) -> SimBaQuantileNetwork:
         """Build a quantile network; SB3 calls this, once more for the target."""
-        return self._make_network("qf", self.net_args)
+        return self.make_network("qf", self.net_args)
 
 
 POLICIES: dict[type[BaseAlgorithm], type[BasePolicy]] = {

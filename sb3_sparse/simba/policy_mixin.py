@@ -133,9 +133,16 @@ class SimBaPolicy(ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
             return None
         return ObservationNorm(self.observation_space, self.normalize_images)
 
-    def _make_network(
+    def make_network(
         self, network: str, net_kwargs: dict[str, Any], features_extractor: BaseFeaturesExtractor | None = None
     ) -> Any:
+        """
+        Build a network, for the methods of that kind that SB3 calls.
+
+        :param network: Which: ``"pi"`` or ``"qf"``, see ``network_classes``.
+        :param net_kwargs: SB3's arguments of the network.
+        :param features_extractor: The one that is shared, if one is.
+        """
         if not hasattr(self, "obs_norm"):
             self.obs_norm = self.make_obs_norm()
         net_kwargs = self._update_features_extractor(net_kwargs, features_extractor)
@@ -146,11 +153,11 @@ class SimBaPolicy(ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """Build an actor; SB3 calls this."""
-        return self._make_network("pi", self.actor_kwargs, features_extractor)
+        return self.make_network("pi", self.actor_kwargs, features_extractor)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """Build a critic; SB3 calls this, once more for the target."""
-        return self._make_network("qf", self.critic_kwargs, features_extractor)
+        return self.make_network("qf", self.critic_kwargs, features_extractor)
 
     def _norm_to_move(self) -> ObservationNorm | None:
         # Where there is an actor, the networks have the optimizers.
@@ -199,7 +206,7 @@ class GaussianSimBaPolicy(SimBaPolicy):
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> Any:
         """Build an actor; SB3 calls this."""
         actor_kwargs = {**self.actor_kwargs, "squash_log_std": self.squash_log_std}
-        return self._make_network("pi", actor_kwargs, features_extractor)
+        return self.make_network("pi", actor_kwargs, features_extractor)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "squash_log_std": self.squash_log_std}

@@ -15,6 +15,7 @@ _SETTINGS = ("eps", "negative_slope")
 
 
 def hooks_of(module: nn.Module) -> tuple[Mapping[int, Any], ...]:
+    """What torch calls before and after a module, by kind."""
     return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
 
 
