@@ -101,18 +101,20 @@ _ROOMS: dict[str, tuple[str, ...]] = {
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:
-    room = _ROOM_OF.get(name, name if name in _ROOMS else None)
-    if room is None:
-        close = difflib.get_close_matches(name, __dir__(), n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{hint}")
-    module = importlib.import_module(f"{__name__}.{room}")
-    if name == room:
-        return module
-    # The next time it is simply there.
-    globals()[name] = value = getattr(module, name)
-    return value
+if not TYPE_CHECKING:
+    # Static tools have the imports above, and would take every name for one that there may be.
+    def __getattr__(name: str) -> Any:
+        room = _ROOM_OF.get(name, name if name in _ROOMS else None)
+        if room is None:
+            close = difflib.get_close_matches(name, __dir__(), n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{hint}")
+        module = importlib.import_module(f"{__name__}.{room}")
+        if name == room:
+            return module
+        # The next time it is simply there.
+        globals()[name] = value = getattr(module, name)
+        return value
 
 
 def __dir__() -> list[str]:

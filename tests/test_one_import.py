@@ -57,8 +57,11 @@ def test_every_name_is_what_its_room_has():
 
 def test_what_static_tools_read_agrees_with_what_python_finds():
     tree = ast.parse(Path(sb3_sparse.__file__).read_text())
-    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    block, hidden = [node for node in tree.body if isinstance(node, ast.If)]
     assert ast.unparse(block.test) == "TYPE_CHECKING"
+    # It would answer for every name.
+    assert ast.unparse(hidden.test) == "not TYPE_CHECKING"
+    assert [node.name for node in hidden.body] == ["__getattr__"]
     read = {(node.module, alias.name) for node in block.body for alias in node.names}
     assert read == {(f"sb3_sparse.{room}", name) for room, names in sb3_sparse._ROOMS.items() for name in names}
     at_once = {a.asname or a.name for node in tree.body if isinstance(node, ast.ImportFrom) for a in node.names}
