@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_sparse import SparseSimBaDQNPolicy, SparseSimBaPolicy, StreamAC, StreamQ, StreamSARSA, sparsity_report
 from sb3_sparse.simba.policies import POLICY_ALIAS
 from tests.envs import ReachEnv, SpaceEnv
-from tests.test_policies import DISCRETE, SMALL, make_model
+from tests.simba.test_policies import DISCRETE, SMALL, make_model
 
 
 @pytest.mark.parametrize(

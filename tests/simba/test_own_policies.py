@@ -14,7 +14,7 @@ from sb3_sparse import SimBaPolicy, SparseLinear, SparseSimBaPolicy, sparsity_re
 from sb3_sparse.simba import ObservationNorm, SimBaNetwork, SimBaSACActor
 from tests.envs import ReachEnv
 
-PAGE = Path(__file__).parent.parent / "docs/policies.md"
+PAGE = Path(__file__).parents[2] / "docs/policies.md"
 SETTINGS = {"learning_starts": 10, "batch_size": 8, "buffer_size": 100, "seed": 0, "device": "cpu"}
 SMALL = {"net_arch": {"pi": [16], "qf": [16]}, "sparsity": 0.5}
 
