@@ -16,7 +16,7 @@ from sb3_sparse.export.check import check_module, untouched
 from sb3_sparse.export.module import PredictModule
 from sb3_sparse.export.networks import scores_module
 from sb3_sparse.export.vec_normalize import VecNormalizer, load_vec_normalize, raw_space, warn_of_wrapper
-from sb3_sparse.observations import parts_of
+from sb3_sparse.simba.spaces import parts_of
 from sb3_sparse.sparse import to_dense
 
 

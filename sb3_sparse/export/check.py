@@ -16,7 +16,7 @@ from torch import nn
 from sb3_sparse.export.actions import ActionHead, BoxHead, action_head
 from sb3_sparse.export.module import PredictModule
 from sb3_sparse.export.networks import StreamScores
-from sb3_sparse.observations import parts_of
+from sb3_sparse.simba.spaces import parts_of
 
 # One observation alone first, since it is what an agent acts on.
 BATCHES = (1, 255, 256, 256, 256)

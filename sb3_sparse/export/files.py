@@ -20,7 +20,7 @@ from sb3_sparse.export.build import build
 from sb3_sparse.export.check import Arrays, as_tensors, check, random_observations, untouched
 from sb3_sparse.export.module import PredictModule
 from sb3_sparse.export.vec_normalize import load_vec_normalize
-from sb3_sparse.observations import parts_of
+from sb3_sparse.simba.spaces import parts_of
 
 METADATA_FILE = "sb3_sparse.json"
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from sb3_sparse.export.networks import Observation
-from sb3_sparse.observations import parts_of
+from sb3_sparse.simba.spaces import parts_of
 
 
 class VecNormalizer(nn.Module):

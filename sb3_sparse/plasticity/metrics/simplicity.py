@@ -9,14 +9,14 @@ frequency ``c`` of that picture, and average ``1 / c`` over initialisations. A h
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch as th
 from torch import nn
 
 from sb3_sparse.common.validation import flag, positive, whole_number
-from sb3_sparse.networks.simba import SimBaEncoder, orthogonal_linear, simba_sizes
-from sb3_sparse.sparse.distribution import check_sparsity, get_distribution
-from sb3_sparse.sparse.sparsity import sparsify_
+from sb3_sparse.networks.simba import SimBaEncoder, orthogonal_linear, simba_size
+from sb3_sparse.sparse.sparsity import Sparsity
 
 # Points per pass: the widest layer of a large critic has 10240 units.
 CHUNK = 4096
@@ -169,59 +169,37 @@ def mlp(width: int = 256, n_layers: int = 2) -> Factory:
     return build
 
 
-def simba_actor(
-    width_scale: float = 1.0,
-    sparsity: float = 0.0,
-    *,
-    depth_scale: float = 1.0,
-    sparsity_distribution: str = "erdos_renyi",
-    mask_seed: int | None = None,
-    rescale: bool = False,
-) -> Factory:
+def simba_actor(width_scale: float = 1.0, sparsity: float = 0.0, *, depth_scale: float = 1.0, **others: Any) -> Factory:
     """
     Networks of two inputs and one output of the shape of SimBa's actor: 128 wide with 1 block at scale 1.
 
     :param width_scale: Multiplies the width.
     :param sparsity: Fraction of the weights that is removed from stem, blocks and head together.
     :param depth_scale: Multiplies the number of blocks.
-    :param sparsity_distribution: How the sparsity is spread over the layers.
-    :param mask_seed: The same topology for every initialisation; None draws one for each.
-    :param rescale: Multiply the surviving weights of a layer by ``1 / sqrt(density)``.
+    :param others: ``sparsity_distribution``, ``mask_seed`` and ``rescale``, see :meth:`Sparsity.from_keywords`. Without a
+        ``mask_seed`` every initialisation has a topology of its own.
     :raises ValueError: If an argument is out of range.
     """
-    sizes = simba_sizes(width_scale, depth_scale)["pi"]
-    return _simba(sizes, sparsity, sparsity_distribution, mask_seed, rescale)
+    return _simba(simba_size("pi", width_scale, depth_scale), Sparsity.from_keywords(sparsity, **others))
 
 
-def simba_critic(
-    width_scale: float = 1.0,
-    sparsity: float = 0.0,
-    *,
-    depth_scale: float = 1.0,
-    sparsity_distribution: str = "erdos_renyi",
-    mask_seed: int | None = None,
-    rescale: bool = False,
-) -> Factory:
+def simba_critic(width_scale: float = 1.0, sparsity: float = 0.0, *, depth_scale: float = 1.0, **others: Any) -> Factory:
     """
     Networks of two inputs and one output of the shape of SimBa's critic: 512 wide with 2 blocks at scale 1.
 
-    The keywords are those of :func:`simba_actor`.
-
+    :param width_scale: Multiplies the width.
+    :param sparsity: See :func:`simba_actor`, as the others.
+    :param depth_scale: Multiplies the number of blocks.
+    :param others: More about the sparsity.
     :raises ValueError: If an argument is out of range.
     """
-    sizes = simba_sizes(width_scale, depth_scale)["qf"]
-    return _simba(sizes, sparsity, sparsity_distribution, mask_seed, rescale)
+    return _simba(simba_size("qf", width_scale, depth_scale), Sparsity.from_keywords(sparsity, **others))
 
 
-def _simba(sizes: list[int], sparsity: float, distribution: str, mask_seed: int | None, rescale: bool) -> Factory:
-    sparsity, rescale = check_sparsity(sparsity), flag("rescale", rescale)
-    mask_seed = None if mask_seed is None else whole_number("mask_seed", mask_seed, 0)
-    get_distribution(distribution)
-
+def _simba(sizes: list[int], sparsity: Sparsity) -> Factory:
     def build() -> nn.Module:
-        network = nn.Sequential(SimBaEncoder(2, sizes[0], len(sizes)), orthogonal_linear(sizes[0], 1))
         # Without a seed of their own, topologies follow from the seed of the initialisation.
-        return sparsify_(network, sparsity, distribution, seed=mask_seed, rescale=rescale)
+        return sparsity.apply_(nn.Sequential(SimBaEncoder(2, sizes[0], len(sizes)), orthogonal_linear(sizes[0], 1)))
 
     return build
 

@@ -1,19 +1,23 @@
 """Arguments of policies: what they accept, what they refuse and how, and what is kept of them."""
 
 import json
+import re
 import warnings
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
 from sb3_contrib import QRDQN, TQC, CrossQ
-from stable_baselines3 import DQN, SAC, TD3
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_sparse import SparseSimBaDQNPolicy, SparseSimBaPolicy
-from sb3_sparse.policies import POLICY_ALIAS
+from sb3_sparse import SparseSimBaDQNPolicy, SparseSimBaPolicy, StreamAC, StreamQ, StreamSARSA, sparsity_report
+from sb3_sparse.simba.policies import POLICY_ALIAS
 from tests.envs import ReachEnv, SpaceEnv
-from tests.test_policies import DISCRETE, SMALL, make_model
+from tests.simba.test_policies import DISCRETE, SMALL, make_model
 
 
 @pytest.mark.parametrize(
@@ -26,7 +30,9 @@ from tests.test_policies import DISCRETE, SMALL, make_model
         ({"width_scale": 0}, "width_scale=0"),
         ({"depth_scale": -2}, "depth_scale=-2"),
         ({"net_arch": [64, 32]}, r"\[64, 32\].*equally wide"),
-        ({"net_arch": {"pi": [64]}}, "the lists 'pi' and 'qf'"),
+        ({"net_arch": {"pi": [64]}}, r"expected a list, or one for each of \['pi', 'qf'\]"),
+        ({"width_scale": {"qf": 1}}, r"width_scale=\{'qf': 1\}: expected a number, or one for each of \['pi', 'qf'\]"),
+        ({"depth_scale": {"pi": 1, "qf": 0}}, r"depth_scale\['qf'\]=0: expected a positive number"),
         ({"net_arch": {"pi": [64], "qf": [0]}}, r"net_arch\['qf'\]\[0\]=0: expected a positive whole number"),
         ({"net_arch": 64}, "net_arch=64: expected a list of positive whole numbers"),
         ({"net_arch": np.array(64)}, r"net_arch=array\(64\): expected a list of positive whole numbers"),
@@ -84,11 +90,16 @@ def test_numbers_of_numpy_are_numbers_and_saved_as_pythons(array):
             SparseSimBaPolicy(spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,)), lambda _: 1e-3, **given)
             for given in ({**kwargs, **numpys}, {**plain, **pythons})
         )
-        assert policy.simba_kwargs == same.simba_kwargs == json.loads(json.dumps(policy.simba_kwargs))
+        saved, expected = (
+            {name: given._get_constructor_parameters()[name] for name in [*kwargs, "net_arch", "width_scale", "depth_scale"]}
+            for given in (policy, same)
+        )
+        assert saved == expected == json.loads(json.dumps(saved))
         assert policy.squash_log_std is False
         assert [p.shape for p in policy.parameters()] == [p.shape for p in same.parameters()]
         assert policy.critic.net_arch == same.critic.net_arch
-        assert json.dumps({**policy.critic.simba_kwargs, **policy.actor.simba_kwargs, "net_arch": policy.critic.net_arch})
+        for network in (policy.critic, policy.actor):
+            assert json.dumps([network.sparsity.keywords, network.feeds_obs_norm, network.net_arch])
 
 
 OUTPUTS = [(QRDQN, "n_quantiles"), (TQC, "n_quantiles"), (TD3, "n_critics"), (CrossQ, "n_critics")]
@@ -154,10 +165,86 @@ def test_what_the_replay_buffer_cannot_hold_is_said_at_once():
             SAC(POLICY_ALIAS, SpaceEnv(space, spaces.Box(-1, 1, (2,))), policy_kwargs=dict(SMALL), buffer_size=1)
 
 
-def test_one_network_takes_one_sparsity_and_a_list():
-    for kwargs, message in [
-        ({"sparsity": {"pi": 0.5, "qf": 0.5}}, "sparsity="),
-        ({"net_arch": {"qf": [8]}}, "expected a list"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            DQN(POLICY_ALIAS, "CartPole-v1", policy_kwargs=kwargs)
+BY_NETWORK = [
+    ({"net_arch": [8]}, {"net_arch": {"qf": [8]}}),
+    ({"width_scale": 0.05}, {"width_scale": {"qf": 0.05}}),
+    ({"sparsity": 0.5}, {"sparsity": {"qf": 0.5}}),
+]
+
+
+@pytest.mark.parametrize(("plain", "by_network"), BY_NETWORK)
+@pytest.mark.parametrize("algorithm", [DQN, QRDQN, StreamQ, StreamSARSA])
+def test_policies_with_one_network_take_values_by_its_name(algorithm, plain, by_network):
+    name = "MlpPolicy" if algorithm in (StreamQ, StreamSARSA) else POLICY_ALIAS
+    small = {} if {"net_arch", "width_scale"} & plain.keys() else {"net_arch": [8]}
+
+    def policy(kwargs):
+        return algorithm(name, "CartPole-v1", policy_kwargs={**small, **kwargs}, seed=0).policy
+
+    first, second = policy(plain).state_dict(), policy(by_network).state_dict()
+    assert first.keys() == second.keys()
+    assert all(th.equal(first[key], second[key]) for key in first)
+    ((keyword, value),) = by_network.items()
+    for wrong in ({**value, "pi": value["qf"]}, {"pi": value["qf"]}, {}):
+        one = "a list" if keyword == "net_arch" else "a number"
+        with pytest.raises(ValueError, match=re.escape(f"{keyword}={wrong!r}: expected {one}, or one for each of ['qf'].")):
+            policy({keyword: wrong})
+
+
+@pytest.mark.parametrize("algorithm", [SAC, StreamAC])
+def test_actors_and_critics_can_differ_in_everything(algorithm):
+    name, critic = ("MlpPolicy", "vf") if algorithm is StreamAC else (POLICY_ALIAS, "qf")
+    kwargs = {"width_scale": {"pi": 0.25, critic: 0.5}, "sparsity": {"pi": 0.0, critic: 0.5}}
+    policy = algorithm(name, "Pendulum-v1", policy_kwargs=kwargs).policy
+    assert sparsity_report(policy.actor).sparsity == 0.0
+    assert sparsity_report(policy.critic).sparsity == pytest.approx(0.5, abs=1e-2)
+    widths = policy.net_arch if algorithm is SAC else {**policy.net_arch}
+    assert widths == ({"pi": [32], "qf": [256, 256]} if algorithm is SAC else {"pi": [32, 32], "vf": [64, 64]})
+    saved = policy._get_constructor_parameters()
+    assert {name: saved[name] for name in kwargs} == kwargs
+    twin = type(policy)(**saved)
+    assert [p.shape for p in twin.parameters()] == [p.shape for p in policy.parameters()]
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C])
+def test_on_policy_algorithms_are_refused_at_once(algorithm):
+    for policy, env in ((SparseSimBaPolicy, ReachEnv()), (SparseSimBaDQNPolicy, "CartPole-v1")):
+        name = algorithm.__name__
+        with pytest.raises(
+            ValueError, match=rf"^{policy.__name__} is a policy for .* and {name} learns on-policy.*'MlpPolicy'.*sparsify_\("
+        ):
+            algorithm(policy, env)
+
+
+class BuildsOneOfItsOwn(BaseCallback):
+    """A policy that PPO has nothing to do with."""
+
+    def _on_step(self):
+        SparseSimBaPolicy(spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,)), lambda _: 1e-3, **SMALL)
+        return False
+
+
+def test_only_the_algorithm_that_builds_a_policy_is_looked_at():
+    PPO("MlpPolicy", "Pendulum-v1", n_steps=8, batch_size=8).learn(8, callback=BuildsOneOfItsOwn())
+
+
+@pytest.mark.parametrize("algorithm", [SAC, DQN])
+def test_normalising_twice_is_said_once(algorithm, tmp_path):
+    def env(**kwargs):
+        make = (lambda: gym.make("CartPole-v1")) if algorithm is DQN else ReachEnv
+        return VecNormalize(DummyVecEnv([make]), **kwargs)
+
+    def build(env, **kwargs):
+        return algorithm(POLICY_ALIAS, env, policy_kwargs={**SMALL, **kwargs}, buffer_size=10, learning_starts=2, batch_size=2)
+
+    with pytest.warns(UserWarning, match=r"VecNormalize around.*normalize_observations=False") as record:
+        build(env()).learn(5)
+    assert len(record) == 1
+    assert record[0].filename == __file__
+    # Warnings are errors: none comes from these.
+    model = build(env(norm_obs=False))
+    build(env(), normalize_observations=False)
+    model.save(tmp_path / "agent")
+    algorithm.load(tmp_path / "agent", env=env(norm_obs=False))
+    with pytest.warns(UserWarning, match="VecNormalize around"):
+        algorithm.load(tmp_path / "agent", env=env())

@@ -11,7 +11,7 @@ from torch import nn
 from sb3_sparse.sparse import SparseLinear
 from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
 from sb3_sparse.streaming.kernels import Program
-from sb3_sparse.streaming.learners import Learner, hooks_of
+from sb3_sparse.streaming.learners.base import Learner, hooks_of
 from sb3_sparse.streaming.networks import StreamNetwork
 from sb3_sparse.streaming.obgd import ObGD, bounded_step_size
 

@@ -16,7 +16,8 @@ from torch import nn
 
 from sb3_sparse import SparseSimBaDQNPolicy, SparseSimBaPolicy
 from sb3_sparse.networks import RunningNorm
-from sb3_sparse.observations import FlatSmallImages, ObservationNorm
+from sb3_sparse.simba.observation_norm import ObservationNorm
+from sb3_sparse.simba.spaces import FlatSmallImages
 from tests.envs import ReachEnv, SpaceEnv
 
 CONTINUOUS = [SAC, TD3, DDPG, TQC, CrossQ]

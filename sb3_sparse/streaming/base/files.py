@@ -1,4 +1,4 @@
-"""Whose agent a file holds: Stable-Baselines3 does not write it down, but what it writes tells."""
+"""Whose agent a file holds. Streaming agents say so; of others, and of those before version 0.3, what is saved tells."""
 
 import inspect
 import io
@@ -24,25 +24,25 @@ def check_kind(path: str | pathlib.Path | io.BufferedIOBase, kind: str | None, c
     :param custom_objects: As for :meth:`BaseAlgorithm.load`.
     :raises ValueError: If the file holds an agent of another algorithm.
     """
-    names = _names(path)
-    if names is None:
+    saved = _saved(path)
+    if saved is None:
         # No such file at all, which SB3 says itself.
         return
-    found = [_streaming_kind(names)] if _STREAMING in names else _other_kinds(path, names, custom_objects)
-    if not found or (_STREAMING in names and kind in (None, found[0])):
+    found = [_streaming_kind(saved)] if _STREAMING in saved else _other_kinds(path, set(saved), custom_objects)
+    if not found or (_STREAMING in saved and kind in (None, found[0])):
         return
     loads = " or ".join(f"{name}.load" for name in found if name != _UNKNOWN) or "the class that saved it"
     raise ValueError(f"{path} holds an agent of {' or '.join(found)}, which {kind or 'this class'} cannot load: use {loads}.")
 
 
-def _names(path: Any) -> set[str] | None:
-    """Of everything that is saved as JSON or inside of it."""
+def _saved(path: Any) -> dict[str, Any] | None:
+    """Everything that is saved as JSON or inside of it, by name."""
     file = open_path(path, "r", verbose=0, suffix="zip")
     place = file.tell()
     try:
         with zipfile.ZipFile(file) as archive:
-            return set(json.loads(archive.read("data")))
-    except (zipfile.BadZipFile, KeyError, ValueError):
+            return dict(json.loads(archive.read("data")))
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError):
         return None
     finally:
         if file is path:
@@ -51,10 +51,13 @@ def _names(path: Any) -> set[str] | None:
             file.close()
 
 
-def _streaming_kind(names: set[str]) -> str:
-    if "kappa_policy" in names:
+def _streaming_kind(saved: dict[str, Any]) -> str:
+    if isinstance(named := saved.get("algorithm"), str):
+        return named
+    # As version 0.2 and before wrote them.
+    if "kappa_policy" in saved:
         return "StreamAC"
-    return "StreamSARSA" if "_next_action" in names else "StreamQ"
+    return "StreamSARSA" if "_next_action" in saved else "StreamQ"
 
 
 def _other_kinds(path: Any, names: set[str], custom_objects: dict[str, Any] | None) -> list[str]:

@@ -24,8 +24,8 @@ from sb3_sparse import (
     to_dense,
 )
 from sb3_sparse.networks import RunningNorm, SimBaEncoder
-from sb3_sparse.policies import POLICIES, POLICY_ALIAS
-from sb3_sparse.policy_networks import SimBaContinuousCritic, SimBaSACActor
+from sb3_sparse.simba.networks import SimBaContinuousCritic, SimBaSACActor
+from sb3_sparse.simba.policies import POLICIES, POLICY_ALIAS
 from tests.envs import ReachEnv, SpaceEnv
 
 CONTINUOUS = [SAC, TD3, DDPG, TQC, CrossQ]
