@@ -62,6 +62,7 @@ def load_vec_normalize(given: VecNormalize | str | Path | None) -> VecNormalize 
 
 
 def warn_of_wrapper(model: BaseAlgorithm) -> None:
+    """Say that a wrapper's normalisation is not inside of what is exported, if there is one."""
     wrapper = model.get_vec_normalize_env()
     if wrapper is not None and wrapper.norm_obs:
         warnings.warn(

@@ -87,9 +87,8 @@ class SimBaPolicy(ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
         check_observations(observation_space)
         check_size("the action", action_space)
         networks = list(self.network_classes)
-        for name in ("n_critics", "n_quantiles"):
-            if name in kwargs:
-                kwargs[name] = whole_number(name, kwargs[name], minimum=1)
+        counts = {name: kwargs[name] for name in ("n_critics", "n_quantiles") if name in kwargs}
+        kwargs |= {name: whole_number(name, count, minimum=1) for name, count in counts.items()}
         # Plain attributes, which a module may have before its own constructor ran; `_build` needs them. Plain numbers
         # too, whatever was given: they are saved.
         self.sparsity = Sparsity.per_network(

@@ -86,25 +86,14 @@ class StreamPolicy(LoadsWhole, BasePolicy):
         gamma: float | None = None,
         **unknown: Any,
     ):
-        name, algorithms = type(self).__name__, self.algorithm_names
         if lr_schedule is not None and gamma is None:
             # As algorithms of Stable-Baselines3 build policies.
-            loads = " or ".join(f"{algorithm}.load" for algorithm in algorithms)
-            raise ValueError(
-                f"{name} is a policy of {' and '.join(algorithms)}, and no other algorithm learns with it. If it comes from a "
-                f"file, the file holds an agent that is loaded by {loads}."
-            )
+            self._refuse_other_algorithms()
         if unknown:
-            raise TypeError(f"{name} has no keywords {sorted(unknown)}: see its documentation for those that it has.")
+            names = sorted(unknown)
+            raise TypeError(f"{type(self).__name__} has no keywords {names}: see its documentation for those that it has.")
         super().__init__(observation_space, action_space, normalize_images=False)
-        if not isinstance(observation_space, spaces.Box):
-            raise ValueError(
-                f"observation space {observation_space}: streaming policies take a Box. "
-                "Wrap the environment in gymnasium.wrappers.FlattenObservation."
-            )
-        for what, space in (("observation", observation_space), ("action", action_space)):
-            if 0 in (space.shape or ()):
-                raise ValueError(f"{what} space {space}: expected one with at least one number.")
+        observation_shape = _checked_shape(observation_space, action_space)
         self.width_scale = per_network("width_scale", width_scale, self.network_names, positive)
         self.sparsity = Sparsity.per_network(
             self.network_names,
@@ -131,11 +120,19 @@ class StreamPolicy(LoadsWhole, BasePolicy):
             )
         self.net_arch = self._resolve_net_arch(net_arch)
         self.time_limit: int | None = self._constructor_kwargs["time_limit"]
-        self.feature_shape = self._feature_shape(observation_space.shape)
+        self.feature_shape = self._feature_shape(observation_shape)
         self.obs_norm = ObservationNormalizer(self.feature_shape) if normalize_observations else None
         self.reward_scaler = RewardScaler(self._constructor_kwargs["gamma"])
         self._steps: np.ndarray | None = None
         self._build()
+
+    def _refuse_other_algorithms(self) -> None:
+        name, algorithms = type(self).__name__, self.algorithm_names
+        loads = " or ".join(f"{algorithm}.load" for algorithm in algorithms)
+        raise ValueError(
+            f"{name} is a policy of {' and '.join(algorithms)}, and no other algorithm learns with it. If it comes from a "
+            f"file, the file holds an agent that is loaded by {loads}."
+        )
 
     def _resolve_net_arch(self, net_arch: Any) -> dict[str, list[int]]:
         if net_arch is None:
@@ -320,6 +317,19 @@ class StreamQPolicy(StreamPolicy):
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self.q_net(self._features_tensor(observation)).argmax(dim=-1)
+
+
+def _checked_shape(observation_space: spaces.Space, action_space: spaces.Space) -> tuple[int, ...]:
+    """Shape of an observation."""
+    if not isinstance(observation_space, spaces.Box):
+        raise ValueError(
+            f"observation space {observation_space}: streaming policies take a Box. "
+            "Wrap the environment in gymnasium.wrappers.FlattenObservation."
+        )
+    for what, space in (("observation", observation_space), ("action", action_space)):
+        if 0 in (space.shape or ()):
+            raise ValueError(f"{what} space {space}: expected one with at least one number.")
+    return observation_space.shape
 
 
 class ImagePolicy(StreamPolicy):
