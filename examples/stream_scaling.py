@@ -31,7 +31,7 @@ COLOURS = {"dense": "#d62728", "S=0.5": "#2ca02c", "S=0.9": "#1f77b4", "SparseIn
 
 def train(env_id: str, width_scale: int, network: str, seed: int, n_steps: int) -> list[tuple[int, float]]:
     """Episodes of one run."""
-    from sb3_sparse.streaming import StreamAC
+    from sb3_sparse import StreamAC
 
     policy_kwargs = {"width_scale": width_scale, **NETWORKS[network]}
     model = StreamAC("MlpPolicy", make_env(env_id), policy_kwargs=policy_kwargs, seed=seed, device="cpu")

@@ -61,7 +61,7 @@ def train_plain(task: Task, seed: int) -> list[tuple[int, float]]:
 
 def train_ours(task: Task, seed: int) -> list[tuple[int, float]]:
     """Episodes of this package."""
-    from sb3_sparse.streaming import StreamAC, StreamQ
+    from sb3_sparse import StreamAC, StreamQ
 
     policy_kwargs = {"net_arch": [task.width, task.width], "initialization": "sparse_init"}
     kwargs = {} if task.algo == "stream_ac" else {"exploration_fraction": EXPLORATION_FRACTION}

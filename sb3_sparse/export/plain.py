@@ -5,7 +5,6 @@ import copy
 import inspect
 import json
 import pickletools
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import nn
 
 from sb3_sparse.common.files import written_beside
 from sb3_sparse.common.validation import positive
+from sb3_sparse.common.warn import warn_user
 from sb3_sparse.export.build import policy_of
 from sb3_sparse.export.check import check_agent, untouched
 from sb3_sparse.export.files import with_ending
@@ -101,7 +101,7 @@ def _plain_agent(model: Any, plain_class: type[BasePolicy]) -> Any:
         old, new = recursive_getattr(dense, name), recursive_getattr(plain, name)
         # One that is no part of the policy, such as that of SAC's temperature, is the same in both.
         if isinstance(old, th.optim.Optimizer) and old is not new and (reason := _carry_state(old, new, dense.policy, policy)):
-            warnings.warn(f"{name} {reason}: the file has a fresh one, which learning would go on with.", stacklevel=3)
+            warn_user(f"{name} {reason}: the file has a fresh one, which learning would go on with.")
     return plain
 
 

@@ -1,7 +1,6 @@
 """SB3's ``VecNormalize``, which is no part of an agent, as a part of what is exported."""
 
 import pickle
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
+from sb3_sparse.common.warn import warn_user
 from sb3_sparse.export.networks import Observation
 from sb3_sparse.simba.spaces import parts_of
 
@@ -65,11 +65,10 @@ def warn_of_wrapper(model: BaseAlgorithm) -> None:
     """Say that a wrapper's normalisation is not inside of what is exported, if there is one."""
     wrapper = model.get_vec_normalize_env()
     if wrapper is not None and wrapper.norm_obs:
-        warnings.warn(
+        warn_user(
             "the environment of this agent is wrapped in VecNormalize, which is no part of it: what is exported expects "
             "observations that are normalised as there. To have it inside, pass vec_normalize=model.get_vec_normalize_env(), "
-            "or the file that it was saved to.",
-            stacklevel=4,
+            "or the file that it was saved to."
         )
 
 

@@ -5,7 +5,6 @@ The algorithms are used unchanged, and so are subclasses of them: they take the 
 from. Each class here says which policy of SB3 the mixin of ``policy_mixin.py`` is for, and which networks it builds.
 """
 
-import warnings
 from typing import Any
 
 from gymnasium import spaces
@@ -20,6 +19,7 @@ from stable_baselines3.dqn import policies as dqn
 from stable_baselines3.sac import policies as sac
 from stable_baselines3.td3 import policies as td3
 
+from sb3_sparse.common.warn import warn_user
 from sb3_sparse.simba.arguments import is_round, may_be_default_of_qrdqn
 from sb3_sparse.simba.networks import (
     SimBaContinuousCritic,
@@ -117,11 +117,10 @@ class SparseSimBaQRDQNPolicy(SimBaPolicy, qrdqn.QRDQNPolicy):
         if may_be_default_of_qrdqn(kwargs.get("optimizer_class"), kwargs.get("optimizer_kwargs")):
             eps = kwargs["optimizer_kwargs"]["eps"]
             if is_round(eps):
-                warnings.warn(
+                warn_user(
                     f"Adam(eps={eps!r}) is what QR-DQN names where you name no optimizer: AdamW takes its place. If that is "
                     "what you want, say policy_kwargs=dict(optimizer_class=torch.optim.AdamW); if you named this Adam "
-                    f"yourself, give it a second argument: optimizer_kwargs=dict(eps={eps!r}, betas=(0.9, 0.999)).",
-                    stacklevel=2,
+                    f"yourself, give it a second argument: optimizer_kwargs=dict(eps={eps!r}, betas=(0.9, 0.999))."
                 )
             del kwargs["optimizer_class"], kwargs["optimizer_kwargs"]
         super().__init__(*args, **kwargs)

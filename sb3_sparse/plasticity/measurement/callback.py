@@ -2,7 +2,6 @@
 
 import os
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from stable_baselines3.common.logger import Figure, HumanOutputFormat, KVWriter,
 from sb3_sparse.common.model_parts import NETWORKS, HasPlasticityObservations, check_networks
 from sb3_sparse.common.sb3_models import model_parts
 from sb3_sparse.common.validation import flag, whole_number
+from sb3_sparse.common.warn import warn_user
 from sb3_sparse.plasticity.hidden_rollouts import hidden_rollouts
 from sb3_sparse.plasticity.measurement.batches import batch_source
 from sb3_sparse.plasticity.measurement.figures import interference_figure, spectrum_figure
@@ -95,7 +95,7 @@ class PlasticityCallback(BaseCallback):
         # Of streaming algorithms that is known (docs/streaming.md): a word only if somebody asked for the metrics by name.
         expected = self.metrics_are_default and isinstance(self.model, HasPlasticityObservations)
         if not expected and (reason := what_is_left_out(self.model, self.metrics, self.networks)):
-            warnings.warn(f"PlasticityCallback: {reason}", stacklevel=2)
+            warn_user(f"PlasticityCallback: {reason}")
         if self.table is not None and self.verbose:
             print(f"Plasticity metrics are written to {self.table.path}")
         self._began, self._n_logged, self._saw_rollout = self.num_timesteps, 0, False
@@ -117,10 +117,9 @@ class PlasticityCallback(BaseCallback):
 
     def _on_training_end(self) -> None:
         if not self._n_logged:
-            warnings.warn(
+            warn_user(
                 f"PlasticityCallback has measured nothing in {self.num_timesteps - self._began} timesteps: "
-                f"log_freq={self.log_freq}, and n_samples={self.n_samples} have to be collected before.",
-                stacklevel=2,
+                f"log_freq={self.log_freq}, and n_samples={self.n_samples} have to be collected before."
             )
 
     def _after(self, timesteps: int) -> int:
@@ -162,7 +161,7 @@ class PlasticityCallback(BaseCallback):
                 self._draw(probe)
             except ImportError as error:
                 self.figures = False
-                warnings.warn(f"PlasticityCallback: {error}. Training goes on without figures.", stacklevel=2)
+                warn_user(f"PlasticityCallback: {error}. Training goes on without figures.")
         # SB3 logs every few episodes or rollouts, under the step of then: the next measurement would take this one's place.
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         self.logger.dump(self.num_timesteps)
@@ -172,7 +171,7 @@ class PlasticityCallback(BaseCallback):
             table.append(self.num_timesteps, values)
         except OSError as error:
             # The table keeps its rows: the next measurement writes them too.
-            warnings.warn(f"PlasticityCallback: cannot write {table.path} ({error}). Training goes on.", stacklevel=2)
+            warn_user(f"PlasticityCallback: cannot write {table.path} ({error}). Training goes on.")
 
     def _draw(self, probe: Probe) -> None:
         for name in self.networks:

@@ -1,12 +1,12 @@
 """All metrics of a model by name: what the callback logs, as a function."""
 
-import warnings
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_sparse.common.model_parts import NETWORKS, check_networks
+from sb3_sparse.common.warn import warn_user
 from sb3_sparse.plasticity.measurement.batches import undisturbed
 from sb3_sparse.plasticity.measurement.losses import has_losses, why_no_losses
 from sb3_sparse.plasticity.measurement.named_metrics import METRICS, check_metrics
@@ -45,7 +45,7 @@ def measure(
     probe = Probe(model, n_samples, batch, seed)
     present = present_networks(model, wanted, probe.networks)
     if metrics != "all" and (reason := what_is_left_out(model, names, present)):
-        warnings.warn(reason, stacklevel=2)
+        warn_user(reason)
     return measure_probe(probe, names, present)
 
 

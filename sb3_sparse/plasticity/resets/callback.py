@@ -1,6 +1,5 @@
 """A callback that resets networks during training, on a schedule."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from sb3_sparse.common.interrupts import uninterrupted
 from sb3_sparse.common.model_parts import check_networks
 from sb3_sparse.common.validation import choice, whole_number, whole_numbers
+from sb3_sparse.common.warn import warn_user
 from sb3_sparse.plasticity.hidden_rollouts import hidden_rollouts
 from sb3_sparse.plasticity.resets.options import STRATEGIES, STRATEGY_OF, ResetOptions
 from sb3_sparse.plasticity.resets.sb3_model import can_score_units, check_model, reset_model_
@@ -184,10 +184,9 @@ class ResetCallback(BaseCallback):
         if not planned:
             first = self.positions(now, max(end, *self.at) if self.at else end + (self.interval or 0))
             due = f"the first reset is due at {first[0]}" if first else f"all resets ({self.at}) lie before it"
-            warnings.warn(
+            warn_user(
                 f"ResetCallback will not reset anything: this run goes from {now} to {end} {unit} and {due}. "
-                "Shorten the interval or train longer.",
-                stacklevel=2,
+                "Shorten the interval or train longer."
             )
         elif self.verbose:
             print(f"Resets ({self.strategy}) at {', '.join(map(str, planned))} {unit}")
