@@ -11,7 +11,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 
-from sb3_sparse.sparse.kernels.llvm_ir import host_cpu
+from sb3_sparse.sparse.kernels.native.compile import host_cpu
 
 
 def machine() -> str:

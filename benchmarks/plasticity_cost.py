@@ -8,7 +8,7 @@ Time: one firing of PlasticityCallback with its defaults (figures for TensorBoar
 between two firings. Only the gradient steps are counted for those, one per step; the environment costs nothing.
 
 Memory: growth of the process from before the interference matrix of the critic was computed to the peak, k = 256.
-Humanoid sizes (67 observations, 24 actions), one critic, batch 256.
+Humanoid sizes (67 observations, 21 actions), one critic, batch 256.
 """
 
 import argparse
@@ -21,10 +21,9 @@ from memory import reset_peak, status
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import configure
 
-from sb3_sparse.plasticity import METRICS, PlasticityCallback, Probe, measure
-from sb3_sparse.plasticity.callbacks import DEFAULT_METRICS
+from sb3_sparse.plasticity import DEFAULT_METRICS, METRICS, PlasticityCallback, Probe, measure
 
-N_OBSERVATIONS, N_ACTIONS, BATCH, LOG_FREQ = 67, 24, 256, 10_000
+BATCH, LOG_FREQ = 256, 10_000
 
 
 def make_model(width, sparsity):
@@ -32,7 +31,7 @@ def make_model(width, sparsity):
     kwargs = {"width_scale": width, "sparsity": sparsity, "n_critics": 1}
     model = SAC(
         "SparseSimBaPolicy",
-        Humanoid(N_OBSERVATIONS, N_ACTIONS),
+        Humanoid(),
         learning_starts=10_000,
         buffer_size=2_000,
         seed=0,

@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from sb3_sparse import sparsity_report
-from sb3_sparse.policy_networks import SimBaContinuousCritic
+from sb3_sparse.simba.networks import SimBaContinuousCritic
 
 N_OBSERVATIONS, N_ACTIONS, BATCH = 67, 21, 256
 

@@ -10,8 +10,8 @@ import argparse
 import gymnasium as gym
 from stable_baselines3.common.evaluation import evaluate_policy
 
+from sb3_sparse import StreamAC
 from sb3_sparse.sparse import sparsity_report
-from sb3_sparse.streaming import StreamAC
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--env", default="InvertedPendulum-v5")

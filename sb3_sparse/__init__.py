@@ -1,6 +1,17 @@
-"""Sparse networks for Stable-Baselines3, pruned at random once before training, that keep improving as they grow."""
+"""
+Sparse networks for Stable-Baselines3, pruned at random once before training, that keep improving as they grow.
 
-from sb3_sparse.policies import (
+Everything a user needs comes from here: ``from sb3_sparse import StreamAC``. What is in the table below is loaded when
+it is first asked for.
+"""
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from sb3_sparse.networks import RunningNorm, SimBaEncoder
+from sb3_sparse.simba import (
+    SimBaPolicy,
     SparseSimBaCrossQPolicy,
     SparseSimBaDQNPolicy,
     SparseSimBaPolicy,
@@ -21,9 +32,33 @@ from sb3_sparse.sparse import (
     weight_decay_groups,
 )
 
+if TYPE_CHECKING:
+    from sb3_sparse.dmc import DMCWrapper, make_dmc
+    from sb3_sparse.plasticity import PlasticityCallback, ResetCallback, measure, reset_model_
+    from sb3_sparse.streaming import (
+        AdaptiveObGD,
+        ObGD,
+        StreamAC,
+        StreamACCnnPolicy,
+        StreamACPolicy,
+        StreamPolicy,
+        StreamQ,
+        StreamQCnnPolicy,
+        StreamQPolicy,
+        StreamSARSA,
+    )
+
 __version__ = "0.2.0"
 
 __all__ = [
+    "AdaptiveObGD",
+    "DMCWrapper",
+    "ObGD",
+    "PlasticityCallback",
+    "ResetCallback",
+    "RunningNorm",
+    "SimBaEncoder",
+    "SimBaPolicy",
     "SparseConv2d",
     "SparseLinear",
     "SparseSimBaCrossQPolicy",
@@ -33,14 +68,59 @@ __all__ = [
     "SparseSimBaTD3Policy",
     "SparseSimBaTQCPolicy",
     "Sparsity",
+    "StreamAC",
+    "StreamACCnnPolicy",
+    "StreamACPolicy",
+    "StreamPolicy",
+    "StreamQ",
+    "StreamQCnnPolicy",
+    "StreamQPolicy",
+    "StreamSARSA",
     "Topology",
     "__version__",
+    "make_dmc",
+    "measure",
     "register_aliases",
+    "reset_model_",
     "sparsify_",
     "sparsify_by_masks_",
     "sparsity_report",
     "to_dense",
     "weight_decay_groups",
 ]
+
+# Loaded when asked for: the names of each room, and the rooms themselves.
+_ROOMS: dict[str, tuple[str, ...]] = {
+    "dmc": ("DMCWrapper", "make_dmc"),
+    "plasticity": ("PlasticityCallback", "ResetCallback", "measure", "reset_model_"),
+    "streaming": (
+        *("StreamAC", "StreamQ", "StreamSARSA", "ObGD", "AdaptiveObGD"),
+        *("StreamPolicy", "StreamACPolicy", "StreamACCnnPolicy", "StreamQPolicy", "StreamQCnnPolicy"),
+    ),
+    # Addresses of version 0.2 and before.
+    **dict.fromkeys(("observations", "policies", "policy_networks"), ()),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+
+if not TYPE_CHECKING:
+    # Static tools have the imports above, and would take every name for one that there may be.
+    def __getattr__(name: str) -> Any:
+        room = _ROOM_OF.get(name, name if name in _ROOMS else None)
+        if room is None:
+            close = difflib.get_close_matches(name, __dir__(), n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{hint}")
+        module = importlib.import_module(f"{__name__}.{room}")
+        if name == room:
+            return module
+        # The next time it is simply there.
+        globals()[name] = value = getattr(module, name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})
+
 
 register_aliases()

@@ -7,7 +7,7 @@ import pytest
 import torch as th
 
 # Programs, which the search for doctests would import.
-collect_ignore = ["compatibility/make_files.py", "conformance/upstream_plugin.py"]
+collect_ignore = ["compatibility/make_files.py", "compatibility/make_pickles.py", "conformance/upstream_plugin.py"]
 
 
 def pytest_addoption(parser):
@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(config, items):
         reasons["full"] = "takes long: make full, or pytest --full"
     for item in items:
         for marker, reason in reasons.items():
-            if marker in item.keywords:
+            if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 

@@ -190,6 +190,9 @@ def policy(call):
     if has_actor:
         table["net_arch"][0].append({"pi": [8], "qf": [8, 8]})
         table["sparsity"][1].append({"pi": 0.5, "qf": "0.5"})
+    else:
+        table["net_arch"][0].append({"qf": [8]})
+        table["sparsity"][0].append({"qf": 0.5})
     if algorithm in (SAC, TQC, CrossQ):
         table["squash_log_std"] = FLAG
     if algorithm in (QRDQN, TQC):
@@ -197,7 +200,9 @@ def policy(call):
     chosen = call.choose(table)
     if "net_arch" not in chosen:
         scales = {"width_scale": ([0.02, 0.05, np.float64(0.03)], POSITIVE[1])}
-        scales["depth_scale"] = ([0.5, 1, np.int64(2)], POSITIVE[1])
+        scales["depth_scale"] = ([0.5, 1, np.int64(2)], list(POSITIVE[1]))
+        scales["width_scale"][0].append({"pi": 0.05, "qf": np.float32(0.02)} if has_actor else {"qf": 0.02})
+        scales["depth_scale"][1].append({"pi": 1})
         chosen = {"width_scale": 0.02, **chosen, **call.choose(scales, most=2)}
     action_space = call.pick(CONTINUOUS) if has_actor else spaces.Discrete(3)
     if algorithm is CrossQ and isinstance(observation_space, spaces.Dict):
@@ -235,7 +240,7 @@ def streaming(call):
     else:
         names = ("exploration_fraction", "exploration_initial_eps", "exploration_final_eps")
         table |= {"kappa": POSITIVE, **dict.fromkeys(names, FRACTION)}
-    both = ("pi", "vf") if algorithm is StreamAC else ()
+    networks = ("pi", "vf") if algorithm is StreamAC else ("qf",)
     of_policy = {
         "net_arch": ([[8], [8, 4], (8,), [np.int64(8)], np.array([8, 8])], [[0], [-1], [1.5], "8", 8, [True], {"a": [8]}]),
         "init_sparsity": FRACTION,
@@ -246,9 +251,8 @@ def streaming(call):
         "initialization": ([None, "lecun_uniform"], ["nonsense", 3, True, []]),
         "nonsense": ([], [1]),
     }
-    if both:
-        of_policy["net_arch"][0].append({network: [8] for network in both})
-        of_policy["sparsity"][0].append(dict.fromkeys(both, 0.5))
+    of_policy["net_arch"][0].append({network: [8] for network in networks})
+    of_policy["sparsity"][0].append(dict.fromkeys(networks, 0.5))
     kwargs = call.choose(table, most=2)
     policy_kwargs = call.choose(of_policy, most=2)
     if "net_arch" not in policy_kwargs:

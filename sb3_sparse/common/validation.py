@@ -7,10 +7,12 @@ no number.
 """
 
 import sys
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 
 def whole_number(name: str, value: Any, minimum: int | None = None, maximum: int | None = None) -> int:
@@ -109,6 +111,27 @@ def number_in(name: str, value: Any, low: float, high: float) -> float:
     :raises ValueError: If it is not a number in [low, high).
     """
     return _number(name, value, lambda number: low <= number < high, f"a number in [{low:g}, {high:g})")
+
+
+def per_network(
+    name: str, value: Any, networks: Collection[str], check: Callable[[str, Any], T], one: str = "a number"
+) -> dict[str, T]:
+    """
+    A keyword's value for every network of a policy: one for all of them, or one for each by the name of the network.
+
+    >>> per_network("width_scale", {"pi": 1, "qf": 4}, ["pi", "qf"], positive)
+    {'pi': 1.0, 'qf': 4.0}
+
+    :param networks: Their names.
+    :param check: Takes the name for messages and one value, and returns it as plain Python.
+    :param one: What one value is, in words.
+    :raises ValueError: If a value is wrong, or the networks that are named are not those that there are.
+    """
+    if not isinstance(value, Mapping):
+        return {network: check(name, value) for network in networks}
+    if set(value) != set(networks):
+        raise ValueError(f"{name}={dict(value)!r}: expected {one}, or one for each of {list(networks)}.")
+    return {network: check(f"{name}[{network!r}]", value[network]) for network in networks}
 
 
 def plain(value: Any) -> Any:

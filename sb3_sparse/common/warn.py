@@ -5,7 +5,7 @@ import sys
 import warnings
 from types import FrameType
 
-_LIBRARIES = ("sb3_sparse", "stable_baselines3", "sb3_contrib", "rl_zoo3", "torch")
+_LIBRARIES = ("sb3_sparse", "stable_baselines3", "sb3_contrib", "torch")
 
 
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:

@@ -11,12 +11,19 @@ from sb3_sparse.common.validation import positive
 LAYER_NORM_EPS = 1e-6
 # A block widens its input this many times and narrows it again.
 EXPANSION = 4
+# Width and number of blocks of actor and critic (paper, Table 2).
+_DEFAULT_SIZES = {"pi": (128, 1), "qf": (512, 2)}
 # Standard deviation of a unit normal truncated at +-2.
 _TRUNCATED_STD = 0.87962566103423978
 
 
 def orthogonal_linear(in_features: int, out_features: int) -> nn.Linear:
-    """A linear layer with orthogonal weight (gain 1) and zero bias: SimBa's stem and heads."""
+    """
+    A linear layer with orthogonal weight (gain 1) and zero bias: SimBa's stem and heads.
+
+    :param in_features: Number of inputs.
+    :param out_features: Number of outputs.
+    """
     layer = _empty_linear(in_features, out_features)
     nn.init.orthogonal_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -24,7 +31,12 @@ def orthogonal_linear(in_features: int, out_features: int) -> nn.Linear:
 
 
 def he_linear(in_features: int, out_features: int) -> nn.Linear:
-    """A linear layer with truncated He-normal weight (variance ``2 / in_features``) and zero bias."""
+    """
+    A linear layer with truncated He-normal weight (variance ``2 / in_features``) and zero bias.
+
+    :param in_features: Number of inputs.
+    :param out_features: Number of outputs.
+    """
     layer = _empty_linear(in_features, out_features)
     with th.no_grad():
         _unit_truncated_normal_(layer.weight).mul_(math.sqrt(2.0 / in_features) / _TRUNCATED_STD)
@@ -108,11 +120,18 @@ def simba_sizes(width_scale: float = 1.0, depth_scale: float = 1.0) -> dict[str,
     :param depth_scale: Positive; numbers of blocks are rounded, at least 1.
     :raises ValueError: If a scale is not positive, or leaves a network without units.
     """
+    return {network: simba_size(network, width_scale, depth_scale) for network in _DEFAULT_SIZES}
+
+
+def simba_size(network: str, width_scale: float = 1.0, depth_scale: float = 1.0) -> list[int]:
+    """
+    The same for one network.
+
+    :param network: ``"pi"`` or ``"qf"``.
+    """
     width_scale, depth_scale = positive("width_scale", width_scale), positive("depth_scale", depth_scale)
-    sizes = {}
-    for network, width, n_blocks in (("pi", 128, 1), ("qf", 512, 2)):
-        scaled = round(width * width_scale)
-        if scaled < 1:
-            raise ValueError(f"width_scale={width_scale!r} leaves no unit of the {width} in '{network}': use a larger one.")
-        sizes[network] = [scaled] * max(1, round(n_blocks * depth_scale))
-    return sizes
+    width, n_blocks = _DEFAULT_SIZES[network]
+    scaled = round(width * width_scale)
+    if scaled < 1:
+        raise ValueError(f"width_scale={width_scale!r} leaves no unit of the {width} in '{network}': use a larger one.")
+    return [scaled] * max(1, round(n_blocks * depth_scale))

@@ -1,51 +1,80 @@
-"""What happens inside a network while it trains: metrics, a probe for models of SB3, callbacks; and resets."""
+"""
+What happens inside a network while it trains, and resets.
 
-from sb3_sparse.plasticity.activations import Activations, record_activations
-from sb3_sparse.plasticity.batches import ObservedBatch
-from sb3_sparse.plasticity.callbacks import PlasticityCallback, ResetCallback
-from sb3_sparse.plasticity.interference import gradient_gram, gradient_interference
-from sb3_sparse.plasticity.measure import METRICS, measure
+``metrics/`` has the metrics as functions on tensors, ``measurement/`` takes them from a model, ``resets/`` gives networks
+fresh weights.
+"""
+
+from sb3_sparse.common.model_parts import Network
+from sb3_sparse.plasticity.measurement import (
+    DEFAULT_METRICS,
+    METRICS,
+    Metric,
+    NetworkProbe,
+    ObservedBatch,
+    PlasticityCallback,
+    Probe,
+    measure,
+    register_metric,
+    sb3_per_sample_losses,
+    unregister_metric,
+)
 from sb3_sparse.plasticity.metrics import (
+    Activations,
     DormantRatio,
     Interference,
+    SimplicityBias,
     Spectrum,
     dormant_ratio,
     effective_rank,
     feature_norm,
     fraction_active_units,
+    gradient_gram,
+    gradient_interference,
     gradient_norm,
     interference_from_gram,
+    mlp,
     parameter_norm,
     pca_rank,
+    record_activations,
+    simba_actor,
+    simba_critic,
+    simplicity_bias_score,
+    spectral_complexity,
     spectrum,
     srank,
     stable_rank,
     threshold_rank,
 )
-from sb3_sparse.plasticity.probe import Network, Probe
-from sb3_sparse.plasticity.reset_model import reset_model_
-from sb3_sparse.plasticity.simplicity import (
-    SimplicityBias,
-    mlp,
-    simba_actor,
-    simba_critic,
-    simplicity_bias_score,
-    spectral_complexity,
+from sb3_sparse.plasticity.resets import (
+    ReDoReport,
+    ResetCallback,
+    draw_fresh,
+    redo_,
+    reset_full_,
+    reset_last_layers_,
+    reset_model_,
+    shrink_perturb_,
 )
 
 __all__ = [
+    "DEFAULT_METRICS",
     "METRICS",
     "Activations",
     "DormantRatio",
     "Interference",
+    "Metric",
     "Network",
+    "NetworkProbe",
     "ObservedBatch",
     "PlasticityCallback",
     "Probe",
+    "ReDoReport",
     "ResetCallback",
     "SimplicityBias",
     "Spectrum",
     "dormant_ratio",
+    "draw_fresh",
     "effective_rank",
     "feature_norm",
     "fraction_active_units",
@@ -58,7 +87,13 @@ __all__ = [
     "parameter_norm",
     "pca_rank",
     "record_activations",
+    "redo_",
+    "register_metric",
+    "reset_full_",
+    "reset_last_layers_",
     "reset_model_",
+    "sb3_per_sample_losses",
+    "shrink_perturb_",
     "simba_actor",
     "simba_critic",
     "simplicity_bias_score",
@@ -67,4 +102,5 @@ __all__ = [
     "srank",
     "stable_rank",
     "threshold_rank",
+    "unregister_metric",
 ]

@@ -87,16 +87,3 @@ DISTRIBUTIONS: dict[str, Callable[[Mapping[str, Sequence[int]], float], dict[str
     "erdos_renyi": erdos_renyi,
     "uniform": uniform,
 }
-
-
-def get_distribution(
-    name: str, argument: str = "distribution"
-) -> Callable[[Mapping[str, Sequence[int]], float], dict[str, float]]:
-    """
-    Look a distribution up by name.
-
-    :param name: The name.
-    :param argument: How the error message calls it.
-    :raises ValueError: If there is none of that name.
-    """
-    return DISTRIBUTIONS[choice(argument, name, DISTRIBUTIONS)]

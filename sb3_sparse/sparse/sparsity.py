@@ -1,13 +1,13 @@
 """How a network is pruned, as one value: how much, spread how, which weights, and how the others start."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch as th
 from torch import nn
 
-from sb3_sparse.common.validation import choice, flag, whole_number
+from sb3_sparse.common.validation import choice, flag, per_network, whole_number
 from sb3_sparse.common.warn import warn_user
 from sb3_sparse.sparse.distribution import DISTRIBUTIONS, check_sparsity
 from sb3_sparse.sparse.pruning import Exclude, prunable_layers, prune_
@@ -79,11 +79,17 @@ class Sparsity:
         :raises ValueError: If a value is out of range, or a network has none.
         """
         common, names = cls.from_keywords(**others), list(networks)
-        if not isinstance(sparsity, Mapping):
-            return dict.fromkeys(names, replace(common, amount=check_sparsity(sparsity)))
-        if set(sparsity) != set(names):
-            raise ValueError(f"sparsity={dict(sparsity)!r}: expected a number, or one for each of {names}.")
-        return {name: replace(common, amount=check_sparsity(sparsity[name], f"sparsity[{name!r}]")) for name in names}
+        amounts = per_network("sparsity", sparsity, names, lambda name, value: check_sparsity(value, name))
+        return {name: replace(common, amount=amount) for name, amount in amounts.items()}
+
+    @staticmethod
+    def take_keywords(kwargs: MutableMapping[str, Any]) -> dict[str, Any]:
+        """
+        Take the keywords of :meth:`from_keywords` out of a dictionary that holds others too.
+
+        :param kwargs: Keeps the others.
+        """
+        return {name: kwargs.pop(name) for name in _KEYWORDS if name in kwargs}
 
     @property
     def keywords(self) -> dict[str, Any]:

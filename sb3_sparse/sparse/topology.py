@@ -198,14 +198,22 @@ class Topology:
                 self._flat_index[device] = index
         return index
 
-    def gather(self, dense: th.Tensor) -> th.Tensor:
-        """The entries ``(nnz,)`` of a tensor of the weight's shape where weights live."""
-        return dense.reshape(-1).index_select(0, self.flat_index(dense.device))
+    def gather(self, dense: th.Tensor, keep: bool = False) -> th.Tensor:
+        """
+        The entries ``(nnz,)`` of a tensor of the weight's shape where weights live.
 
-    def scatter(self, values: th.Tensor) -> th.Tensor:
-        """A tensor of the weight's shape with ``values`` where weights live, zero elsewhere."""
+        :param keep: Whether to keep the positions, see :meth:`flat_index`.
+        """
+        return dense.reshape(-1).index_select(0, self.flat_index(dense.device, keep))
+
+    def scatter(self, values: th.Tensor, keep: bool = False) -> th.Tensor:
+        """
+        A tensor of the weight's shape with ``values`` where weights live, zero elsewhere: differentiable, a fresh one.
+
+        :param keep: Whether to keep the positions, see :meth:`flat_index`.
+        """
         dense = values.new_zeros(self.numel)
-        return dense.index_copy_(0, self.flat_index(values.device), values).view(self.shape)
+        return dense.index_copy_(0, self.flat_index(values.device, keep), values).view(self.shape)
 
     def mask(self) -> th.Tensor:
         """Boolean tensor of the weight's shape: True where a weight exists."""

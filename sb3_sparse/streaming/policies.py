@@ -6,6 +6,7 @@ Everything that ``predict`` needs is inside, so it takes raw observations.
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,10 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_sparse.common.validation import choice, flag, fraction, plain, positive, whole_number, whole_numbers
-from sb3_sparse.sparse import sparsify_
-from sb3_sparse.sparse.distribution import check_sparsity, get_distribution
+from sb3_sparse.common.signatures import FullSignature
+from sb3_sparse.common.validation import choice, flag, fraction, per_network, plain, positive, whole_number, whole_numbers
+from sb3_sparse.sparse.sparsity import Sparsity
 from sb3_sparse.sparse.state.loading import LoadsWhole
-from sb3_sparse.sparse.topology import derive_seed
 from sb3_sparse.streaming.networks import (
     CONVOLUTIONS,
     StreamNetwork,
@@ -38,19 +38,21 @@ INITIALIZATIONS = ("sparse_init", "lecun_uniform")
 
 class StreamPolicy(LoadsWhole, BasePolicy):
     """
-    Base of the policies below.
+    Base of the streaming policies. The keywords here are those of all of them.
+
+    What is one value here may be one for each network: ``{"pi": 0.5, "vf": 0.9}`` for actor and critic, ``{"qf": 0.9}``
+    for policies with a network of action values alone.
 
     :param observation_space: A Box of any shape.
     :param action_space: Action space.
     :param lr_schedule: Not used: optimisers belong to the algorithm.
-    :param net_arch: Widths of the hidden layers, or one list for each network: ``{"pi": [...], "vf": [...]}``.
-        Default: two layers of 128 for continuous actions, of 32 for discrete ones.
-    :param width_scale: Multiplies the default widths: one number, or one for each network.
+    :param net_arch: Widths of the hidden layers. Default: two layers of 128 for continuous actions, of 32 for discrete ones.
+    :param width_scale: Multiplies the default widths.
     :param initialization: ``"sparse_init"`` (the default without ``sparsity``): most weights start at zero and are
         trained. ``"lecun_uniform"``: all weights start from a uniform distribution.
     :param init_sparsity: Fraction of zeros per output unit at first, with ``"sparse_init"``.
     :param sparsity: Fraction of the weights that do not exist, in [0, 1): drawn once, at random, over a
-        ``"lecun_uniform"`` start. One number, or one for each network. Excludes ``"sparse_init"``.
+        ``"lecun_uniform"`` start. Excludes ``"sparse_init"``.
     :param sparsity_distribution: ``"erdos_renyi"`` or ``"uniform"``: how ``sparsity`` is spread over the layers.
     :param mask_seed: Fixes which weights exist, apart from the initial values. None: follows SB3's ``seed=``.
     :param rescale: With ``sparsity``, multiply the initial weights of a layer by ``1 / sqrt(density)``.
@@ -60,6 +62,7 @@ class StreamPolicy(LoadsWhole, BasePolicy):
     :raises ValueError: If a value is out of range, or both kinds of sparsity are asked for.
     """
 
+    __signature__ = FullSignature()
     # Short names of the networks, as keywords call them.
     network_names: tuple[str, ...] = ("pi", "vf")
     algorithm_names: tuple[str, ...] = ("StreamAC",)
@@ -83,64 +86,53 @@ class StreamPolicy(LoadsWhole, BasePolicy):
         gamma: float | None = None,
         **unknown: Any,
     ):
-        name, algorithms = type(self).__name__, self.algorithm_names
         if lr_schedule is not None and gamma is None:
             # As algorithms of Stable-Baselines3 build policies.
-            loads = " or ".join(f"{algorithm}.load" for algorithm in algorithms)
-            raise ValueError(
-                f"{name} is a policy of {' and '.join(algorithms)}, and no other algorithm learns with it. If it comes from a "
-                f"file, the file holds an agent that is loaded by {loads}."
-            )
+            self._refuse_other_algorithms()
         if unknown:
-            raise TypeError(f"{name} has no keywords {sorted(unknown)}: see its documentation for those that it has.")
+            names = sorted(unknown)
+            raise TypeError(f"{type(self).__name__} has no keywords {names}: see its documentation for those that it has.")
         super().__init__(observation_space, action_space, normalize_images=False)
-        if not isinstance(observation_space, spaces.Box):
-            raise ValueError(
-                f"observation space {observation_space}: streaming policies take a Box. "
-                "Wrap the environment in gymnasium.wrappers.FlattenObservation."
-            )
-        for what, space in (("observation", observation_space), ("action", action_space)):
-            if 0 in (space.shape or ()):
-                raise ValueError(f"{what} space {space}: expected one with at least one number.")
-        self.width_scale = {
-            name: positive("width_scale", value) for name, value in self._per_network("width_scale", width_scale).items()
-        }
-        self.sparsity = {name: check_sparsity(plain(value)) for name, value in self._per_network("sparsity", sparsity).items()}
-        get_distribution(sparsity_distribution, "sparsity_distribution")
+        observation_shape = _checked_shape(observation_space, action_space)
+        self.width_scale = per_network("width_scale", width_scale, self.network_names, positive)
+        self.sparsity = Sparsity.per_network(
+            self.network_names,
+            sparsity,
+            sparsity_distribution=sparsity_distribution,
+            mask_seed=mask_seed,
+            rescale=rescale,
+        )
         self._constructor_kwargs: dict[str, Any] = {
             "net_arch": plain(net_arch),
             "width_scale": plain(width_scale),
             "initialization": None if initialization is None else choice("initialization", initialization, INITIALIZATIONS),
             "init_sparsity": fraction("init_sparsity", init_sparsity),
-            "sparsity": plain(sparsity),
-            "sparsity_distribution": sparsity_distribution,
-            "mask_seed": None if mask_seed is None else whole_number("mask_seed", mask_seed, 0),
-            "rescale": flag("rescale", rescale),
             "normalize_observations": flag("normalize_observations", normalize_observations),
             "time_limit": None if time_limit is None else whole_number("time_limit", time_limit, 1),
             "gamma": fraction("gamma", 0.99 if gamma is None else gamma),
         }
-        self.initialization = initialization or ("lecun_uniform" if any(self.sparsity.values()) else "sparse_init")
-        if self.initialization == "sparse_init" and any(self.sparsity.values()):
+        is_sparse = any(sparsity.amount for sparsity in self.sparsity.values())
+        self.initialization = initialization or ("lecun_uniform" if is_sparse else "sparse_init")
+        if self.initialization == "sparse_init" and is_sparse:
             raise ValueError(
                 f"initialization='sparse_init' together with sparsity={sparsity!r}: the first starts with trainable zeros, "
                 "the second removes weights for good. Leave one of them out."
             )
         self.net_arch = self._resolve_net_arch(net_arch)
         self.time_limit: int | None = self._constructor_kwargs["time_limit"]
-        self.feature_shape = self._feature_shape(observation_space.shape)
+        self.feature_shape = self._feature_shape(observation_shape)
         self.obs_norm = ObservationNormalizer(self.feature_shape) if normalize_observations else None
         self.reward_scaler = RewardScaler(self._constructor_kwargs["gamma"])
         self._steps: np.ndarray | None = None
         self._build()
 
-    def _per_network(self, keyword: str, value: Any, noun: str = "number") -> dict[str, Any]:
-        if not isinstance(value, Mapping):
-            return dict.fromkeys(self.network_names, value)
-        if set(value) != set(self.network_names) or len(self.network_names) == 1:
-            expected = f"one {noun}" + (f", or one for each of {self.network_names}" if len(self.network_names) > 1 else "")
-            raise ValueError(f"{keyword}={dict(value)!r}: expected {expected}.")
-        return dict(value)
+    def _refuse_other_algorithms(self) -> None:
+        name, algorithms = type(self).__name__, self.algorithm_names
+        loads = " or ".join(f"{algorithm}.load" for algorithm in algorithms)
+        raise ValueError(
+            f"{name} is a policy of {' and '.join(algorithms)}, and no other algorithm learns with it. If it comes from a "
+            f"file, the file holds an agent that is loaded by {loads}."
+        )
 
     def _resolve_net_arch(self, net_arch: Any) -> dict[str, list[int]]:
         if net_arch is None:
@@ -151,8 +143,7 @@ class StreamPolicy(LoadsWhole, BasePolicy):
                 f"net_arch={net_arch!r} together with width_scale={self.width_scale}: "
                 "the scale multiplies the default widths, net_arch replaces them. Give one or the other."
             )
-        resolved = self._per_network("net_arch", net_arch, "list of widths")
-        return {name: whole_numbers("net_arch", widths, 1) for name, widths in resolved.items()}
+        return per_network("net_arch", net_arch, self.network_names, partial(whole_numbers, minimum=1), "a list")
 
     def _feature_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of an observation as the normaliser sees it."""
@@ -179,15 +170,11 @@ class StreamPolicy(LoadsWhole, BasePolicy):
         """
         trunk, latent_dim = self.make_trunk(network)
         net = StreamNetwork(trunk, latent_dim, heads)
-        settings, sparsity = self._constructor_kwargs, self.sparsity[network]
         if self.initialization == "sparse_init":
-            sparse_init_(net, settings["init_sparsity"])
+            sparse_init_(net, self._constructor_kwargs["init_sparsity"])
             return net
         lecun_uniform_(net)
-        base_seed = th.initial_seed() if settings["mask_seed"] is None else settings["mask_seed"]
-        seed = derive_seed(base_seed, network)
-        sparsify_(net, sparsity, settings["sparsity_distribution"], seed=seed, rescale=settings["rescale"])
-        return net
+        return self.sparsity[network].apply_(net, name=network)
 
     def features(self, observations: np.ndarray, steps: np.ndarray | int = 0) -> np.ndarray:
         """
@@ -258,17 +245,29 @@ class StreamPolicy(LoadsWhole, BasePolicy):
     def forget_sparsity(self) -> None:
         """What is saved from now on is a dense policy."""
         # Not the start that goes with dense networks by default: as these were made.
-        self._constructor_kwargs |= {"sparsity": 0.0, "initialization": self.initialization}
-        self.sparsity = dict.fromkeys(self.sparsity, 0.0)
+        self._constructor_kwargs["initialization"] = self.initialization
+        self.sparsity = {network: sparsity.dense() for network, sparsity in self.sparsity.items()}
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
         del data["normalize_images"]
-        return {**data, **self._constructor_kwargs}
+        return {**data, **Sparsity.keywords_of(self.sparsity), **self._constructor_kwargs}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "sparsity" in state["_constructor_kwargs"]:
+            # Pickled by version 0.2 or before, which kept the keywords.
+            keywords = dict(state["_constructor_kwargs"])
+            sparsity = Sparsity.per_network(self.network_names, **Sparsity.take_keywords(keywords))
+            state = {**state, "sparsity": sparsity, "_constructor_kwargs": keywords}
+        super().__setstate__(state)
 
 
 class StreamACPolicy(StreamPolicy):
-    __doc__ = f"Policy of :class:`StreamAC`: an actor and a critic that share nothing.\n{StreamPolicy.__doc__}"
+    """
+    Policy of :class:`StreamAC`: an actor and a critic that share nothing.
+
+    Its keywords are those of :class:`StreamPolicy`.
+    """
 
     actor_optimizer: ObGD
     critic_optimizer: ObGD
@@ -298,7 +297,11 @@ class StreamACPolicy(StreamPolicy):
 
 
 class StreamQPolicy(StreamPolicy):
-    __doc__ = f"Policy of :class:`StreamQ` and :class:`StreamSARSA`: action values.\n{StreamPolicy.__doc__}"
+    """
+    Policy of :class:`StreamQ` and :class:`StreamSARSA`: action values.
+
+    Its keywords are those of :class:`StreamPolicy`.
+    """
 
     network_names = ("qf",)
     algorithm_names = ("StreamQ", "StreamSARSA")
@@ -316,9 +319,22 @@ class StreamQPolicy(StreamPolicy):
         return self.q_net(self._features_tensor(observation)).argmax(dim=-1)
 
 
-class _ImagePolicy(StreamPolicy):
+def _checked_shape(observation_space: spaces.Space, action_space: spaces.Space) -> tuple[int, ...]:
+    """Shape of an observation."""
+    if not isinstance(observation_space, spaces.Box):
+        raise ValueError(
+            f"observation space {observation_space}: streaming policies take a Box. "
+            "Wrap the environment in gymnasium.wrappers.FlattenObservation."
+        )
+    for what, space in (("observation", observation_space), ("action", action_space)):
+        if 0 in (space.shape or ()):
+            raise ValueError(f"{what} space {space}: expected one with at least one number.")
+    return observation_space.shape
+
+
+class ImagePolicy(StreamPolicy):
     """
-    Policy for images: convolutions instead of the hidden layers. There is no time feature.
+    Mixin for a policy that sees images: convolutions instead of the hidden layers, and no time feature.
 
     :param network: ``"atari"`` (84 × 84, three convolutions) or ``"minatar"`` (10 × 10, one). None: by the size of
         the image, ``"minatar"`` up to 16 pixels.
@@ -360,9 +376,13 @@ class _ImagePolicy(StreamPolicy):
         return {**super()._get_constructor_parameters(), "network": self.network}
 
 
-class StreamACCnnPolicy(_ImagePolicy, StreamACPolicy):
-    __doc__ = f"Policy of :class:`StreamAC` for images.\n{_ImagePolicy.__doc__}"
+class StreamACCnnPolicy(ImagePolicy, StreamACPolicy):
+    """Policy of :class:`StreamAC` for images. Its keywords are those of :class:`ImagePolicy` and :class:`StreamPolicy`."""
 
 
-class StreamQCnnPolicy(_ImagePolicy, StreamQPolicy):
-    __doc__ = f"Policy of :class:`StreamQ` and :class:`StreamSARSA` for images.\n{_ImagePolicy.__doc__}"
+class StreamQCnnPolicy(ImagePolicy, StreamQPolicy):
+    """
+    Policy of :class:`StreamQ` and :class:`StreamSARSA` for images.
+
+    Its keywords are those of :class:`ImagePolicy` and :class:`StreamPolicy`.
+    """

@@ -17,12 +17,15 @@ MIN_STD = 1e-6
 
 
 class StreamAC(StreamAlgorithm):
-    __doc__ = f"""Stream AC(λ).
+    """
+    Stream AC(λ). Its other keywords are those of :class:`StreamAlgorithm`.
+
+    >>> model = StreamAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(width_scale=4, sparsity=0.9))
 
     :param kappa_policy: How careful the steps of the actor are, see :class:`ObGD`.
     :param kappa_value: The same for the critic.
     :param ent_coef: Weight of the entropy. Its sign follows that of the TD error, so that it always pushes up.
-    {StreamAlgorithm.__doc__}"""
+    """
 
     # SB3 sends users with Dict observations to MultiInputPolicy: the policy tells them what to do instead.
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {

@@ -14,13 +14,16 @@ from sb3_sparse.streaming.policies import StreamQCnnPolicy, StreamQPolicy
 
 
 class StreamQ(StreamAlgorithm):
-    __doc__ = f"""Stream Q(λ), epsilon-greedy. Traces are cleared after an exploring action too.
+    """
+    Stream Q(λ), epsilon-greedy. Traces are cleared after an exploring action too.
+
+    Its other keywords are those of :class:`StreamAlgorithm`.
 
     :param kappa: How careful the steps are, see :class:`ObGD`.
     :param exploration_fraction: Fraction of the training in which the probability of a random action falls.
     :param exploration_initial_eps: The probability at first.
     :param exploration_final_eps: The probability in the end.
-    {StreamAlgorithm.__doc__}"""
+    """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": StreamQPolicy,

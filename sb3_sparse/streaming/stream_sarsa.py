@@ -8,11 +8,14 @@ from sb3_sparse.streaming.stream_q import StreamQ
 
 
 class StreamSARSA(StreamQ):
-    __doc__ = f"""Stream SARSA(λ): as Stream Q(λ), but the value of a state is that of the action taken next.
+    """
+    Stream SARSA(λ): as Stream Q(λ), but the value of a state is that of the action taken next.
 
     Traces are cleared at the end of an episode only. The first action of an episode is chosen from its first
     observation. (Where the published agent takes the one it had chosen from the last observation before.)
-    {StreamQ.__doc__}"""
+
+    Its keywords are those of :class:`StreamQ`.
+    """
 
     kind = "StreamSARSA"
 

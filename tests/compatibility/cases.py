@@ -6,6 +6,7 @@ only use what both have.
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -102,6 +103,36 @@ STREAMING = {
     "stream_sarsa": Agent(StreamSARSA, "CartPole-v1", SPARSE_INIT, {}, "MlpPolicy", 120),
 }
 AGENTS: dict[str, Agent] = {**ACTOR_CRITIC, **VALUE_BASED, **STREAMING}
+
+# Whose whole policies were pickled, and whose network alone was saved.
+PICKLES = Path(__file__).parent / "pickles"
+TINY = {"net_arch": {"pi": [4], "qf": [4]}, "n_critics": 1, "sparsity": {"pi": 0.5, "qf": 0.3}, "mask_seed": 5}
+PICKLED = {
+    "sac": Agent(SAC, "Pendulum-v1", TINY, OFF_POLICY),
+    "qrdqn": Agent(QRDQN, "CartPole-v1", {"net_arch": [4], "n_quantiles": 5}, {**OFF_POLICY, "train_freq": 1}),
+    "dqn_image": Agent(
+        DQN,
+        (spaces.Dict({"image": SMALL_IMAGE, "vector": spaces.Box(-1, 1, (3,))}), spaces.Discrete(2)),
+        {"net_arch": [4], "sparsity_distribution": "uniform"},
+        {**OFF_POLICY, "train_freq": 1},
+    ),
+    "stream_ac": Agent(StreamAC, "Pendulum-v1", {"net_arch": [8], "sparsity": {"pi": 0.5, "vf": 0.2}}, {}, "MlpPolicy"),
+    "stream_q": Agent(StreamQ, "CartPole-v1", {"net_arch": [8]}, {"adaptive": True}, "MlpPolicy"),
+}
+
+
+def network_of(policy: Any) -> nn.Module:
+    """The network that acts."""
+    return next(getattr(policy, name) for name in ("actor", "q_net", "quantile_net") if hasattr(policy, name))
+
+
+def saved_keywords(policy: Any) -> str:
+    """What a saved policy says about how it was built, in order, without what is no plain value."""
+    data = policy._get_constructor_parameters()
+    return json.dumps({name: data[name] for name in sorted(data) if isinstance(data[name], PLAIN)}, sort_keys=True)
+
+
+PLAIN = (bool, int, float, str, list, dict, type(None))
 
 
 def sparsified_ppo() -> PPO:

@@ -18,20 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import cases
+import llvmlite.binding as llvm
 import numpy as np
 import stable_baselines3
 import torch as th
 from torch import nn
 
 import sb3_sparse
-from sb3_sparse.sparse.kernels.llvm_ir import host_cpu
 
 
 def machine() -> dict[str, str]:
     """What bit-equal results need."""
     return {
         "torch": th.__version__.partition("+")[0],
-        "processor": host_cpu(),
+        "processor": llvm.get_host_cpu_name(),
         "capability": th.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
         "stable_baselines3": stable_baselines3.__version__,

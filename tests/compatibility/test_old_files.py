@@ -8,7 +8,7 @@ import pytest
 import torch as th
 
 from sb3_sparse.sparse.kernels import available_backends
-from sb3_sparse.sparse.kernels.llvm_ir import host_cpu
+from sb3_sparse.sparse.kernels.native.compile import host_cpu
 from tests.compatibility import cases
 
 MANIFEST = json.loads((cases.FILES / "manifest.json").read_text())

@@ -11,7 +11,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.torch_layers import NatureCNN
 
-from sb3_sparse.policies import POLICIES
+from sb3_sparse.simba.policies import POLICIES
 
 th.set_num_threads(1)
 

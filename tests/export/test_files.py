@@ -114,7 +114,7 @@ def test_a_file_says_what_it_is(onnx_file, torch_file):
     session = onnxruntime.InferenceSession(onnx_file("sac"))
     said = session.get_modelmeta().custom_metadata_map
     assert said["algorithm"] == "SAC"
-    assert said["policy"] == "sb3_sparse.policies.SparseSimBaPolicy"
+    assert said["policy"] == "sb3_sparse.simba.policies.SparseSimBaPolicy"
     assert said["observation_space"] == str(VECTOR)
     assert said["action_space"] == str(BOX)
     assert said["num_timesteps"] == "32"

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_sparse.streaming import AdaptiveObGD, ObGD, StreamAC, StreamQ, StreamSARSA, kernels
-from sb3_sparse.streaming.compiled import CompiledLearner
+from sb3_sparse.streaming.learners import CompiledLearner
 from sb3_sparse.streaming.policies import StreamACPolicy, StreamQPolicy
 from tests.envs import ReachEnv, SpaceEnv
 
@@ -462,7 +462,7 @@ def test_without_compiled_code_learning_goes_on(monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("no such target")
 
-    monkeypatch.setattr(kernels, "compile_assembly", fail)
+    monkeypatch.setattr(kernels, "compile_module", fail)
     kernels._compile.cache_clear()
     try:
         with pytest.warns(UserWarning, match="no such target"):

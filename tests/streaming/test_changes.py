@@ -10,8 +10,7 @@ from torch import nn
 
 from sb3_sparse.sparse import Topology
 from sb3_sparse.streaming import ObGD, StreamAC, StreamQ
-from sb3_sparse.streaming.compiled import CompiledLearner
-from sb3_sparse.streaming.learners import AutogradLearner
+from sb3_sparse.streaming.learners import AutogradLearner, CompiledLearner
 from tests.streaming.test_algorithms import Each, state_of
 
 CHANGE_AT = 12

@@ -10,8 +10,7 @@ from torch.distributions import Categorical, Normal
 
 from sb3_sparse.sparse import SparseLinear, Topology, sparsify_
 from sb3_sparse.streaming import AdaptiveObGD, ObGD
-from sb3_sparse.streaming.compiled import CompiledLearner
-from sb3_sparse.streaming.learners import AutogradLearner
+from sb3_sparse.streaming.learners import AutogradLearner, CompiledLearner
 from sb3_sparse.streaming.networks import StreamNetwork, lecun_uniform_, mlp_trunk, sparse_init_
 from sb3_sparse.streaming.stream_ac import categorical_gradient, gaussian_gradient
 

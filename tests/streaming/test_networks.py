@@ -10,8 +10,7 @@ from torch import nn
 
 from sb3_sparse.sparse import SparseConv2d, SparseLinear, sparsity_report
 from sb3_sparse.streaming import ObGD, StreamACCnnPolicy, StreamACPolicy, StreamQCnnPolicy, StreamQPolicy
-from sb3_sparse.streaming.compiled import CompiledLearner
-from sb3_sparse.streaming.learners import AutogradLearner
+from sb3_sparse.streaming.learners import AutogradLearner, CompiledLearner
 from sb3_sparse.streaming.networks import StreamNetwork, mlp_trunk, sparse_init_
 
 WALKER = (spaces.Box(-np.inf, np.inf, (17,)), spaces.Box(-1, 1, (6,)))
@@ -154,7 +153,7 @@ def test_asking_for_both_kinds_of_zeros_raises():
         (dict(mask_seed=-1), "mask_seed=-1"),
         (dict(net_arch=[64, 0]), r"net_arch\[1\]=0: expected a positive whole number"),
         (dict(net_arch=[64], width_scale=2.0), "Give one or the other"),
-        (dict(net_arch={"pi": [64], "qf": [64]}), r"expected one list of widths, or one for each of \('pi', 'vf'\)"),
+        (dict(net_arch={"pi": [64], "qf": [64]}), r"expected a list, or one for each of \['pi', 'vf'\]"),
         (dict(sparsity_distribution="erk"), "distribution='erk': expected one of"),
     ],
     ids=str,

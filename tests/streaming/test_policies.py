@@ -9,7 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
 from sb3_sparse.streaming import StreamAC, StreamACPolicy, StreamQ, StreamSARSA
-from sb3_sparse.streaming.compiled import CompiledLearner
+from sb3_sparse.streaming.learners import CompiledLearner
 from tests.envs import ReachEnv, SpaceEnv
 from tests.streaming.test_algorithms import assert_same_state, state_of
 

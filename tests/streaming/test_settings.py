@@ -55,7 +55,7 @@ def test_wrong_settings_are_named(keywords, message):
         (dict(net_arch=[8, 0]), r"net_arch\[1\]=0: expected a positive whole number"),
         (dict(net_arch=8), "net_arch=8: expected a list of positive whole numbers"),
         (dict(net_arch="88"), "net_arch='88': expected a list of positive whole numbers"),
-        (dict(net_arch={"pi": [8], "vf": [2.5]}), r"net_arch\[0\]=2.5: expected a positive whole number"),
+        (dict(net_arch={"pi": [8], "vf": [2.5]}), r"net_arch\['vf'\]\[0\]=2.5: expected a positive whole number"),
         (dict(width_scale=True), "width_scale=True: expected a positive number"),
         (dict(rescale="no"), "rescale='no': expected True or False"),
         (dict(init_sparsity="0.5"), r"init_sparsity='0.5': expected a number in \[0, 1\]"),
@@ -210,6 +210,53 @@ def test_open_files_and_subclasses_are_loaded_as_before(files):
     assert isinstance(StreamSARSA.load(content), StreamSARSA)
     with pytest.raises(FileNotFoundError):
         StreamQ.load(files / "nothing")
+
+
+def saved_data(path):
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read("data"))
+
+
+@pytest.mark.parametrize("saved", STREAMING)
+def test_a_file_says_whose_agent_it_holds(saved, files, tmp_path):
+    assert saved_data(files / f"{saved}.zip")["algorithm"] == saved
+
+    class Own(STREAMING[saved]):
+        pass
+
+    Own("MlpPolicy", "CartPole-v1").save(tmp_path / "own")
+    assert saved_data(tmp_path / "own.zip")["algorithm"] == saved
+    STREAMING[saved].load(tmp_path / "own").save(tmp_path / "again")
+    assert saved_data(tmp_path / "again.zip")["algorithm"] == saved
+
+
+def test_what_a_file_says_counts_before_what_its_settings_look_like(tmp_path):
+    class Other(StreamQ):
+        kind = "Other"
+
+        def __init__(self, *args, kappa_policy=1.0, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.kappa_policy = kappa_policy
+
+    Other("MlpPolicy", "CartPole-v1").save(tmp_path / "other")
+    assert isinstance(Other.load(tmp_path / "other"), Other)
+    for algorithm in STREAMING.values():
+        with pytest.raises(ValueError, match=r"an agent of Other, which .* cannot load: use Other\.load"):
+            algorithm.load(tmp_path / "other")
+
+
+@pytest.mark.parametrize("saved", STREAMING)
+@pytest.mark.parametrize("algorithm", STREAMING)
+def test_files_that_do_not_say_it_are_told_by_their_settings(algorithm, saved, tmp_path):
+    """As version 0.2 wrote them."""
+    model = STREAMING[saved]("MlpPolicy", "CartPole-v1")
+    model.save(tmp_path / "agent", exclude=["algorithm"])
+    assert "algorithm" not in saved_data(tmp_path / "agent.zip")
+    if saved == algorithm:
+        assert STREAMING[saved].load(tmp_path / "agent").algorithm == saved
+    else:
+        with pytest.raises(ValueError, match=f"an agent of {saved}, which {algorithm} cannot load"):
+            STREAMING[algorithm].load(tmp_path / "agent")
 
 
 def test_policies_alone_need_no_algorithm():

@@ -1,11 +1,31 @@
 """
 Multiplying with a sparse weight: ``y = x Wᵀ``, and the gradients of ``x`` and of the living weights.
 
-``autograd.py`` holds the one function that layers call, ``chooser.py`` decides which backend runs it, and each
-other file is a backend.
+``autograd.py`` holds the one function that layers call, with ``operation.py`` and ``formula.py`` for torch's tools.
+``choosing/`` decides which backend runs it, ``backend.py`` says what a backend is, ``backends/`` has ours, and ``native/`` the
+kernels that two of them run on.
 """
 
 from sb3_sparse.sparse.kernels.autograd import scatter_dense, sparse_linear
-from sb3_sparse.sparse.kernels.chooser import BACKEND_VARIABLE, available_backends, choose_backend, peek_backend
+from sb3_sparse.sparse.kernels.backend import Backend, empty_result
+from sb3_sparse.sparse.kernels.backends import available_backends
+from sb3_sparse.sparse.kernels.choosing.chooser import (
+    BACKEND_VARIABLE,
+    choose_backend,
+    peek_backend,
+    register_backend,
+    unregister_backend,
+)
 
-__all__ = ["BACKEND_VARIABLE", "available_backends", "choose_backend", "peek_backend", "scatter_dense", "sparse_linear"]
+__all__ = [
+    "BACKEND_VARIABLE",
+    "Backend",
+    "available_backends",
+    "choose_backend",
+    "empty_result",
+    "peek_backend",
+    "register_backend",
+    "scatter_dense",
+    "sparse_linear",
+    "unregister_backend",
+]

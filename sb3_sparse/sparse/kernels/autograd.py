@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 
 from sb3_sparse.sparse.kernels import formula, operation
 from sb3_sparse.sparse.kernels.backend import Backend
-from sb3_sparse.sparse.kernels.chooser import choose_backend
+from sb3_sparse.sparse.kernels.choosing.chooser import choose_backend
 from sb3_sparse.sparse.topology import Topology
 
 _PLAIN = (th.Tensor, th.nn.Parameter)
@@ -178,9 +178,7 @@ def scatter_dense(values: th.Tensor, topology: Topology, identity: th.Tensor | N
         if _wants_formula(values):
             return formula.scatter(values, topology, None if identity is None else identity.device)
         return operation.scatter(values, identity, topology.handle)
-    dense = values.new_zeros(topology.numel)
-    dense.index_copy_(0, topology.flat_index(values.device, keep=True), values)
-    return dense.view(topology.shape)
+    return topology.scatter(values, keep=True)
 
 
 def _check(x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None) -> None:

@@ -19,6 +19,8 @@ def scatter(values: th.Tensor, topology: Topology, device: th.device | None = No
     :param device: Where ``values`` are, if they cannot tell.
     :return: Tensor of shape ``topology.shape``, zero where no weight lives.
     """
+    # Not `Topology.scatter`, which writes into a tensor: exporters and transforms want functions, and positions that they
+    # can take for a constant.
     index = _positions(topology.handle, str(values.device if device is None else device))
     return values.new_zeros(topology.numel).scatter(0, index, values).view(topology.shape)
 

@@ -12,7 +12,7 @@ import torch as th
 
 from sb3_sparse.sparse.kernels import formula
 from sb3_sparse.sparse.kernels.backend import Backend, empty_result
-from sb3_sparse.sparse.kernels.chooser import choose_backend
+from sb3_sparse.sparse.kernels.choosing.chooser import choose_backend
 from sb3_sparse.sparse.state.identity import is_near
 from sb3_sparse.sparse.topology import Topology
 
@@ -87,10 +87,7 @@ def _(info: Any, in_dims: tuple[int | None, ...], x: Any, values: Any, bias: Any
 @th.library.custom_op("sb3_sparse::scatter", mutates_args=())
 def scatter(values: th.Tensor, identity: th.Tensor | None, handle: str) -> th.Tensor:
     """The dense weight tensor."""
-    topology = _topology(handle, identity)
-    dense = values.new_zeros(topology.numel)
-    dense.index_copy_(0, topology.flat_index(values.device, keep=True), values)
-    return dense.view(topology.shape)
+    return _topology(handle, identity).scatter(values, keep=True)
 
 
 @scatter.register_fake
@@ -101,7 +98,7 @@ def _(values: Any, identity: Any, handle: str) -> th.Tensor:
 @th.library.custom_op("sb3_sparse::gather", mutates_args=())
 def gather(weight: th.Tensor, handle: str) -> th.Tensor:
     """The entries of a dense tensor where weights live."""
-    return weight.reshape(-1).index_select(0, Topology.of_handle(handle).flat_index(weight.device, keep=True))
+    return Topology.of_handle(handle).gather(weight, keep=True)
 
 
 @gather.register_fake

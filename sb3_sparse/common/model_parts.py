@@ -1,0 +1,169 @@
+"""
+What a model is made of: its networks with their targets and optimizers, what it learns from, and its losses.
+
+Metrics, resets and tables ask for these parts here instead of looking for them. ``sb3_models.py`` knows the parts of the
+algorithms of SB3 and sb3-contrib. An algorithm of its own says them by methods, each a protocol of this file: write those
+that you need, none has to be inherited. docs/extending/algorithm.md has an example of each.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch as th
+from torch import nn
+
+from sb3_sparse.common import validation
+
+# The names that networks have on every algorithm of SB3. An algorithm may have others, such as "encoder".
+NETWORKS = ("actor", "critic")
+
+
+@dataclass(frozen=True)
+class Network:
+    """
+    A network of a model: how to run it, and how it is trained.
+
+    The first two are enough to measure it. A reset also needs ``place`` and ``optimizer``.
+    """
+
+    module: nn.Module
+    """Its layers, which metrics look at."""
+    forward: Callable[[Any], Any]
+    """Runs it on a batch of what the model learns from. It should not sample actions."""
+    place: str | None = None
+    """
+    Where in ``model.policy`` its parameters are: ``"critic"``, ``"critic.features_extractor"``, or ``""`` for the policy
+    itself, where several networks are one module. A policy that is built anew has fresh values at the same place.
+    """
+    target: nn.Module | None = None
+    """A copy that follows ``place``, with the same names of parameters."""
+    optimizer: th.optim.Optimizer | None = None
+    """What trains it."""
+    parameters: Collection[str] | None = None
+    """Names, seen from ``place``, of what belongs to it. None: what ``optimizer`` trains of the module at ``place``."""
+    layers: Sequence[Sequence[nn.Module]] | None = None
+    """
+    From input to output, without a features extractor. Parallel heads are several sequences with a common beginning. None:
+    in the order in which the modules were registered.
+    """
+
+    has_heads: bool = True
+    """False for an encoder: its last layer counts as the others do, and what ``forward`` returns are its features."""
+
+    def chains(self) -> list[list[nn.Module]]:
+        """``layers``, or what stands for them."""
+        return [leaves(self.module)] if self.layers is None else [list(chain) for chain in self.layers]
+
+    def parameter_names(self, online: nn.Module) -> frozenset[str]:
+        """
+        ``parameters``, or what stands for them.
+
+        :param online: The module at ``place``.
+        """
+        if self.parameters is not None:
+            return frozenset(self.parameters)
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
+        trained = {parameter for group in groups for parameter in group["params"]}
+        named = online.named_parameters(remove_duplicate=False)
+        return frozenset(name for name, parameter in named if parameter in trained)
+
+
+@dataclass(frozen=True)
+class LearnedTensor:
+    """A tensor outside the networks that has an optimizer of its own, such as SAC's entropy coefficient."""
+
+    tensor: th.Tensor
+    optimizer: th.optim.Optimizer
+    initial: th.Tensor
+    """What it was before training."""
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """All parts of a model that are trained."""
+
+    networks: Mapping[str, Network]
+    """By the names that metrics and resets call them, in the order in which they are shown: ``"actor"``, ``"critic"``, ..."""
+    others: Mapping[str, LearnedTensor] = field(default_factory=dict)
+    """By name. The learned entropy coefficient is the ``"temperature"``."""
+    build_policy: Callable[[], nn.Module] | None = None
+    """Builds a policy as the model built its own, for the fresh values of a reset. None: the model cannot be reset."""
+
+
+class NoKnownNetworks(ValueError):
+    """Nobody knows the networks of a model."""
+
+
+@runtime_checkable
+class HasModelParts(Protocol):
+    """An algorithm that says what it is made of."""
+
+    def model_parts(self) -> ModelParts:
+        """The parts as they are now."""
+        ...
+
+
+@runtime_checkable
+class HasPerSampleLosses(Protocol):
+    """An algorithm that says what it trains its networks on: needed by metrics of gradients."""
+
+    def per_sample_losses(self, network: str, batch: Any) -> th.Tensor:
+        """
+        The loss of one network for every sample of a batch, ``(samples,)``, with a graph to its parameters.
+
+        :param network: Its name in :class:`ModelParts`.
+        :param batch: What the model learns from.
+        """
+        ...
+
+
+@runtime_checkable
+class HasPlasticityBatch(Protocol):
+    """An algorithm that keeps what it learns from elsewhere than in ``replay_buffer`` or ``rollout_buffer`` of SB3."""
+
+    def plasticity_batch(self, n_samples: int) -> Any:
+        """
+        A batch drawn at random with NumPy's or torch's global generator, or None if there are not enough samples yet.
+
+        :param n_samples: How many samples.
+        """
+        ...
+
+
+@runtime_checkable
+class HasPlasticityObservations(Protocol):
+    """An algorithm that keeps nothing, and whose networks see something else than the observation."""
+
+    def plasticity_observations(self) -> Any:
+        """What the networks see in this step, as a batch of NumPy arrays."""
+        ...
+
+
+def leaves(module: nn.Module) -> list[nn.Module]:
+    """The modules without submodules, in the order in which they were registered."""
+    return [part for part in module.modules() if next(part.children(), None) is None]
+
+
+def runs_on_observations(module: nn.Module) -> Callable[[Any], Any]:
+    """A :attr:`Network.forward` for a module that takes observations."""
+    return lambda batch: module(batch.observations)
+
+
+def runs_on_actions_too(module: nn.Module) -> Callable[[Any], Any]:
+    """A :attr:`Network.forward` for a module that takes observations and actions."""
+    return lambda batch: module(batch.observations, batch.actions)
+
+
+def check_networks(networks: str | Sequence[str]) -> list[str]:
+    """
+    Names of networks, each once. Whether a model has them is known once there is a model.
+
+    :param networks: ``"actor"``, ``"critic"``, another name that an algorithm gives, or several.
+    :raises ValueError: If there is none, or one is an attribute of SB3 that goes by another name.
+    """
+    found = validation.names("networks", networks)
+    for name in found:
+        if name in ("q_net", "quantile_net"):
+            raise ValueError(f"unknown network {name!r} ({name} goes by the name 'critic'): expected e.g. {list(NETWORKS)}.")
+    return found

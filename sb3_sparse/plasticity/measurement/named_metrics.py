@@ -1,0 +1,167 @@
+"""
+The metrics by name, and how one of yours gets a name.
+
+A metric is a function of one network of a :class:`~sb3_sparse.plasticity.Probe` that returns numbers. What it computes them
+from (activations, features, gradients) is there already and shared with the other metrics.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch as th
+
+from sb3_sparse.common import validation
+from sb3_sparse.plasticity import metrics as functional
+from sb3_sparse.plasticity.measurement.probe import NetworkProbe
+
+
+@dataclass(frozen=True)
+class Metric:
+    """
+    A metric by name: what :func:`measure` knows about it.
+
+    >>> Metric(("largest_weight",), lambda network: [max(float(p.abs().max()) for p in network.module.parameters())])
+    Metric(columns=('largest_weight',), ...)
+    """
+
+    columns: tuple[str, ...]
+    """Names of its results, which follow that of the network in the log and in the table."""
+    compute: Callable[[NetworkProbe], Sequence[float]]
+    """One number for each column."""
+    needs_losses: bool = False
+    """Whether it looks at gradients, so that it is left out where the losses of an algorithm are not known."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.columns, str):
+            raise ValueError(f"columns={self.columns!r}: expected a tuple of names, e.g. ({self.columns!r},).")
+        object.__setattr__(self, "columns", tuple(validation.names("columns", self.columns)))
+        if not callable(self.compute):
+            raise ValueError(f"compute={self.compute!r}: expected a function of a network of a probe.")
+
+    def results(self, network: NetworkProbe) -> dict[str, float]:
+        """
+        Numbers by column.
+
+        :param network: Of a probe.
+        :raises ValueError: If there is not one number for each column.
+        """
+        numbers = list(self.compute(network))
+        if len(numbers) != len(self.columns):
+            raise ValueError(f"a metric returned {len(numbers)} numbers for its columns {list(self.columns)}.")
+        return dict(zip(self.columns, map(float, numbers), strict=True))
+
+
+def _ranks(part: NetworkProbe, *functions: Callable[[functional.Spectrum], float]) -> list[float]:
+    return [_mean([function(spectrum) for spectrum in part.spectra]) for function in functions]
+
+
+def _dormant(part: NetworkProbe, convention: str) -> list[float]:
+    seen = part.activations
+    layers = seen.activated if convention == "redo" else seen.linear
+    if not layers:
+        return [math.nan]
+    return [functional.dormant_ratio(layers, None, convention, seen.structurally_dead).ratio]
+
+
+def _structurally_dead(part: NetworkProbe) -> list[float]:
+    seen = part.activations
+    units = sum(output.shape[1] for output in seen.linear.values())
+    dead = sum(int(seen.structurally_dead[name].sum()) for name in seen.linear if name in seen.structurally_dead)
+    return [dead / units if units else math.nan]
+
+
+def _fau(part: NetworkProbe) -> list[float]:
+    layers = part.activations.activated
+    return [functional.fraction_active_units(layers) if layers else math.nan]
+
+
+METRICS = {
+    "dormant_redo": Metric(("dormant_redo",), partial(_dormant, convention="redo")),
+    "dormant_authors": Metric(("dormant_authors",), partial(_dormant, convention="authors")),
+    "structurally_dead": Metric(("structurally_dead",), _structurally_dead),
+    "fau": Metric(("fau",), _fau),
+    "srank": Metric(
+        ("srank", "srank_normalized"),
+        lambda part: _ranks(part, functional.srank, partial(functional.srank, normalized=True)),
+    ),
+    "threshold_rank": Metric(("threshold_rank",), lambda part: _ranks(part, functional.threshold_rank)),
+    "effective_rank": Metric(("effective_rank",), lambda part: _ranks(part, functional.effective_rank)),
+    "stable_rank": Metric(("stable_rank",), lambda part: _ranks(part, functional.stable_rank)),
+    "pca_rank": Metric(("pca_rank",), lambda part: _ranks(part, functional.pca_rank)),
+    "gradient_norm": Metric(("gradient_norm",), lambda part: [functional.gradient_norm(part.gradients)], True),
+    "parameter_norm": Metric(("parameter_norm",), lambda part: [functional.parameter_norm(part.module.parameters())]),
+    "feature_norm": Metric(("feature_norm",), lambda part: [_mean([functional.feature_norm(f) for f in part.features])]),
+    "interference": Metric(
+        ("interference_mean", "interference_abs", "interference_negative"),
+        lambda part: [part.interference.mean, part.interference.mean_abs, part.interference.negative],
+        True,
+    ),
+}
+
+RANKS = {"srank", "threshold_rank", "effective_rank", "stable_rank", "pca_rank"}
+_OURS = tuple(METRICS)
+
+
+def register_metric(name: str, metric: Metric) -> None:
+    """
+    Give a metric a name by which ``measure(model, metrics=[name])`` and ``PlasticityCallback(metrics=[name])`` take it.
+
+    :param name: What nothing else is called.
+    :param metric: The metric.
+    :raises ValueError: If the name, or one of the columns, is taken.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name={name!r}: expected the name of a metric.")
+    if not isinstance(metric, Metric):
+        raise ValueError(f"metric={metric!r}: expected Metric(columns, compute).")
+    if name in METRICS or name == "all":
+        raise ValueError(f"there is a metric {name!r} already: choose another name, or unregister_metric it if it is yours.")
+    for other, known in METRICS.items():
+        if taken := set(known.columns).intersection(metric.columns):
+            raise ValueError(f"{name!r} and {other!r} would both write {sorted(taken)}: choose other columns.")
+    METRICS[name] = metric
+
+
+def unregister_metric(name: str) -> None:
+    """
+    Take back a name that :func:`register_metric` gave.
+
+    :param name: Of a metric of yours.
+    :raises ValueError: If there is no such metric, or it is one of this package.
+    """
+    if name not in METRICS or name in _OURS:
+        raise ValueError(f"{name!r} was not registered by register_metric.")
+    del METRICS[name]
+
+
+def columns(metrics: Sequence[str], networks: Sequence[str]) -> list[str]:
+    """
+    Names of the results of :func:`measure`, in their order.
+
+    :param metrics: Names from ``METRICS``.
+    :param networks: Names of networks.
+    """
+    return [f"{network}_{column}" for network in networks for name in metrics for column in METRICS[name].columns]
+
+
+def check_metrics(metrics: str | Sequence[str]) -> list[str]:
+    """
+    Names of metrics, each once.
+
+    :param metrics: Names from ``METRICS``, or ``"all"``.
+    :raises ValueError: If there is none, or one is unknown.
+    """
+    known = list(METRICS) if isinstance(metrics, str) and metrics == "all" else validation.names("metrics", metrics)
+    for name in known:
+        if name not in METRICS:
+            hint = (
+                " (name the convention: 'dormant_redo' or 'dormant_authors')" if name in ("dormant", "dormant_ratio") else ""
+            )
+            raise ValueError(f"unknown metric {name!r}{hint}: expected 'all' or some of {list(METRICS)}.")
+    return known
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(th.tensor(values, dtype=th.float64).mean())

@@ -1,0 +1,191 @@
+"""What happens inside a network during one forward pass: outputs of layers and activation functions, and the features."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+from sb3_sparse.common.interrupts import uninterrupted
+from sb3_sparse.sparse import SparseConv2d, SparseLinear
+
+_ACTIVATION_FUNCTIONS = {
+    *(F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.softplus, F.softsign, F.prelu),
+    *(F.hardtanh, F.hardswish, F.hardsigmoid, F.logsigmoid, F.sigmoid, F.tanh),
+    *(th.relu, th.relu_, th.tanh, th.sigmoid, th.selu, th.celu, th.prelu),
+    *(th.Tensor.relu, th.Tensor.relu_, th.Tensor.tanh, th.Tensor.tanh_, th.Tensor.sigmoid, th.Tensor.sigmoid_),
+}
+_LINEAR_CLASSES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, SparseLinear, SparseConv2d)
+
+
+class Activations(NamedTuple):
+    """
+    One forward pass through a network, layers by name, in the order of the pass.
+
+    Heads, and what follows them, are in ``features`` only, as their input.
+    """
+
+    linear: dict[str, th.Tensor]
+    """Outputs of the linear and convolutional layers, before any activation function (convention ``"authors"``)."""
+    activated: dict[str, th.Tensor]
+    """Outputs of the activation functions, under the name of the layer before (convention ``"redo"``)."""
+    features: list[th.Tensor]
+    """What the heads see: one matrix for each network, e.g. two for two critics."""
+    structurally_dead: dict[str, th.Tensor]
+    """Per name above a boolean ``(units,)``: which units have no living input. Names of dense layers are missing."""
+
+
+def record_activations(network: nn.Module, forward: Callable[[], Any], has_heads: bool = True) -> Activations:
+    """
+    Watch one forward pass, without gradients.
+
+    A head is a linear layer of the network that no other linear layer of it follows. Activation functions are seen whether
+    they are modules or functions of torch.
+
+    >>> network = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 1))
+    >>> seen = record_activations(network, lambda: network(th.randn(8, 3)))
+    >>> {name: tuple(output.shape) for name, output in seen.activated.items()}
+    {'0': (8, 16)}
+
+    :param network: Layers outside it are not seen.
+    :param forward: Makes the pass.
+    :param has_heads: False for an encoder, which has no heads: its last layers count as all others do, and the features
+        are what ``forward`` returns.
+    :raises ValueError: If no linear layer of ``network`` took part.
+    """
+    recorder = _Recorder()
+    handles: list[RemovableHandle] = []
+    try:
+        with uninterrupted():
+            handles.extend(
+                module.register_forward_hook(recorder.layer_hook(name))
+                for name, module in network.named_modules()
+                if _is_linear(module)
+            )
+        with th.no_grad(), recorder:
+            outputs = forward()
+    finally:
+        with uninterrupted():
+            for handle in handles:
+                handle.remove()
+    return recorder.result() if has_heads else recorder.result_of_encoder(list(_tensors(outputs)))
+
+
+class _Layer:
+    """A pass through a linear layer."""
+
+    def __init__(self, name: str, module: nn.Module, inputs: th.Tensor, output: th.Tensor):
+        self.name = name
+        self.module = module
+        self.inputs = inputs
+        self.output = output
+        # The activation after it may work in place.
+        self.recorded = output.clone()
+        self.is_head = True
+
+
+class _Recorder(TorchFunctionMode):
+    """
+    Follows tensors from one linear layer to the next.
+
+    ``sources`` holds for every tensor the linear layers that it comes from without another one in between.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers: list[_Layer] = []
+        self.activations: list[tuple[list[_Layer], bool, th.Tensor]] = []
+        # The tensors are kept, so that no later one takes over the id of an earlier one.
+        self.sources: dict[int, tuple[th.Tensor, list[_Layer]]] = {}
+
+    def layer_hook(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: th.Tensor) -> None:
+            layer = _Layer(name, module, args[0], output)
+            for source in self._sources_of(args):
+                source.is_head = False
+            self.layers.append(layer)
+            self.sources[id(output)] = output, [layer]
+
+        return hook
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        sources = self._sources_of((args, kwargs))
+        is_direct = bool(args) and len(sources) == 1 and args[0] is sources[0].output
+        result = func(*args, **kwargs)
+        if sources:
+            for tensor in _tensors(result):
+                self.sources[id(tensor)] = tensor, sources
+            if func in _ACTIVATION_FUNCTIONS:
+                self.activations.append((sources, is_direct, result.clone()))
+        return result
+
+    def _sources_of(self, values: Any) -> list[_Layer]:
+        sources: list[_Layer] = []
+        for tensor in _tensors(values):
+            for layer in self.sources.get(id(tensor), (tensor, []))[1]:
+                if not any(layer is known for known in sources):
+                    sources.append(layer)
+        return sources
+
+    def result_of_encoder(self, outputs: list[th.Tensor]) -> Activations:
+        for layer in self.layers:
+            layer.is_head = False
+        if not outputs:
+            raise ValueError("the pass through an encoder returned no tensor: expected the features.")
+        return self.result()._replace(features=[output.detach().flatten(1) for output in outputs])
+
+    def result(self) -> Activations:
+        if not self.layers:
+            raise ValueError("no linear layer of the network took part in the pass: is it the network of this pass?")
+        linear: dict[str, th.Tensor] = {}
+        activated: dict[str, th.Tensor] = {}
+        dead: dict[str, th.Tensor] = {}
+        features: list[th.Tensor] = []
+        for layer in self.layers:
+            if layer.is_head:
+                if not any(layer.inputs is seen for seen in features):
+                    features.append(layer.inputs)
+                continue
+            _add(linear, dead, layer.name, layer.recorded, _without_inputs(layer.module))
+        for sources, is_direct, output in self.activations:
+            if not any(source.is_head for source in sources):
+                _add(activated, dead, sources[-1].name, output, _without_inputs(sources[-1].module) if is_direct else None)
+        return Activations(linear, activated, [x.detach().flatten(1) for x in features], dead)
+
+
+def _add(
+    outputs: dict[str, th.Tensor], dead: dict[str, th.Tensor], name: str, output: th.Tensor, mask: th.Tensor | None
+) -> None:
+    unique, number = name, 1
+    while unique in outputs:
+        number += 1
+        unique = f"{name}#{number}"
+    outputs[unique] = output
+    if mask is not None:
+        dead[unique] = mask
+
+
+def _is_linear(module: nn.Module) -> bool:
+    # Linear layers of other libraries and their own kinds, such as noisy ones, say how many units they have.
+    return isinstance(module, _LINEAR_CLASSES) or isinstance(getattr(module, "out_features", None), int)
+
+
+def _without_inputs(module: nn.Module) -> th.Tensor | None:
+    if isinstance(module, (SparseLinear, SparseConv2d)):
+        return module.topology.fan_in() == 0
+    mask = getattr(module, "weight_mask", None)  # torch.nn.utils.prune
+    return None if mask is None else ~mask.flatten(1).bool().any(dim=1)
+
+
+def _tensors(values: Any) -> Iterator[th.Tensor]:
+    if isinstance(values, th.Tensor):
+        yield values
+    elif isinstance(values, dict):
+        yield from _tensors(list(values.values()))
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _tensors(value)

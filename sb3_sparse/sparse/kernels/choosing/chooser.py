@@ -1,0 +1,201 @@
+"""
+Which backend runs a product: the fastest one, found by a short measurement the first time a kind of product is needed.
+
+A kind is a device, dtype, number of threads, batch size (rounded up to a power of two), weight shape and number of
+living weights. Choices are kept in memory and in a file of the user's cache folder, so that the next run on the machine
+starts with them, and computes with the same backends.
+
+Where a stopwatch cannot tell, for small products and on a busy machine, and where it is not asked
+(``SB3_SPARSE_BACKEND=deterministic``), ``rule.py`` decides.
+"""
+
+import logging
+import os
+import weakref
+from typing import Any, NamedTuple
+
+import torch as th
+
+from sb3_sparse.sparse.kernels.backend import Backend
+from sb3_sparse.sparse.kernels.backends import BACKENDS, OURS, available_backends
+from sb3_sparse.sparse.kernels.choosing import choices
+from sb3_sparse.sparse.kernels.choosing.measure import MAX_BATCH, is_busy, measure
+from sb3_sparse.sparse.kernels.choosing.rule import backend_by_rule
+from sb3_sparse.sparse.topology import Topology
+
+logger = logging.getLogger("sb3_sparse")
+
+BACKEND_VARIABLE = "SB3_SPARSE_BACKEND"
+"""Environment variable that names one backend for everything, or ``deterministic``, instead of the measured choice."""
+
+_AUTO, _DETERMINISTIC = "auto", "deterministic"
+# Smaller weights than this are not worth a measurement: a product takes microseconds on any path.
+_MIN_NUMEL = 1024
+
+
+def choose_backend(device: th.device, dtype: th.dtype, topology: Topology, batch: int = 256, training: bool = True) -> Backend:
+    """
+    The fastest backend for a weight of that topology. Never one that was measured to be slower than ``dense``.
+
+    :param batch: Number of samples.
+    :param training: Whether gradients are wanted, or the output alone.
+    :raises ValueError: If the environment variable ``SB3_SPARSE_BACKEND`` names a backend that does not exist or
+        cannot run here.
+    """
+    forced, key = _question(device, dtype, batch, training)
+    if forced is not None:
+        return forced
+    chosen = _chosen.get(topology)
+    if chosen is not None and key in chosen:
+        return chosen[key]
+    backend = BACKENDS[_decide(_Key(*key), topology)]
+    _chosen.setdefault(topology, {})[key] = backend
+    return backend
+
+
+def peek_backend(
+    device: th.device, dtype: th.dtype, topology: Topology, batch: int = 256, training: bool = True
+) -> tuple[Backend, bool]:
+    """
+    The backend that :func:`choose_backend` has chosen or would choose, without measuring or writing anything.
+
+    :param batch: Number of samples, if nothing was chosen yet.
+    :param training: Likewise, whether gradients are wanted.
+    :return: The backend, and whether that is settled: if not, it is what the rule says, and a measurement will decide.
+    :raises ValueError: As :func:`choose_backend`.
+    """
+    forced, parts = _question(device, dtype, batch, training)
+    if forced is not None:
+        return forced, True
+    chosen, key = _chosen.get(topology, {}), _Key(*parts)
+    if key in chosen:
+        return chosen[key], True
+    # Of other batches: the last one that was used for the same, else for anything.
+    used = [other for other in map(_Key._make, chosen) if other[:3] == key[:3] and other.threads == key.threads]
+    used = [other for other in used if other.training == training] or used
+    if used:
+        return chosen[used[-1]], True
+    candidates = available_backends(device, dtype)
+    if _rule_decides(key, topology, candidates):
+        return BACKENDS[backend_by_rule(device, dtype, topology, key.batch)], True
+    known = choices.known_choice(_kind(key, topology), candidates)
+    return BACKENDS[known or backend_by_rule(device, dtype, topology, key.batch)], known is not None
+
+
+def register_backend(backend: Backend) -> None:
+    """
+    Add a backend of your own, for this process.
+
+    It takes part in measurements of what it supports, is chosen where it is the fastest, and ``SB3_SPARSE_BACKEND`` can
+    name it. The rule (``deterministic``) never does. What was chosen before is forgotten, and what the file says about
+    products that it supports counts only if it was measured with it: by its name, so that a faster version of it needs
+    another name, or an empty ``SB3_SPARSE_CACHE``.
+
+    :param backend: See ``docs/kernels.md`` for how to write one.
+    :raises TypeError: If it is no :class:`Backend`.
+    :raises ValueError: If its name is taken, or no plain word.
+    """
+    if not isinstance(backend, Backend):
+        raise TypeError(f"register_backend({backend!r}): expected an object of a subclass of Backend.")
+    name = getattr(backend, "name", None)
+    if not isinstance(name, str) or not name.isidentifier():
+        raise ValueError(f"the name of a backend is {name!r}: expected a word of letters, digits and underscores.")
+    if name in (*BACKENDS, _AUTO, _DETERMINISTIC):
+        taken = [*BACKENDS, _AUTO, _DETERMINISTIC]
+        raise ValueError(f"the name of a backend is {name!r}, which is taken: expected another one than {taken}.")
+    BACKENDS[name] = backend
+    _chosen.clear()
+
+
+def unregister_backend(name: str) -> None:
+    """
+    Take a registered backend back.
+
+    :raises ValueError: If there is none of that name, or this package brings it.
+    """
+    if name in OURS or name not in BACKENDS:
+        registered = [other for other in BACKENDS if other not in OURS]
+        raise ValueError(f"cannot unregister the backend {name!r}: expected one that was registered, which are {registered}.")
+    del BACKENDS[name]
+    _chosen.clear()
+
+
+def forget_choices() -> None:
+    """Forget what is in memory; the file is read again."""
+    _chosen.clear()
+    choices.forget_choices()
+
+
+class _Key(NamedTuple):
+    """What a choice depends on, for one topology."""
+
+    mode: str
+    device: th.device
+    dtype: th.dtype
+    batch: int
+    """Samples, rounded up to a power of two."""
+    training: bool
+    threads: int
+
+
+# What `choose_backend` answered, for the next call: it is on the path of every single action.
+_chosen: "weakref.WeakKeyDictionary[Topology, dict[tuple[str, th.device, th.dtype, int, bool, int], Backend]]" = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _question(device: th.device, dtype: th.dtype, batch: int, training: bool) -> tuple[Backend | None, tuple[Any, ...]]:
+    """What is asked for: a backend that the environment variable names, else the parts of a :class:`_Key`."""
+    mode = os.environ.get(BACKEND_VARIABLE) or _AUTO
+    if mode not in (_AUTO, _DETERMINISTIC):
+        return _forced_backend(mode, device, dtype), ()
+    # A plain tuple, which takes half of the time of a named one.
+    return None, (mode, device, dtype, 1 << (batch - 1).bit_length() if batch else 0, training, th.get_num_threads())
+
+
+def _forced_backend(name: str, device: th.device, dtype: th.dtype) -> Backend:
+    if name not in BACKENDS:
+        raise ValueError(f"{BACKEND_VARIABLE}={name!r}: expected '{_AUTO}', '{_DETERMINISTIC}' or one of {sorted(BACKENDS)}.")
+    if not BACKENDS[name].supports(device, dtype):
+        raise ValueError(
+            f"{BACKEND_VARIABLE}={name!r} cannot run {dtype} on {device}: "
+            f"expected one of {available_backends(device, dtype)}, or unset it."
+        )
+    return BACKENDS[name]
+
+
+def _rule_decides(key: _Key, topology: Topology, candidates: list[str]) -> bool:
+    return key.mode == _DETERMINISTIC or len(candidates) == 1 or topology.numel < _MIN_NUMEL or key.batch == 0
+
+
+def _decide(key: _Key, topology: Topology) -> str:
+    candidates = available_backends(key.device, key.dtype)
+    by_rule = backend_by_rule(key.device, key.dtype, topology, key.batch)
+    if _rule_decides(key, topology, candidates):
+        return by_rule
+    kind = _kind(key, topology)
+    known = choices.known_choice(kind, candidates)
+    if known is not None:
+        return known
+    if is_busy():
+        logger.info("%s: took %s by the rule, as this machine is too busy for measurements", kind, by_rule)
+        choices.use_choice(kind, by_rule)
+        return by_rule
+    backends = [BACKENDS[name] for name in candidates]
+    measured = measure(backends, key.device, key.dtype, topology, min(key.batch, MAX_BATCH), key.training)
+    if not measured.is_clear:
+        logger.info("%s: took %s by the rule, as times scatter (%s)", kind, by_rule, measured.times)
+        choices.use_choice(kind, by_rule)
+        return by_rule
+    stored = choices.store_choice(kind, measured.best, candidates)
+    logger.info("%s: chose %s (%s)", kind, stored, measured.times)
+    return stored
+
+
+def _kind(key: _Key, topology: Topology) -> str:
+    place = f"cpu x{key.threads}" if key.device.type == "cpu" else th.cuda.get_device_name(key.device)
+    shape = f"{topology.rows}x{topology.columns}:{topology.nnz}"
+    use = "training" if key.training else "forward"
+    # What was chosen without them says nothing about registered backends, and the other way round.
+    others = "".join(f" with {name}" for name in available_backends(key.device, key.dtype) if name not in OURS)
+    return f"{place} {str(key.dtype).removeprefix('torch.')} batch {min(key.batch, MAX_BATCH)} {shape} {use}{others}"

@@ -1,0 +1,217 @@
+"""The three products, block by block."""
+
+from collections.abc import Callable
+from functools import cache, partial
+
+from llvmlite import ir
+
+from sb3_sparse.sparse.kernels.native.blocked.layout import BLOCK_COLUMNS, Arrays, Group, Sizes, each_group
+from sb3_sparse.sparse.kernels.native.blocked.packing import gather_columns, gather_rows, scatter_rows
+from sb3_sparse.sparse.kernels.native.code import INT8, INT32, LANES, Code, column_type, word
+from sb3_sparse.sparse.kernels.native.kernel import Definition, Kernel
+
+# How many weights are reduced to their sums at the same time.
+_SUMS = 4
+
+
+def define(name: str, vectors: int = 4, column_bits: int = 16) -> Definition:
+    """
+    How to write a kernel. ``first`` and ``last`` are rows of blocks.
+
+    :param name: "multiply", "multiply_transposed" or "sample_product".
+    :param vectors: Vectors per tile.
+    :param column_bits: Size of the columns of the topology, 16 or 32; only "multiply_transposed" reads them.
+    """
+    if name == "multiply":
+        pointers, write = "values packed counts local crow edges col x bias y", _multiply(vectors, gather_rows)
+    elif name == "multiply_transposed":
+        gather = gather_columns(column_type(column_bits))
+        pointers, write = "values packed counts local crow edges col x bias y", _multiply(vectors, gather)
+    elif name == "sample_product":
+        pointers, write = "dv packed counts local crow g x", _sample_product(vectors)
+    else:
+        raise KeyError(name)
+    return Definition(pointers, Sizes.NAMES, partial(_with_sizes, write, len(pointers.split())))
+
+
+@cache
+def kernel(name: str, vectors: int, column_bits: int = 16) -> Kernel:
+    """A kernel, compiled once; arguments as for :func:`define`."""
+    return define(name, vectors, column_bits).compile()
+
+
+def _with_sizes(write: Callable[..., None], n_pointers: int, code: Code, *arguments: ir.Value) -> None:
+    """Calls ``write`` with the integers as :class:`Sizes`, before the pointers and the range."""
+    sizes = Sizes(code, *arguments[n_pointers:-2])
+    write(code, sizes, *arguments[:n_pointers], *arguments[-2:])
+
+
+def _multiply(vectors: int, gather: Callable[..., ir.Value]) -> Callable[..., None]:
+    """
+    ``y[i] = bias[i] + sum over weights k of row i: value(k) * x[col[k]]``; ``bias`` may be null.
+
+    :param gather: Packs the values of a group and returns how many there are.
+    """
+
+    def write(code: Code, sizes: Sizes, *arguments: ir.Value) -> None:
+        values, packed, counts, local, crow, edges, col, x, bias, y, first, last = arguments
+        arrays = Arrays(code, packed, counts, local, crow, vectors)
+
+        def group(here: Group) -> ir.Value:
+            size = gather(code, sizes, arrays, here, values, edges, col)
+
+            def row(t: ir.Value, b: ir.Value, i: ir.Value, lane: ir.Value, k: ir.Value, stop: ir.Value) -> None:
+                place = code.at_lane(y, i, sizes.stride, lane)
+
+                def weight(k: ir.Value, *sums: ir.Value) -> list[ir.Value]:
+                    value = code.splat(code.load(arrays.packed, k))
+                    x_row = _panel_row(code, arrays.panel, here.local, k, vectors)
+                    return [
+                        code.fma(value, code.load_vector(x_row, vector, align=4 * LANES), total)
+                        for vector, total in enumerate(sums)
+                    ]
+
+                # In the first block from the bias, then from what the blocks before have left.
+                is_first = code.build.icmp_signed("==", b, word(0))
+                sums = code.vectors_or(is_first, partial(_splat_bias, code, bias, i), place, vectors)
+                for vector, total in enumerate(code.loop(k, stop, weight, *sums)):
+                    code.store_vector(total, place, vector)
+
+            _each_row(code, sizes, arrays, here, x, vectors, row)
+            return size
+
+        each_group(code, sizes, arrays, first, last, group)
+
+    return write
+
+
+def _sample_product(vectors: int) -> Callable[..., None]:
+    """``dv[k] = sum over the batch: g[i] * x[col[k]]``. Lanes beyond the batch have to be zero."""
+
+    def write(code: Code, sizes: Sizes, *arguments: ir.Value) -> None:
+        dv, packed, counts, local, crow, g, x, first, last = arguments
+        build = code.build
+        arrays = Arrays(code, packed, counts, local, crow, vectors)
+
+        def group(here: Group) -> ir.Value:
+            def row(t: ir.Value, b: ir.Value, i: ir.Value, lane: ir.Value, k: ir.Value, stop: ir.Value) -> None:
+                g_row = code.at_lane(g, i, sizes.stride, lane)
+                gradients = [code.load_vector(g_row, vector) for vector in range(vectors)]
+                resumes = build.icmp_signed(">", t, word(0))
+
+                def products(k: ir.Value) -> ir.Value:
+                    x_row = _panel_row(code, arrays.panel, here.local, k, vectors)
+                    total = build.fmul(gradients[0], code.load_vector(x_row, 0, align=4 * LANES))
+                    for vector in range(1, vectors):
+                        total = code.fma(gradients[vector], code.load_vector(x_row, vector, align=4 * LANES), total)
+                    return total
+
+                def several(k: ir.Value) -> None:
+                    # Behind the last weight of a row are those of the next: they are multiplied too, and not used.
+                    total = _sums_of_four(code, [products(build.add(k, word(j), flags=("nsw",))) for j in range(_SUMS)])
+                    place = code.at(arrays.packed, k)
+                    before = build.load(place, typ=total.type, align=4)
+                    zero = ir.Constant(total.type, None)
+                    total = code.add(total, build.select(resumes, before, zero))
+                    left = build.trunc(build.sub(stop, k), INT32)
+                    lanes = ir.Constant(ir.VectorType(INT32, _SUMS), list(range(_SUMS)))
+                    build.store(
+                        build.select(build.icmp_signed("<", lanes, code.splat(left, _SUMS)), total, before), place, align=4
+                    )
+
+                code.loop(k, stop, several, step=_SUMS)
+
+            _each_row(code, sizes, arrays, here, x, vectors, row)
+            return scatter_rows(code, arrays, here, dv)
+
+        each_group(code, sizes, arrays, first, last, group)
+
+    return write
+
+
+def _each_row(
+    code: Code, sizes: Sizes, arrays: Arrays, here: Group, x: ir.Value, vectors: int, body: Callable[..., None]
+) -> None:
+    """
+    The rows of each block of a group, tile by tile, with the panel filled from ``x``.
+
+    :param body: Called with the tile, the block, the row, where the tile begins in a batch, and where the row's
+        weights begin and end in the group.
+    """
+    build = code.build
+
+    def tile(t: ir.Value) -> None:
+        lane = build.mul(t, word(vectors * LANES))
+
+        def block(b: ir.Value, k: ir.Value) -> list[ir.Value]:
+            _fill_panel(code, sizes, arrays.panel, x, b, lane, vectors)
+            counts = here.counts(code, b)
+            after = build.add(b, word(1))
+            is_last = build.icmp_signed("==", after, here.end)
+            next_first = build.mul(build.select(is_last, here.begin, after), word(BLOCK_COLUMNS))
+            next_lane = build.select(is_last, build.add(lane, word(vectors * LANES)), lane)
+
+            def row(i: ir.Value, k: ir.Value) -> list[ir.Value]:
+                with build.if_then(build.icmp_signed("<", i, word(BLOCK_COLUMNS))):
+                    # The panel of the next block comes from afar: a column of it per row of this one.
+                    column = code.minimum(build.add(next_first, i), build.sub(sizes.columns, word(1)))
+                    soon = code.at_lane(x, column, sizes.stride, next_lane)
+                    for vector in range(vectors):
+                        code.prefetch(code.at(soon, word(vector * LANES)), locality=2)
+                stop = build.add(k, code.load_index(counts, i, INT8))
+                body(t, b, build.add(here.row, i), lane, k, stop)
+                return [stop]
+
+            return code.loop(word(0), here.rows, row, k)
+
+        code.loop(here.begin, here.end, block, word(0))
+
+    code.loop(word(0), sizes.tiles, tile)
+
+
+def _fill_panel(code: Code, sizes: Sizes, panel: ir.Value, x: ir.Value, block: ir.Value, lane: ir.Value, vectors: int) -> None:
+    """Copy the tile's part of the rows of ``x`` that belong to a block of columns."""
+    build = code.build
+    first = build.mul(block, word(BLOCK_COLUMNS))
+    count = code.minimum(word(BLOCK_COLUMNS), build.sub(sizes.columns, first))
+
+    def column(c: ir.Value) -> None:
+        row = code.at_lane(x, build.add(first, c), sizes.stride, lane)
+        place = code.at(panel, build.mul(c, word(vectors * LANES)))
+        for vector in range(vectors):
+            code.store_vector(code.load_vector(row, vector), place, vector, align=4 * LANES)
+
+    code.loop(word(0), count, column)
+
+
+def _splat_bias(code: Code, bias: ir.Value, row: ir.Value) -> ir.Value:
+    return code.splat(code.load_or_zero(bias, row))
+
+
+def _panel_row(code: Code, panel: ir.Value, local: ir.Value, k: ir.Value, vectors: int) -> ir.Value:
+    return code.at(panel, code.build.mul(code.load_index(local, k, INT8), word(vectors * LANES)))
+
+
+def _sums_of_four(code: Code, vectors: list[ir.Value]) -> ir.Value:
+    """
+    The sums of the elements of four vectors, as a vector of four.
+
+    The first steps are made for two and for four vectors at once, within groups of four lanes, where processors
+    shuffle fastest.
+    """
+    a, b, c, d = vectors
+    groups = range(0, LANES, 4)
+
+    def pairs(first: ir.Value, second: ir.Value, lanes: tuple[int, int, int, int]) -> ir.Value:
+        return code.shuffle(first, second, [group + lane for group in groups for lane in lanes])
+
+    low, high = (0, LANES, 1, LANES + 1), (2, LANES + 2, 3, LANES + 3)
+    ab = code.add(pairs(a, b, low), pairs(a, b, high))
+    cd = code.add(pairs(c, d, low), pairs(c, d, high))
+    low, high = (0, 1, LANES, LANES + 1), (2, 3, LANES + 2, LANES + 3)
+    total = code.add(pairs(ab, cd, low), pairs(ab, cd, high))
+    half = LANES // 2
+    while half >= len(vectors):
+        first, second = (code.shuffle(total, total, range(begin, begin + half)) for begin in (0, half))
+        total, half = code.add(first, second), half // 2
+    return total

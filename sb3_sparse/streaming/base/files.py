@@ -1,0 +1,81 @@
+"""Whose agent a file holds. Streaming agents say so; of others, and of those before version 0.3, what is saved tells."""
+
+import inspect
+import io
+import json
+import pathlib
+import zipfile
+from typing import Any
+
+import sb3_contrib
+import stable_baselines3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.save_util import load_from_zip_file, open_path
+
+# Saved by all streaming algorithms, and by no other.
+_STREAMING = "trace_lambda"
+_UNKNOWN = "another algorithm"
+
+
+def check_kind(path: str | pathlib.Path | io.BufferedIOBase, kind: str | None, custom_objects: dict[str, Any] | None) -> None:
+    """
+    :param path: A file that :meth:`BaseAlgorithm.save` wrote.
+    :param kind: ``"StreamAC"``, ``"StreamQ"`` or ``"StreamSARSA"``; None: another streaming algorithm.
+    :param custom_objects: As for :meth:`BaseAlgorithm.load`.
+    :raises ValueError: If the file holds an agent of another algorithm.
+    """
+    saved = _saved(path)
+    if saved is None:
+        # No such file at all, which SB3 says itself.
+        return
+    found = [_streaming_kind(saved)] if _STREAMING in saved else _other_kinds(path, set(saved), custom_objects)
+    if not found or (_STREAMING in saved and kind in (None, found[0])):
+        return
+    loads = " or ".join(f"{name}.load" for name in found if name != _UNKNOWN) or "the class that saved it"
+    raise ValueError(f"{path} holds an agent of {' or '.join(found)}, which {kind or 'this class'} cannot load: use {loads}.")
+
+
+def _saved(path: Any) -> dict[str, Any] | None:
+    """Everything that is saved as JSON or inside of it, by name."""
+    file = open_path(path, "r", verbose=0, suffix="zip")
+    place = file.tell()
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return dict(json.loads(archive.read("data")))
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError):
+        return None
+    finally:
+        if file is path:
+            file.seek(place)
+        else:
+            file.close()
+
+
+def _streaming_kind(saved: dict[str, Any]) -> str:
+    if isinstance(named := saved.get("algorithm"), str):
+        return named
+    # As version 0.2 and before wrote them.
+    if "kappa_policy" in saved:
+        return "StreamAC"
+    return "StreamSARSA" if "_next_action" in saved else "StreamQ"
+
+
+def _other_kinds(path: Any, names: set[str], custom_objects: dict[str, Any] | None) -> list[str]:
+    """The algorithms whose policies fit best, and of these the ones whose settings do."""
+    place = path.tell() if isinstance(path, io.BufferedIOBase) else None
+    data = load_from_zip_file(path, custom_objects=custom_objects, device="cpu")[0] or {}
+    if place is not None:
+        path.seek(place)
+    known = [
+        algorithm
+        for library in (stable_baselines3, sb3_contrib)
+        for algorithm in vars(library).values()
+        if isinstance(algorithm, type) and issubclass(algorithm, BaseAlgorithm)
+    ]
+    for policy_class in getattr(data.get("policy_class"), "__mro__", ()):
+        if fitting := [algorithm for algorithm in known if policy_class in algorithm.policy_aliases.values()]:
+            # Some settings are saved with an underscore.
+            saved = names | {name.lstrip("_") for name in names}
+            missing = [len(inspect.signature(algorithm).parameters.keys() - saved) for algorithm in fitting]
+            return [algorithm.__name__ for algorithm, n in zip(fitting, missing, strict=True) if n == min(missing)]
+    return [_UNKNOWN]

@@ -1,0 +1,146 @@
+"""What one pass through a network shows, whatever the network is made of."""
+
+import pytest
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import prune
+
+from sb3_sparse.networks import SimBaEncoder
+from sb3_sparse.plasticity import dormant_ratio, record_activations
+from sb3_sparse.sparse import SparseLinear, Topology, sparsify_
+
+
+class Dueling(nn.Module):
+    """Functions of torch for activations, two heads after streams of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3)
+        self.value, self.advantage = nn.Linear(12, 5), nn.Linear(12, 6)
+        self.value_head, self.advantage_head = nn.Linear(5, 1), nn.Linear(6, 4)
+
+    def forward(self, x):
+        latent = F.relu(self.conv(x)).flatten(1)
+        value = self.value_head(F.leaky_relu(self.value(latent)))
+        advantage = self.advantage_head(self.advantage(latent).tanh())
+        return th.sigmoid(value + advantage - advantage.mean(dim=1, keepdim=True))
+
+
+def test_simba_block_by_block():
+    th.manual_seed(0)
+    net = nn.Sequential(SimBaEncoder(3, 8, 2), nn.Linear(8, 2), nn.Tanh())
+    x = th.randn(5, 3)
+    seen = record_activations(net, lambda: net(x))
+    encoder = net[0]
+    stem = encoder.stem(x)
+    hidden = encoder.blocks[0].fc1(encoder.blocks[0].norm(stem))
+    assert list(seen.linear) == ["0.stem", *(f"0.blocks.{i}.fc{j}" for i in (0, 1) for j in (1, 2))]
+    # The ReLU works in place; what came before it is seen all the same.
+    assert th.equal(seen.linear["0.blocks.0.fc1"], hidden)
+    assert hidden.min() < 0
+    assert list(seen.activated) == ["0.blocks.0.fc1", "0.blocks.1.fc1"]
+    assert th.equal(seen.activated["0.blocks.0.fc1"], hidden.relu())
+    assert len(seen.features) == 1
+    assert th.equal(seen.features[0], encoder(x))
+    assert not any(tensor.requires_grad for tensor in (*seen.linear.values(), *seen.activated.values(), *seen.features))
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_functions_streams_and_several_heads():
+    th.manual_seed(0)
+    net = Dueling()
+    x = th.randn(5, 1, 4, 4)
+    seen = record_activations(net, lambda: net(x))
+    assert list(seen.linear) == ["conv", "value", "advantage"]
+    assert list(seen.activated) == ["conv", "value", "advantage"]
+    assert [tuple(features.shape) for features in seen.features] == [(5, 5), (5, 6)]
+    assert th.equal(seen.activated["conv"], net.conv(x).relu())
+    assert th.equal(seen.activated["advantage"], net.advantage(net.conv(x).relu().flatten(1)).tanh())
+    assert dormant_ratio(seen.activated).units == 3 + 5 + 6
+
+
+def test_heads_with_one_latent_vector_share_a_feature():
+    trunk, mu, log_std = nn.Sequential(nn.Linear(3, 8), nn.ReLU()), nn.Linear(8, 2), nn.Linear(8, 2)
+    net = nn.ModuleList([trunk, mu, log_std])
+    x = th.randn(5, 3)
+
+    def forward():
+        latent = trunk(x)
+        return mu(latent), th.tanh(log_std(latent))
+
+    seen = record_activations(net, forward)
+    assert (list(seen.linear), list(seen.activated), len(seen.features)) == (["0.0"], ["0.0"], 1)
+
+
+def test_a_layer_that_is_used_twice_is_seen_twice():
+    layer, head = nn.Linear(3, 3), nn.Linear(3, 1)
+    net = nn.ModuleList([layer, head])
+    seen = record_activations(net, lambda: head(F.relu(layer(F.relu(layer(th.randn(4, 3)))))))
+    assert list(seen.linear) == list(seen.activated) == ["0", "0#2"]
+
+
+def test_structurally_dead_units():
+    mask = th.ones(6, 4, dtype=th.bool)
+    mask[[1, 4]] = False
+    layer = SparseLinear(4, 6, topology=Topology.from_mask(mask))
+    net = nn.Sequential(layer, nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 1))
+    with th.no_grad():
+        layer.bias[1] = 1.0
+    prune.custom_from_mask(net[2], "weight", th.eye(5, 6).flip(0)[:5] * th.tensor([[1], [1], [0], [1], [1]]))
+    seen = record_activations(net, lambda: net(th.randn(32, 4)))
+    assert {name: dead.nonzero().flatten().tolist() for name, dead in seen.structurally_dead.items()} == {
+        "0": [1, 4],
+        "2": [2],
+    }
+    result = dormant_ratio(seen.activated, 0.0, structurally_dead=seen.structurally_dead)
+    assert (result.structurally_dead, result.units) == (3, 8)
+
+
+def test_a_normalised_unit_without_input_is_not_dead():
+    mask = th.ones(6, 4, dtype=th.bool)
+    mask[1] = False
+    net = nn.Sequential(
+        SparseLinear(4, 6, topology=Topology.from_mask(mask)), nn.LayerNorm(6), nn.LeakyReLU(), nn.Linear(6, 1)
+    )
+    seen = record_activations(net, lambda: net(th.randn(32, 4)))
+    assert seen.structurally_dead["0"].tolist() == [False, True, False, False, False, False]
+    assert dormant_ratio(seen.activated, 0.0, structurally_dead={}).ratio == 0.0
+
+
+def test_a_linear_network_has_a_head_and_nothing_else():
+    net = nn.Linear(3, 2)
+    x = th.randn(4, 3)
+    seen = record_activations(net, lambda: net(x))
+    assert (seen.linear, seen.activated) == ({}, {})
+    assert th.equal(seen.features[0], x)
+
+
+def test_a_pass_through_another_network_is_refused():
+    net = nn.Linear(3, 2)
+    with pytest.raises(ValueError, match="no linear layer of the network took part"):
+        record_activations(nn.Linear(3, 2), lambda: net(th.randn(4, 3)))
+
+
+def test_sparse_networks_show_what_their_dense_twins_do():
+    th.manual_seed(0)
+    net = nn.Sequential(SimBaEncoder(5, 16, 1), nn.Linear(16, 2))
+    sparsify_(net, 0.6)
+    x = th.randn(8, 5)
+    seen = record_activations(net, lambda: net(x))
+    assert list(seen.linear) == ["0.stem", "0.blocks.0.fc1", "0.blocks.0.fc2"]
+    assert list(seen.activated) == ["0.blocks.0.fc1"]
+
+
+def test_an_encoder_has_no_heads():
+    encoder = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4), nn.Tanh())
+    x = th.randn(6, 3)
+    seen = record_activations(encoder, lambda: encoder(x), has_heads=False)
+    assert th.equal(seen.linear["2"], encoder[2](encoder[1](encoder[0](x))))
+    assert th.equal(seen.activated["2"], encoder(x))
+    assert len(seen.features) == 1
+    assert th.equal(seen.features[0], encoder(x))
+    with_heads = record_activations(encoder, lambda: encoder(x))
+    assert list(with_heads.linear) == list(with_heads.activated) == ["0"]
+    with pytest.raises(ValueError, match="returned no tensor"):
+        record_activations(encoder, lambda: print(encoder(x).shape), has_heads=False)

@@ -1,0 +1,44 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import llvmlite.binding as llvm
+import pytest
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="protects pages by mprotect, and forks")
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = "tests/sparse/kernels/guard_pages.py"
+
+
+def run(*arguments):
+    result = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    # A fault is a negative return code, and its place in stderr.
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-5000:]
+    return result.stdout
+
+
+@pytest.mark.parametrize("kernels", ["batches", "streaming"])
+def test_kernels_touch_nothing_beside_their_arrays(kernels):
+    assert run(SCRIPT, kernels).startswith("all right: bias")
+
+
+def test_kernels_of_processors_without_avx512_touch_nothing_beside_their_arrays():
+    if not llvm.get_host_cpu_features().get("avx512f", False):
+        pytest.skip("for processors with AVX-512, on which others differ")
+    code = f"import without_avx512, runpy, sys; sys.argv = ['', 'batches']; runpy.run_path({SCRIPT!r}, run_name='__main__')"
+    assert run("-c", code).startswith("all right: bias")
+
+
+def test_an_array_that_is_too_short_ends_the_process():
+    assert run(SCRIPT, "streaming", "prove") == ""
+    # These two have some more elements than the kernels touch, on purpose: whole vectors are read and written.
+    assert run(SCRIPT, "batches", "prove") == "end local 0\nend packed 0\n"
