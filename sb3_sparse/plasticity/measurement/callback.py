@@ -47,7 +47,8 @@ class PlasticityCallback(BaseCallback):
     :param n_samples: Size of the batch. Ranks cannot exceed it.
     :param metrics: Names from :data:`~sb3_sparse.plasticity.METRICS`, or ``"all"``.
     :param networks: ``"actor"``, ``"critic"`` or both. Those that the model has are measured; the network of DQN and
-        QR-DQN is a critic. An algorithm may have others of its own, such as ``"encoder"``, which have to be there.
+        QR-DQN is a critic. Others, such as an ``"encoder"``, are measured where the algorithm names them by a method
+        ``model_parts()``, see ``docs/extending/algorithm.md``; a subclass of SB3's needs no more than that.
     :param figures: Whether to draw images when there is a TensorBoard to show them.
     :param csv_path: The CSV file. By default ``plasticity.csv`` beside ``evaluations.npz`` if an ``EvalCallback``
         writes one, else in the folder of the logger if that writes files, else none.
