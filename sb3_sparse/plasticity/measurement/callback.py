@@ -14,7 +14,7 @@ from sb3_sparse.common.sb3_models import model_parts
 from sb3_sparse.common.validation import flag, whole_number
 from sb3_sparse.common.warn import warn_user
 from sb3_sparse.plasticity.hidden_rollouts import hidden_rollouts
-from sb3_sparse.plasticity.measurement.batches import batch_source
+from sb3_sparse.plasticity.measurement.batches import DEFAULT_N_SAMPLES, batch_source
 from sb3_sparse.plasticity.measurement.figures import interference_figure, spectrum_figure
 from sb3_sparse.plasticity.measurement.measure import measure_probe, present_networks, what_is_left_out
 from sb3_sparse.plasticity.measurement.named_metrics import RANKS, check_metrics, columns
@@ -59,7 +59,7 @@ class PlasticityCallback(BaseCallback):
     def __init__(
         self,
         log_freq: int = 10_000,
-        n_samples: int = 256,
+        n_samples: int = DEFAULT_N_SAMPLES,
         metrics: str | Sequence[str] = DEFAULT_METRICS,
         networks: str | Sequence[str] = NETWORKS,
         figures: bool = True,
