@@ -1,4 +1,8 @@
-"""Normalisation of observations inside a policy: what is normalised, and when its statistics move."""
+"""
+Normalisation of observations inside a policy: what is normalised, and when its statistics move.
+
+How they move is in ``networks/running_norm.py``. Streaming agents have their own, in ``streaming/normalizers.py``.
+"""
 
 import sys
 from collections.abc import Mapping, Sequence

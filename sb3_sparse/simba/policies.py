@@ -2,7 +2,8 @@
 Sparse SimBa policies for the algorithms of Stable-Baselines3 and sb3-contrib, one for each.
 
 The algorithms are used unchanged, and so are subclasses of them: they take the policy of the algorithm that they come
-from. Each class here says which policy of SB3 the mixin of ``policy_mixin.py`` is for, and which networks it builds.
+from. Each class here says which policy of SB3 the mixin of ``policy_mixin.py`` is for, and which networks it builds. For
+another trunk, override ``make_trunk`` of a network (``network_mixin.py``) and name that network in ``network_classes``.
 """
 
 from typing import Any

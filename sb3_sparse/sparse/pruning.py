@@ -1,4 +1,8 @@
-"""Which layers of a module can be pruned, how others take their place, and the way back to dense ones."""
+"""
+Which layers of a module can be pruned, how sparse ones take their place, and the way back (``to_dense``).
+
+What decides which weights survive is elsewhere: at random, ``sparsify_`` in ``sparsity.py``; by masks, ``masks.py``.
+"""
 
 import copy
 import math

@@ -150,6 +150,8 @@ def sparsify_(
     """
     Prune a module at random, in place: every ``nn.Linear`` and ``nn.Conv2d`` becomes a sparse layer.
 
+    At positions of your own, such as those of a file: :func:`~sb3_sparse.sparse.masks.sparsify_by_masks_`.
+
     What is called ``..._target`` is pruned as the network of that name without it: SB3's target networks follow theirs
     weight by weight.
 

@@ -72,17 +72,19 @@ class StreamQ(StreamAlgorithm):
         self._q = self._make_learner(self.policy.q_net, self.policy.q_optimizer)
         return [self._q]
 
+    def _epsilon(self) -> float:
+        """The probability of a random action now. Override for another schedule."""
+        steps = self.exploration_fraction * self._total_timesteps
+        progress = min((self.num_timesteps + 1) / steps, 1.0) if steps > 0 else 1.0
+        return self.exploration_initial_eps + progress * (self.exploration_final_eps - self.exploration_initial_eps)
+
     def _epsilon_greedy(self, values: np.ndarray) -> tuple[int, bool]:
         """
         Choose by the values of the actions.
 
         :return: An action, and whether it differs from the greedy one.
         """
-        steps = self.exploration_fraction * self._total_timesteps
-        progress = min((self.num_timesteps + 1) / steps, 1.0) if steps > 0 else 1.0
-        self.exploration_rate = self.exploration_initial_eps + progress * (
-            self.exploration_final_eps - self.exploration_initial_eps
-        )
+        self.exploration_rate = self._epsilon()
         greedy = int(np.argmax(values))
         action = int(np.random.randint(len(values))) if np.random.random() < self.exploration_rate else greedy
         return action, action != greedy

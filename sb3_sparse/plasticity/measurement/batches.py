@@ -18,6 +18,9 @@ from sb3_sparse.common.interrupts import uninterrupted
 from sb3_sparse.common.model_parts import HasPlasticityBatch, HasPlasticityObservations
 from sb3_sparse.common.sb3_models import keeps_samples, n_stored, replay_batch
 
+# Samples that metrics are measured on, if nothing else is said.
+DEFAULT_N_SAMPLES = 256
+
 
 class ObservedBatch(NamedTuple):
     """
@@ -38,7 +41,7 @@ class ObservedBatch(NamedTuple):
     """``(batch, ...)``, for critics of state and action."""
 
 
-def sample_batch(model: BaseAlgorithm, n_samples: int = 256, seed: int = 0) -> Any:
+def sample_batch(model: BaseAlgorithm, n_samples: int = DEFAULT_N_SAMPLES, seed: int = 0) -> Any:
     """
     A batch of what the model learns from: of the replay buffer, or of the last rollout.
 

@@ -14,7 +14,7 @@ from sb3_sparse.common.sb3_models import model_parts
 from sb3_sparse.common.validation import flag, whole_number
 from sb3_sparse.common.warn import warn_user
 from sb3_sparse.plasticity.hidden_rollouts import hidden_rollouts
-from sb3_sparse.plasticity.measurement.batches import batch_source
+from sb3_sparse.plasticity.measurement.batches import DEFAULT_N_SAMPLES, batch_source
 from sb3_sparse.plasticity.measurement.figures import interference_figure, spectrum_figure
 from sb3_sparse.plasticity.measurement.measure import measure_probe, present_networks, what_is_left_out
 from sb3_sparse.plasticity.measurement.named_metrics import RANKS, check_metrics, columns
@@ -47,7 +47,8 @@ class PlasticityCallback(BaseCallback):
     :param n_samples: Size of the batch. Ranks cannot exceed it.
     :param metrics: Names from :data:`~sb3_sparse.plasticity.METRICS`, or ``"all"``.
     :param networks: ``"actor"``, ``"critic"`` or both. Those that the model has are measured; the network of DQN and
-        QR-DQN is a critic. An algorithm may have others of its own, such as ``"encoder"``, which have to be there.
+        QR-DQN is a critic. Others, such as an ``"encoder"``, are measured where the algorithm names them by a method
+        ``model_parts()``, see ``docs/extending/algorithm.md``; a subclass of SB3's needs no more than that.
     :param figures: Whether to draw images when there is a TensorBoard to show them.
     :param csv_path: The CSV file. By default ``plasticity.csv`` beside ``evaluations.npz`` if an ``EvalCallback``
         writes one, else in the folder of the logger if that writes files, else none.
@@ -58,7 +59,7 @@ class PlasticityCallback(BaseCallback):
     def __init__(
         self,
         log_freq: int = 10_000,
-        n_samples: int = 256,
+        n_samples: int = DEFAULT_N_SAMPLES,
         metrics: str | Sequence[str] = DEFAULT_METRICS,
         networks: str | Sequence[str] = NETWORKS,
         figures: bool = True,

@@ -7,7 +7,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_sparse.common.model_parts import NETWORKS, check_networks
 from sb3_sparse.common.warn import warn_user
-from sb3_sparse.plasticity.measurement.batches import undisturbed
+from sb3_sparse.plasticity.measurement.batches import DEFAULT_N_SAMPLES, undisturbed
 from sb3_sparse.plasticity.measurement.losses import has_losses, why_no_losses
 from sb3_sparse.plasticity.measurement.named_metrics import METRICS, check_metrics
 from sb3_sparse.plasticity.measurement.probe import Probe
@@ -15,7 +15,7 @@ from sb3_sparse.plasticity.measurement.probe import Probe
 
 def measure(
     model: BaseAlgorithm,
-    n_samples: int = 256,
+    n_samples: int = DEFAULT_N_SAMPLES,
     metrics: str | Sequence[str] = "all",
     networks: str | Sequence[str] = NETWORKS,
     batch: Any = None,

@@ -2,7 +2,8 @@
 The metrics by name, and how one of yours gets a name.
 
 A metric is a function of one network of a :class:`~sb3_sparse.plasticity.Probe` that returns numbers. What it computes them
-from (activations, features, gradients) is there already and shared with the other metrics.
+from (activations, features, gradients) is there already and shared with the other metrics. Which networks there are, say
+``common/sb3_models.py``, or a method ``model_parts()`` of an algorithm.
 """
 
 import math

@@ -138,7 +138,8 @@ class ResetCallback(BaseCallback):
         if self.positions(self._handled, now):
             if self.model.num_timesteps >= self.model._total_timesteps:
                 return
-            if self.strategy == "redo" and not can_score_units(self.model, self.options.get("batch_size", 256)):
+            batch_size = self.options.get("batch_size", ResetOptions.batch_size)
+            if self.strategy == "redo" and not can_score_units(self.model, batch_size):
                 # Due at the next step again.
                 return
             # With its record: a run that goes on makes no reset twice and leaves none out.

@@ -12,9 +12,11 @@ import math
 import zlib
 from collections.abc import Sequence
 
-N_DIGITS = 12
+# Hexadecimal digits of the number and of its checksum. With others, identities in older files could not be read any more.
+NUMBER_DIGITS, CHECKSUM_DIGITS = 6, 6
+N_DIGITS = NUMBER_DIGITS + CHECKSUM_DIGITS
 # The largest number that fits, plus one.
-MAX_NUMBER = 2**24
+MAX_NUMBER = 16**NUMBER_DIGITS
 # Noise up to this is left as it is, for those who compare what they loaded with what they saved; more is taken off.
 _KEPT_NOISE = 4.0
 # Digit d is written as (d + 1) * 1024: exact in float32, float16 and bfloat16, and never near zero.
@@ -34,7 +36,7 @@ def encode(number: int, about: tuple[int, ...]) -> list[float]:
     :param about: What the number is about: the same has to be known for reading it.
     :return: Twelve numbers.
     """
-    digits = f"{number:06x}{_checksum(number, about):06x}"
+    digits = f"{number:0{NUMBER_DIGITS}x}{_checksum(number, about):0{CHECKSUM_DIGITS}x}"
     return [(int(digit, 16) + 1) * _SPACING for digit in digits]
 
 
@@ -57,7 +59,7 @@ def decode(numbers: Sequence[float], about: tuple[int, ...], eps: float = 0.0) -
         if not 0 <= digit <= 15 or abs(value - (digit + 1) * _SPACING) > _NOISE + 2 * eps * abs(value):
             raise DamagedIdentity(f"{value:g} among them is none of the values that one can consist of.")
     text = "".join(f"{digit:x}" for digit in digits)
-    number, checksum = int(text[:6], 16), int(text[6:], 16)
+    number, checksum = int(text[:NUMBER_DIGITS], 16), int(text[NUMBER_DIGITS:], 16)
     if checksum != _checksum(number, about):
         raise DamagedIdentity("their checksum is that of another layer or number.")
     return number
@@ -69,4 +71,4 @@ def is_near(numbers: Sequence[float], identity: Sequence[float]) -> bool:
 
 
 def _checksum(number: int, about: tuple[int, ...]) -> int:
-    return zlib.crc32(repr((number, *about)).encode()) % MAX_NUMBER
+    return zlib.crc32(repr((number, *about)).encode()) % 16**CHECKSUM_DIGITS

@@ -15,7 +15,11 @@ from llvmlite import ir
 from sb3_sparse.sparse.kernels.native.code import FLOAT, INT8, LANES, WORD, Code, word
 
 BLOCK_COLUMNS = 128
-"""Columns of a block: with the widest tile, the panel is as large as a first-level cache of 32 KiB. At most 255."""
+"""
+Columns of a block: with the widest tile, the panel is as large as a first-level cache of 32 KiB. At most 255, since a row
+that has all of them counts them in one byte (``counts``, in ``backends/blocked.py`` too).
+"""
+assert BLOCK_COLUMNS <= 255
 BLOCK_ROWS = 512
 """Rows of a block at most: their outputs of one tile stay in the second-level cache."""
 MIN_BLOCK_ROWS = 128
