@@ -6,7 +6,7 @@ from typing import TypeVar
 import torch as th
 from torch import nn
 
-from sb3_sparse.sparse.layers import SparseLayer, sparse_layers
+from sb3_sparse.sparse.layers import SparseLayer, SparseLinear, sparse_layers
 from sb3_sparse.sparse.pruning import keep_dense_draws
 from sb3_sparse.sparse.surgery.swap import Swap
 from sb3_sparse.sparse.topology import Topology, derive_seed
@@ -28,7 +28,11 @@ def draw_fresh(build: Callable[[], Module], seed: int | None = None) -> Module:
         seed = int(th.randint(2**31, ()))
     with th.random.fork_rng(devices=[]), th.device("cpu"), keep_dense_draws():
         th.default_generator.manual_seed(seed)
-        return build()
+        module = build()
+        for layer in sparse_layers(module).values():
+            if layer.dense_draw is None and isinstance(layer, SparseLinear):
+                layer.dense_draw = layer.draw_dense()
+        return module
 
 
 def drawn_value(layer: nn.Module, key: str, fresh: nn.Module, swap: Swap | None = None) -> th.Tensor | None:

@@ -298,3 +298,22 @@ def test_the_functions_on_modules_know_no_rl_library(name):
     names = imports(PACKAGE / "plasticity" / "resets" / name)
     assert not roots(names) & RL_LIBRARIES
     assert not any(name.endswith(("policies", "callback", "sb3_model", "sb3_models")) for name in names)
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+def test_a_layer_that_draws_its_own_values_is_redrawn_as_it_was_drawn(rescale):
+    def build():
+        return nn.Sequential(SparseLinear(300, 200, density=0.25, seed=1, rescale=rescale))
+
+    net = build()
+    plain = draw_fresh(build, 3)[0].values.detach().clone()
+    reset_full_(net, draw_fresh(build, 3))
+    assert th.equal(net[0].values, plain)
+    before = net[0].topology
+    reset_full_(net, draw_fresh(build, 3), redraw_seed=7)
+    assert net[0].topology != before
+    both = net[0].topology.mask() & before.mask()
+    assert th.equal(net[0].weight[both], before.scatter(plain)[both])
+    bound = 300**-0.5 * (2 if rescale else 1)
+    assert net[0].values.abs().max() <= bound
+    assert net[0].values.std().item() == pytest.approx(bound / 3**0.5, rel=0.03)
