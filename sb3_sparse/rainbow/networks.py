@@ -12,9 +12,11 @@ from torch import nn
 
 from sb3_sparse.networks.heads import DuelingHead, PlainHead, Support
 from sb3_sparse.networks.noisy import NoisyLinear, noisy_layers
+from sb3_sparse.sparse.sparsity import Sparsity
+from sb3_sparse.sparse.state.loading import LoadsWhole
 
 
-class RainbowNetwork(QNetwork):
+class RainbowNetwork(LoadsWhole, QNetwork):
     """
     Q-network of :class:`Rainbow`. With everything switched off it is SB3's own, bit by bit.
 
@@ -26,7 +28,7 @@ class RainbowNetwork(QNetwork):
     :param v_min: Smallest return of the distributions.
     :param v_max: Largest return of the distributions.
     :param sigma: Size of the noise at first.
-    :param kwargs: Of SB3's ``QNetwork``.
+    :param kwargs: Of SB3's ``QNetwork``, and the keywords of :class:`Sparsity`, which prunes encoder and layers.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class RainbowNetwork(QNetwork):
         sigma: float = 0.5,
         **kwargs: Any,
     ):
+        self.sparsity = Sparsity.from_keywords(**Sparsity.take_keywords(kwargs))
         super().__init__(*args, **kwargs)
         self.rainbow_kwargs = {
             "distributional": distributional,
@@ -52,8 +55,11 @@ class RainbowNetwork(QNetwork):
             "sigma": sigma,
         }
         self.support = Support(n_atoms, v_min, v_max) if distributional else None
-        if not (distributional or dueling or noisy):
-            return
+        if distributional or dueling or noisy:
+            self._build_head(dueling, noisy, sigma)
+        self.sparsity.apply_(self)
+
+    def _build_head(self, dueling: bool, noisy: bool, sigma: float) -> None:
         linear = partial(NoisyLinear, sigma=sigma) if noisy else nn.Linear
         layers: list[nn.Module] = []
         width = self.features_dim
@@ -111,4 +117,8 @@ class RainbowNetwork(QNetwork):
         return super()._predict(observation)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), **self.rainbow_kwargs}
+        return {**super()._get_constructor_parameters(), **self.rainbow_kwargs, **self.sparsity.keywords}
+
+    def forget_sparsity(self) -> None:
+        """What is saved from now on is a dense network."""
+        self.sparsity = self.sparsity.dense()

@@ -1,4 +1,4 @@
-"""Policies of Rainbow: SB3's policies of DQN with another network."""
+"""Policies of Rainbow: SB3's policies of DQN with another network, other encoders, and sparsity."""
 
 from typing import Any
 
@@ -6,14 +6,19 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MultiInputPolicy
 
-from sb3_sparse.common.validation import flag, non_negative
+from sb3_sparse.common.signatures import FullSignature
+from sb3_sparse.common.validation import flag, non_negative, positive
 from sb3_sparse.networks.heads import Support
+from sb3_sparse.rainbow.encoders import ImageEncoder, is_picture
 from sb3_sparse.rainbow.networks import RainbowNetwork
+from sb3_sparse.sparse.sparsity import Sparsity
+from sb3_sparse.sparse.state.loading import LoadsWhole
 
 
-class RainbowPolicy(DQNPolicy):
+class RainbowPolicy(LoadsWhole, DQNPolicy):
     """
-    Policy of :class:`Rainbow`, for vectors. The algorithm says which parts of the network there are.
+    Policy of :class:`Rainbow`, for vectors, and by ``encoder`` for images. The algorithm says which parts of the network
+    there are.
 
     :param observation_space: Any space that SB3's DQN takes.
     :param action_space: Discrete actions.
@@ -25,18 +30,29 @@ class RainbowPolicy(DQNPolicy):
     :param v_min: Smallest return of the distributions.
     :param v_max: Largest return of the distributions.
     :param sigma: Size of the noise at first.
+    :param encoder: Of images: ``"nature"``, ``"nature_same"``, ``"impala"`` or ``"grid"``, see
+        :class:`~sb3_sparse.rainbow.encoders.ImageEncoder`; one hidden layer of 512 units follows it (128 for grids), unless
+        ``net_arch`` says otherwise. None: SB3's features extractor.
+    :param width_scale: Multiplies the channels of the encoder.
+    :param sparsity: Fraction of the weights of encoder, hidden layers and head that is removed, once, at random, in [0, 1).
+    :param sparsity_distribution: ``"erdos_renyi"`` or ``"uniform"``: how it is spread over the layers. Weights and
+        deviations of a noisy layer live at the same positions and count once.
+    :param mask_seed: Fixes which weights exist, apart from the initial values. None: follows SB3's ``seed=``.
+    :param rescale: Multiply the surviving initial weights of a layer by ``1 / sqrt(density)``.
     :param kwargs: Of SB3's ``DQNPolicy``.
     :raises ValueError: If a value is out of range.
     """
 
     q_net: RainbowNetwork
     q_net_target: RainbowNetwork
+    __signature__ = FullSignature()
 
     def __init__(
         self,
         observation_space: spaces.Space,
         action_space: spaces.Discrete,
         lr_schedule: Schedule,
+        net_arch: list[int] | None = None,
         *args: Any,
         distributional: bool = False,
         dueling: bool = False,
@@ -45,6 +61,12 @@ class RainbowPolicy(DQNPolicy):
         v_min: float = -10.0,
         v_max: float = 10.0,
         sigma: float = 0.5,
+        encoder: str | None = None,
+        width_scale: float = 1.0,
+        sparsity: float = 0.0,
+        sparsity_distribution: str = "erdos_renyi",
+        mask_seed: int | None = None,
+        rescale: bool = False,
         **kwargs: Any,
     ):
         support = Support(n_atoms, v_min, v_max)
@@ -58,19 +80,44 @@ class RainbowPolicy(DQNPolicy):
             "v_max": support.v_max,
             "sigma": non_negative("sigma", sigma),
         }
-        super().__init__(observation_space, action_space, lr_schedule, *args, **kwargs)
+        self.sparsity = Sparsity.from_keywords(sparsity, sparsity_distribution, mask_seed, rescale)
+        self.encoder_kwargs: dict[str, Any] = {"encoder": encoder, "width_scale": positive("width_scale", width_scale)}
+        if encoder is not None:
+            kwargs |= self._encoder_arguments(observation_space, kwargs)
+            net_arch = [128 if encoder == "grid" else 512] if net_arch is None else net_arch
+        elif width_scale != 1.0:
+            raise ValueError(f"width_scale={width_scale!r} multiplies the channels of an encoder: name one by encoder=.")
+        super().__init__(observation_space, action_space, lr_schedule, net_arch, *args, **kwargs)
+
+    def _encoder_arguments(self, space: spaces.Space, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if not is_picture(space):
+            raise ValueError(
+                f"encoder={self.encoder_kwargs['encoder']!r} for the observation space {space}: expected images of uint8, or "
+                "grids of bool, with three dimensions. Leave encoder out for anything else."
+            )
+        if kwargs.get("features_extractor_class", ImageEncoder) is not ImageEncoder:
+            raise ValueError("encoder= and features_extractor_class= are two ways to say the same: leave one of them out.")
+        return {"features_extractor_class": ImageEncoder, "features_extractor_kwargs": dict(self.encoder_kwargs)}
 
     def make_q_net(self) -> RainbowNetwork:
         """Build a network; SB3 calls this, once more for the target."""
         net_args = self._update_features_extractor(self.net_args, features_extractor=None)
-        return RainbowNetwork(**net_args, **self.rainbow_kwargs).to(self.device)
+        return RainbowNetwork(**net_args, **self.rainbow_kwargs, **self.sparsity.keywords).to(self.device)
+
+    def forget_sparsity(self) -> None:
+        """What is saved from now on is a dense policy."""
+        self.sparsity = self.sparsity.dense()
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), **self.rainbow_kwargs}
+        data = {**super()._get_constructor_parameters(), **self.rainbow_kwargs, **self.encoder_kwargs}
+        if self.encoder_kwargs["encoder"] is not None:
+            # It follows from the encoder.
+            del data["features_extractor_class"], data["features_extractor_kwargs"]
+        return {**data, **self.sparsity.keywords}
 
 
 class RainbowCnnPolicy(RainbowPolicy, CnnPolicy):
-    """:class:`RainbowPolicy` for images."""
+    """:class:`RainbowPolicy` for images, through SB3's NatureCNN unless ``encoder`` names another."""
 
 
 class RainbowMultiInputPolicy(RainbowPolicy, MultiInputPolicy):
