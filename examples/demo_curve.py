@@ -10,11 +10,10 @@ import argparse
 import csv
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+
+from sb3_sparse.common.figures import one_panel, save_figure
+from sb3_sparse.common.files import written_beside
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("runs", nargs="+", help="LABEL=FOLDER, the same label for runs that differ in their seed")
@@ -24,7 +23,7 @@ args = parser.parse_args()
 
 COLOURS = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd"]
 rows, colours = [], {}
-figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+figure, axes = one_panel((7, 4))
 for argument in args.runs:
     label, _, folder = argument.rpartition("=")
     evaluations = np.load(Path(folder) / "evaluations.npz")
@@ -39,8 +38,8 @@ axes.set(xlabel="decisions of the agent", ylabel="evaluation return", title=args
 axes.grid(alpha=0.3)
 axes.legend(loc="upper left")
 output = Path(args.output)
-figure.savefig(output, dpi=120)
-with output.with_suffix(".csv").open("w", newline="") as file:
+save_figure(figure, output, dpi=120)
+with written_beside(output.with_suffix(".csv")) as beside, beside.open("w", newline="") as file:
     writer = csv.writer(file)
     writer.writerow(["label", "run", "decisions", "mean_evaluation_return"])
     writer.writerows(rows)

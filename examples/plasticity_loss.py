@@ -12,7 +12,6 @@ written down with the usual measurements of plasticity. Every arm sees the same 
 
 import argparse
 import csv
-import os
 import time
 from pathlib import Path
 
@@ -22,10 +21,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_sparse import sparsify_
+from sb3_sparse.common.figures import save_figure
+from sb3_sparse.common.files import written_beside
 from sb3_sparse.networks import ResidualBlock, SimBaEncoder, orthogonal_linear
 from sb3_sparse.plasticity import dormant_ratio, gradient_norm, parameter_norm, srank
 from sb3_sparse.plasticity.redo import redo_
 from sb3_sparse.plasticity.resets import draw_fresh, reset_full_, reset_last_layers_, shrink_perturb_
+from sb3_sparse.results.statistics import bootstrap_interval
 
 N_POINTS, N_INPUTS, N_CLASSES, BATCH_SIZE = 512, 32, 10, 64
 STEPS_PER_TASK = 200
@@ -115,14 +117,11 @@ def run(arm: dict, seed: int, n_tasks: int) -> list[dict[str, float]]:
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """Write beside, then rename: a file that is there is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    with beside.open("w", newline="") as file:
+    """A file that is there is complete."""
+    with written_beside(path) as beside, beside.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows({key: f"{v:.4g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
-    os.replace(beside, path)
 
 
 def result_file(folder: Path, arm: str, seed: int) -> Path:
@@ -145,13 +144,6 @@ def collect(folder: Path, seeds: int, n_tasks: int) -> list[dict]:
                 with path.open(newline="") as file:
                     rows += [{"arm": arm, "seed": seed, **row} for row in csv.DictReader(file) if int(row["task"]) < n_tasks]
     return rows
-
-
-def bootstrap_band(values: np.ndarray, n_draws: int = 2_000) -> tuple[np.ndarray, np.ndarray]:
-    """95 % band of the mean over seeds (rows), drawn with replacement."""
-    draws = np.random.default_rng(0).integers(len(values), size=(n_draws, len(values)))
-    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5], axis=0)
-    return low, high
 
 
 def table(rows: list[dict]) -> str:
@@ -208,13 +200,13 @@ def plot(rows: list[dict], output: Path) -> None:
                 values = np.array(list(by_seed.values()))
                 task = np.arange(values.shape[1])
                 axis.plot(task, values.mean(0), color=colour, lw=1.3, label=f"{arm} ({len(values)})")
-                axis.fill_between(task, *bootstrap_band(values), color=colour, alpha=0.15, lw=0)
+                axis.fill_between(task, *bootstrap_interval(values), color=colour, alpha=0.15, lw=0)
                 axis.set_ylabel(label if column == 0 else "")
                 axis.grid(alpha=0.3)
         axes[0, column].set(title=title, ylim=(0, 1.03))
         axes[0, column].legend(fontsize=8, loc="lower left", title="arm (seeds)", title_fontsize=8)
         axes[-1, column].set_xlabel(f"task ({STEPS_PER_TASK} steps each)")
-    figure.savefig(output, dpi=80)
+    save_figure(figure, output, dpi=80)
 
 
 def main() -> None:

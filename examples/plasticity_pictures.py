@@ -21,6 +21,8 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
+from sb3_sparse.common.figures import save_figure
+from sb3_sparse.common.files import written_beside
 from sb3_sparse.plasticity import PlasticityCallback, Probe
 
 RATES = {"healthy": 2.3e-3, "sick": 0.1}
@@ -67,7 +69,8 @@ def train(name, seed, steps, folder):
     returns, _ = evaluate_policy(model, Monitor(model.env.envs[0].unwrapped), n_eval_episodes=10)
     part = Probe(model, 128).network("critic")
     spectrum = part.spectra[0].values
-    np.savez(result, matrix=part.interference.matrix, spectrum=spectrum, mean_return=returns)
+    with written_beside(result) as beside:
+        np.savez(beside, matrix=part.interference.matrix, spectrum=spectrum, mean_return=returns)
     print(f"{name}, seed {seed}: return {returns:.0f}", flush=True)
 
 
@@ -91,7 +94,7 @@ def draw_series(picture, tables, output):
         axes.set(xlabel="timesteps", title=label)
         axes.grid(alpha=0.3)
     panels[0][-1].legend(fontsize=7)
-    figure.savefig(output / f"{picture}.png", dpi=100)
+    save_figure(figure, output / f"{picture}.png")
     plt.close(figure)
 
 
@@ -107,7 +110,7 @@ def draw_ends(results, output):
     panels[-1].set(title="singular values / largest", xlabel="index")
     panels[-1].grid(alpha=0.3)
     panels[-1].legend(fontsize=7)
-    figure.savefig(output / "matrices.png", dpi=100)
+    save_figure(figure, output / "matrices.png")
     plt.close(figure)
 
 
@@ -120,7 +123,6 @@ if __name__ == "__main__":
     args = parser.parse_args()
     th.set_num_threads(1)
     args.folder.mkdir(parents=True, exist_ok=True)
-    args.output.mkdir(parents=True, exist_ok=True)
     runs = [(name, seed) for seed in args.seeds for name in RATES]
     for name, seed in runs:
         train(name, seed, args.steps, args.folder)

@@ -10,7 +10,6 @@ CSV per network in the folder ``--scores``; what is there already is not compute
 import argparse
 import csv
 import math
-import os
 from pathlib import Path
 
 import matplotlib
@@ -19,6 +18,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch as th
 
+from sb3_sparse.common.figures import save_figure
+from sb3_sparse.common.files import written_beside
 from sb3_sparse.plasticity import mlp, simba_actor, simba_critic, simplicity_bias_score
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -39,10 +40,8 @@ FIELDS = ("network", "sparsity", "inits", "mean", "standard_error", "standard_de
 
 
 def write(path, header, rows):
-    beside = path.with_name(path.name + ".part")
-    with beside.open("w", newline="") as file:
+    with written_beside(path) as beside, beside.open("w", newline="") as file:
         csv.writer(file).writerows([header, *rows])
-    os.replace(beside, path)
 
 
 def measure(name, factory, n_inits):
@@ -68,8 +67,6 @@ def summary(network, sparsity, scores):
     return (network, sparsity, n, f"{mean:.4f}", f"{deviation / math.sqrt(n):.4f}", f"{deviation:.4f}")
 
 
-for folder in (Path(args.scores), Path(args.output).parent):
-    folder.mkdir(parents=True, exist_ok=True)
 rows = [summary("MLP 256x2", 0.0, measure("mlp", mlp(), args.n_inits))]
 kinds = {"SimBa actor": (simba_actor, args.n_inits), "SimBa critic": (simba_critic, args.n_critic_inits)}
 for kind, (make, n_inits) in kinds.items():
@@ -89,7 +86,4 @@ for network, colour in {"MLP 256x2": "#7f7f7f", "SimBa actor": "#1f77b4", "SimBa
 axes.set(xlabel="sparsity", ylabel="simplicity bias score, mean ± 2 standard errors")
 axes.grid(alpha=0.3)
 axes.legend(loc="upper left")
-picture = output.with_name(output.name + ".png")
-beside = picture.with_name(picture.name + ".part")
-figure.savefig(beside, dpi=120, format="png")
-os.replace(beside, picture)
+save_figure(figure, output.with_name(output.name + ".png"), dpi=120)

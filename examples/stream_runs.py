@@ -3,15 +3,16 @@
 import csv
 import itertools
 import multiprocessing
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_sparse.common.files import written_beside
 
 HEADER = ["algo", "env", "arm", "seed", "step", "return"]
 
@@ -57,14 +58,14 @@ def _run_one(task: tuple[Path, Callable[[], list[tuple[int, float]]], list]) -> 
     th.set_num_threads(1)
     start = time.perf_counter()
     episodes = run()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(f".{os.getpid()}.tmp")
-    with beside.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(HEADER)
-        writer.writerows([*label, step, f"{value:.6g}"] for step, value in episodes)
-    beside.rename(path)
+    write_csv(path, HEADER, ([*label, step, f"{value:.6g}"] for step, value in episodes))
     return f"{path.stem}: last 10 {last_mean(episodes):.1f}, {time.perf_counter() - start:.0f} s"
+
+
+def write_csv(path: Path, header: list[str], rows: Iterable[list]) -> None:
+    """A table that is whole at any time."""
+    with written_beside(path) as beside, beside.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
 
 
 def read_episodes(path: Path) -> list[tuple[int, float]]:

@@ -11,12 +11,13 @@ what is finished at any time is balanced.
 """
 
 import argparse
-import csv
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from stream_runs import EpisodeRecorder, last_mean, make_env, read_episodes, run_all, window_means
+from stream_runs import EpisodeRecorder, last_mean, make_env, read_episodes, run_all, window_means, write_csv
+
+from sb3_sparse.common.figures import new_figure, save_figure
 
 N_WINDOWS = 20
 NETWORKS = {
@@ -46,13 +47,9 @@ def run_path(folder: Path, env_id: str, width_scale: int, network: str, seed: in
 
 def plot(args: argparse.Namespace) -> None:
     """Curves of every seed, one panel per width, and final returns; the windows as CSV; the table."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     widths = args.width_scales
-    figure, all_axes = plt.subplots(1, len(widths) + 1, figsize=(4.2 * (len(widths) + 1), 3.8), layout="constrained")
+    figure = new_figure((4.2 * (len(widths) + 1), 3.8))
+    all_axes = figure.subplots(1, len(widths) + 1)
     rows, table, bars = [], [], all_axes[-1]
     x = (np.arange(N_WINDOWS) + 0.5) * args.steps / N_WINDOWS / 1000
     for i, (width, axes) in enumerate(zip(widths, all_axes[:-1], strict=True)):
@@ -82,14 +79,10 @@ def plot(args: argparse.Namespace) -> None:
     bars.set(title="last fifth of the run, every seed a dot", xticks=range(len(widths)), xlim=(-0.5, len(widths) - 0.5))
     bars.set_xticklabels([f"width {128 * width}" for width in widths])
     bars.grid(alpha=0.3, axis="y")
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.output, dpi=90)
-    with args.output.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        windows = [f"return_window_{i + 1}" for i in range(N_WINDOWS)]
-        first = ["env", "width_scale", "network", "seed", "steps", "episodes", "mean_return_of_last_10"]
-        writer.writerow([*first, *windows])
-        writer.writerows(rows)
+    save_figure(figure, args.output, dpi=90)
+    windows = [f"return_window_{i + 1}" for i in range(N_WINDOWS)]
+    first = ["env", "width_scale", "network", "seed", "steps", "episodes", "mean_return_of_last_10"]
+    write_csv(args.output.with_suffix(".csv"), [*first, *windows], rows)
     print("Mean return of the last fifth of the run, per seed and over the seeds, and the mean of the whole run:\n")
     print("| width | network | " + " | ".join(f"seed {s}" for s in args.seeds) + " | mean | whole run |")
     print("|---|---|" + "---:|" * (len(args.seeds) + 2))

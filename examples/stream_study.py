@@ -10,14 +10,15 @@ which each episode ended and its return as the environment pays it.
 """
 
 import argparse
-import csv
 import sys
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from stream_runs import EpisodeRecorder, last_mean, make_env, read_episodes, run_all, window_means
+from stream_runs import EpisodeRecorder, last_mean, make_env, read_episodes, run_all, window_means, write_csv
+
+from sb3_sparse.common.figures import new_figure, save_figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -79,16 +80,12 @@ def run_path(folder: Path, name: str, arm: str, seed: int) -> Path:
 
 def plot(folder: Path, seeds: list[int], output: Path) -> None:
     """Draw every seed, write the windows beside the picture, print the table."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     colours = {"plain": "#d62728", "ours": "#1f77b4"}
     tasks = {n: t for n, t in TASKS.items() if any(run_path(folder, n, a, s).exists() for a in ARMS for s in seeds)}
     if not tasks:
         raise SystemExit(f"there is no finished run in {folder}: run without --plot first")
-    figure, panels = plt.subplots(1, len(tasks), figsize=(3.4 * len(tasks), 3.4), layout="constrained", squeeze=False)
+    figure = new_figure((3.4 * len(tasks), 3.4))
+    panels = figure.subplots(1, len(tasks), squeeze=False)
     rows, table = [], []
     for axes, (name, task) in zip(panels[0], tasks.items(), strict=True):
         x = (np.arange(N_WINDOWS) + 0.5) * task.n_steps / N_WINDOWS / 1000
@@ -109,13 +106,9 @@ def plot(folder: Path, seeds: list[int], output: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     panels[0, 0].set_ylabel("return of an episode")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=80)
-    with output.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        ends = [f"return_window_{i + 1}" for i in range(N_WINDOWS)]
-        writer.writerow(["algo", "task", "arm", "seed", "episodes", "mean_return_of_last_10", *ends])
-        writer.writerows(rows)
+    save_figure(figure, output, dpi=80)
+    ends = [f"return_window_{i + 1}" for i in range(N_WINDOWS)]
+    write_csv(output.with_suffix(".csv"), ["algo", "task", "arm", "seed", "episodes", "mean_return_of_last_10", *ends], rows)
     print("| task | arm | " + " | ".join(f"seed {s}" for s in seeds) + " | mean | median |")
     print("|---|---|" + "---:|" * (len(seeds) + 2))
     for line in table:

@@ -9,7 +9,17 @@ from sb3_sparse.policies import (
     SparseSimBaTQCPolicy,
     register_aliases,
 )
-from sb3_sparse.sparse import SparseConv2d, SparseLinear, Topology, sparsify_, sparsity_report, to_dense, weight_decay_groups
+from sb3_sparse.sparse import (
+    SparseConv2d,
+    SparseLinear,
+    Sparsity,
+    Topology,
+    sparsify_,
+    sparsify_by_masks_,
+    sparsity_report,
+    to_dense,
+    weight_decay_groups,
+)
 
 __version__ = "0.2.0"
 
@@ -22,10 +32,12 @@ __all__ = [
     "SparseSimBaQRDQNPolicy",
     "SparseSimBaTD3Policy",
     "SparseSimBaTQCPolicy",
+    "Sparsity",
     "Topology",
     "__version__",
     "register_aliases",
     "sparsify_",
+    "sparsify_by_masks_",
     "sparsity_report",
     "to_dense",
     "weight_decay_groups",

@@ -101,9 +101,13 @@ def register_dmc() -> None:
             warnings.simplefilter("ignore")
             import dm_control.suite  # noqa: F401
             import shimmy
+            from shimmy.registration import register_gymnasium_envs
     except ImportError as error:
         hint = 'the extra "dmc": pip install "sb3-sparse[dmc]"'
         if sys.version_info >= (3, 13):
             hint = "Python 3.12 or older: dm_control has no packages for later ones"
         raise ImportError(f"DeepMind Control needs {hint}.") from error
     gym.register_envs(shimmy)
+    # Shimmy registers them when it is imported, once: somebody may have taken them out of the registry since then.
+    if not any(env_id.startswith("dm_control/") for env_id in gym.registry):
+        register_gymnasium_envs()

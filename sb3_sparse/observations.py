@@ -41,7 +41,7 @@ class ObservationNorm(nn.Module):
 
     def __init__(self, observation_space: spaces.Space, normalize_images: bool = True):
         super().__init__()
-        parts = _parts(observation_space)
+        parts = parts_of(observation_space)
         normed = {key: space for key, space in parts.items() if _is_vector(space, normalize_images)}
         self.keys = list(normed)
         self.norms = nn.ModuleList(RunningNorm(space.shape or ()) for space in normed.values())
@@ -173,7 +173,7 @@ def check_observations(space: spaces.Space) -> None:
     """
     :raises ValueError: If SB3's replay buffers and networks have no place for such observations.
     """
-    parts = _parts(space)
+    parts = parts_of(space)
     if not parts:
         raise ValueError("the observation space is a Dict without parts: nothing can be learned from it.")
     for key, part in parts.items():
@@ -209,7 +209,8 @@ def check_size(what: str, space: spaces.Space) -> None:
         raise ValueError(f"{what} is a {type(space).__name__} space of shape {space.shape}: expected at least one number.")
 
 
-def _parts(space: spaces.Space) -> dict[str, spaces.Space]:
+def parts_of(space: spaces.Space) -> dict[str, spaces.Space]:
+    """The spaces of a Dict by name; any other space has one part, named ""."""
     return dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
 
 

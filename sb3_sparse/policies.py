@@ -47,7 +47,7 @@ from sb3_sparse.policy_networks import (
     SimBaTQCCritic,
 )
 from sb3_sparse.sparse.distribution import DISTRIBUTIONS, check_sparsity
-from sb3_sparse.sparse.loading import LoadsWhole
+from sb3_sparse.sparse.state.loading import LoadsWhole
 
 NetArch = list[int] | dict[str, list[int]]
 

@@ -24,8 +24,8 @@ from torch import nn
 
 from sb3_sparse.networks import SimBaEncoder, orthogonal_linear
 from sb3_sparse.observations import ObservationNorm
-from sb3_sparse.sparse.loading import LoadsWhole
-from sb3_sparse.sparse.pruning import sparsify_
+from sb3_sparse.sparse.sparsity import sparsify_
+from sb3_sparse.sparse.state.loading import LoadsWhole
 
 WRONG_POLICY = "Is this the policy of another algorithm? The string 'SparseSimBaPolicy' names the right one on each."
 # What algorithms ask their policies and networks for.

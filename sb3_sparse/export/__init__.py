@@ -1,7 +1,8 @@
 """Export: an agent as ONNX, as a program of ``torch.export``, or as a plain file of Stable-Baselines3."""
 
+from sb3_sparse.export.build import predict_module
 from sb3_sparse.export.files import export_onnx, export_torch
-from sb3_sparse.export.module import PredictModule, predict_module
+from sb3_sparse.export.module import PredictModule
 from sb3_sparse.export.plain import export_sb3
 
 __all__ = ["PredictModule", "export_onnx", "export_sb3", "export_torch", "predict_module"]

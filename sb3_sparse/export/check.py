@@ -1,9 +1,10 @@
 """Whether what was exported does as the agent does, on random observations; the agent stays as it was."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
@@ -12,8 +13,10 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
-from sb3_sparse.export.module import PredictModule, parts_of
+from sb3_sparse.export.actions import ActionHead, BoxHead, action_head
+from sb3_sparse.export.module import PredictModule
 from sb3_sparse.export.networks import StreamScores
+from sb3_sparse.observations import parts_of
 
 # One observation alone first, since it is what an agent acts on.
 BATCHES = (1, 255, 256, 256, 256)
@@ -63,29 +66,75 @@ def check(
     :return: The largest difference found.
     :raises RuntimeError: If one is larger, or shape or dtype differ.
     """
-    largest, n_ties, rng, known = 0.0, 0, np.random.default_rng(0), statistics(module)
-    for n in BATCHES:
-        observations = random_observations(module.observation_space, n, rng, known)
-        steps = rng.integers(0, 2000, n) if module.takes_step else None
-        expected, found = expected_actions(model, module, observations, steps, wrapper), run(observations, steps)
+
+    def batches() -> Iterator[Compared]:
+        rng, known = np.random.default_rng(0), statistics(module)
+        for n in BATCHES:
+            observations = random_observations(module.observation_space, n, rng, known)
+            steps = rng.integers(0, 2000, n) if module.takes_step else None
+            expected, found = expected_actions(model, module, observations, steps, wrapper), run(observations, steps)
+            yield Compared(expected, found, partial(module.scores, *as_tensors(observations, steps)))
+
+    return _compare(batches(), module.head, type(model.policy).__name__, tolerance)
+
+
+def check_agent(loaded: BaseAlgorithm, model: BaseAlgorithm, tolerance: float) -> float:
+    """
+    Compare ``predict`` of two agents of SB3 on 1,024 random observations.
+
+    :param loaded: From the file that was written.
+    :param model: The agent.
+    :param tolerance: Largest difference that is allowed between continuous actions.
+    :return: The largest difference found.
+    :raises RuntimeError: If one is larger, or more than a few discrete actions are others.
+    """
+
+    def batches() -> Iterator[Compared]:
+        rng = np.random.default_rng(0)
+        for n in BATCHES:
+            observations = random_observations(model.observation_space, n, rng)
+            expected, found = (agent.predict(observations, deterministic=True)[0] for agent in (model, loaded))
+            yield Compared(expected, found, None)
+
+    return _compare(batches(), action_head(model.action_space, squashed=False), type(model.policy).__name__, tolerance)
+
+
+class Compared(NamedTuple):
+    """Actions of the agent and of what was exported, for the same observations."""
+
+    expected: np.ndarray
+    found: np.ndarray
+    scores: Callable[[], th.Tensor] | None
+    """What they are chosen by; None where that is not known, and discrete actions are only counted."""
+
+
+def _compare(batches: Iterable[Compared], head: ActionHead, policy: str, tolerance: float) -> float:
+    largest, n_others = 0.0, 0
+    for expected, found, scores in batches:
+        n = len(expected)
         if (expected.shape, expected.dtype) != (found.shape, found.dtype):
             raise RuntimeError(
                 f"the exported agent gives actions of shape {found.shape} and type {found.dtype}, predict those of shape "
-                f"{expected.shape} and type {expected.dtype}. {type(model.policy).__name__} does something of its own there."
+                f"{expected.shape} and type {expected.dtype}. {policy} does something of its own there."
             )
-        scores = module.scores(*as_tensors(observations, steps))
-        differences = module.head.difference(scores, th.from_numpy(expected), th.from_numpy(found)).numpy()
-        n_ties += int((expected != found).reshape(n, -1).any(axis=1).sum()) if expected.dtype.kind != "f" else 0
+        is_discrete = not isinstance(head, BoxHead)
+        n_others += int((expected != found).reshape(n, -1).any(axis=1).sum()) if is_discrete else 0
+        if is_discrete and scores is None:
+            continue
+        known = th.empty(n, 0) if scores is None else scores()
+        differences = head.difference(known, th.from_numpy(expected), th.from_numpy(found)).numpy()
         # Written this way, NaN is too much.
         if wrong := int((~(differences <= tolerance)).sum()):
             raise RuntimeError(
                 f"the exported agent does not do as predict does: {wrong} of {n} random observations differ by more than "
-                f"{tolerance:g}, the worst by {differences.max():.3g}. Does {type(model.policy).__name__} override predict or "
-                "_predict, or have weights that are no numbers? (Weights so large that rounding does it: a larger tolerance=.)"
+                f"{tolerance:g}, the worst by {differences.max():.3g}. Does {policy} override predict or _predict, or have "
+                "weights that are no numbers? (Weights so large that rounding does it: a larger tolerance=.)"
             )
         largest = max(largest, float(differences.max()))
-    if n_ties > MOST_TIES * N_OBSERVATIONS:
-        raise RuntimeError(f"the exported agent does not do as predict does: {n_ties} of {N_OBSERVATIONS} actions are others.")
+    if n_others > MOST_TIES * N_OBSERVATIONS:
+        raise RuntimeError(
+            f"the exported agent does not do as predict does: {n_others} of {N_OBSERVATIONS} actions are others."
+        )
     return largest
 
 

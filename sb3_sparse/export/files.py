@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +14,13 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_sparse.common.files import written_beside
 from sb3_sparse.common.validation import positive
+from sb3_sparse.export.build import build
 from sb3_sparse.export.check import Arrays, as_tensors, check, random_observations, untouched
-from sb3_sparse.export.module import PredictModule, build, load_vec_normalize, parts_of
+from sb3_sparse.export.module import PredictModule
+from sb3_sparse.export.vec_normalize import load_vec_normalize
+from sb3_sparse.observations import parts_of
 
 METADATA_FILE = "sb3_sparse.json"
 
@@ -121,21 +124,6 @@ def input_names(module: PredictModule) -> list[str]:
 def output_name(module: PredictModule) -> str:
     """``action``, unless an input has that name."""
     return "action" if "action" not in input_names(module) else "predicted_action"
-
-
-@contextmanager
-def written_beside(path: Path) -> Iterator[Path]:
-    """
-    A path in the same folder, which is made: what was written there when the block ends gets the name ``path``. If it ends
-    by an error, nothing is left and a file of that name stays.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield beside
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def with_ending(path: str | Path, ending: str) -> Path:

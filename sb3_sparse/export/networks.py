@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
@@ -13,7 +12,6 @@ from sb3_contrib.tqc.policies import TQCPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import MlpExtractor
-from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.dqn.policies import DQNPolicy
 from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
@@ -25,33 +23,6 @@ from sb3_sparse.streaming.policies import StreamACPolicy, StreamPolicy, StreamQP
 Observation = th.Tensor | dict[str, th.Tensor]
 
 ALLOWED = "Policies of SAC, TD3, DDPG, DQN, QR-DQN, TQC, CrossQ, PPO, A2C, TRPO, StreamAC, StreamQ and StreamSARSA can be."
-
-
-class VecNormalizer(nn.Module):
-    """
-    What ``VecNormalize.normalize_obs`` computes, in double precision as there.
-
-    :param wrapper: The wrapper, whose statistics are copied.
-    """
-
-    def __init__(self, wrapper: VecNormalize):
-        super().__init__()
-        self.clip = float(wrapper.clip_obs)
-        statistics = wrapper.obs_rms if isinstance(wrapper.obs_rms, dict) else {"": wrapper.obs_rms}
-        self.keys = list(statistics)
-        for i, moments in enumerate(statistics.values()):
-            self.register_buffer(f"mean_{i}", th.tensor(moments.mean, dtype=th.float64))
-            self.register_buffer(f"scale_{i}", th.tensor(np.sqrt(moments.var + wrapper.epsilon), dtype=th.float64))
-
-    def forward(self, observation: Observation) -> Observation:
-        """Normalise a batch."""
-        if not isinstance(observation, dict):
-            return self._normalize(0, observation)
-        return {**observation, **{key: self._normalize(i, observation[key]) for i, key in enumerate(self.keys)}}
-
-    def _normalize(self, i: int, x: th.Tensor) -> th.Tensor:
-        scaled = (x.double() - self.get_buffer(f"mean_{i}")) / self.get_buffer(f"scale_{i}")
-        return scaled.clamp(-self.clip, self.clip).float()
 
 
 class NetworkScores(nn.Module):

@@ -10,20 +10,21 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.save_util import recursive_getattr
+from torch import nn
 
+from sb3_sparse.common.files import written_beside
 from sb3_sparse.common.validation import positive
-from sb3_sparse.export.check import BATCHES, MOST_TIES, N_OBSERVATIONS, random_observations, untouched
-from sb3_sparse.export.files import with_ending, written_beside
-from sb3_sparse.export.module import policy_of
-from sb3_sparse.sparse import SparseConv2d, SparseLinear
+from sb3_sparse.export.build import policy_of
+from sb3_sparse.export.check import check_agent, untouched
+from sb3_sparse.export.files import with_ending
+from sb3_sparse.export.loading import without_buffer
+from sb3_sparse.sparse import to_dense
 
 WAY_OUT = "Take export_onnx or export_torch (--to onnx, --to torch), which need neither this package nor SB3 to run."
 
@@ -54,7 +55,9 @@ def export_sb3(model: BaseAlgorithm, path: str | Path, *, tolerance: float = 1e-
         with written_beside(path) as beside:
             plain.save(beside)
             _refuse_references(beside)
-            _compare(model, _load(model, beside), tolerance)
+            with th.enable_grad():
+                loaded = type(model).load(beside, device="cpu", seed=None, **without_buffer(type(model)))
+            check_agent(loaded, model, tolerance)
     return path
 
 
@@ -80,82 +83,61 @@ def _plain_agent(model: Any, plain_class: type[BasePolicy]) -> Any:
     known = inspect.signature(plain_class.__init__).parameters
     policy_kwargs = {name: value for name, value in model.policy_kwargs.items() if name in known}
     extra = {"use_sde": model.use_sde} if isinstance(model, OnPolicyAlgorithm) and "use_sde" in known else {}
-    original = policy_of(model)
     arguments = (model.observation_space, model.action_space, model.lr_schedule)
     with th.enable_grad():
         policy = plain_class(*arguments, **{**extra, **policy_kwargs}).cpu()
+    # Dense as the plain one, and with its optimizers; but still of the class that the agent has.
+    dense = _with_policy(model, to_dense(policy_of(model)))
     try:
-        policy.load_state_dict(_dense_state(original))
+        policy.load_state_dict(dense.policy.state_dict())
     except RuntimeError as error:
         raise ValueError(
-            f"{type(original).__name__} has other networks than {plain_class.__name__} of SB3 builds from policy_kwargs="
+            f"{type(dense.policy).__name__} has other networks than {plain_class.__name__} of SB3 builds from policy_kwargs="
             f"{policy_kwargs}, so that SB3 could not load it: {error}\n{WAY_OUT}"
         ) from error
-    plain = copy.copy(model)
-    plain.policy, plain.policy_class, plain.policy_kwargs = policy, plain_class, policy_kwargs
-    if hasattr(plain, "_create_aliases"):
-        plain._create_aliases()
+    plain = _with_policy(model, policy)
+    plain.policy_class, plain.policy_kwargs = plain_class, policy_kwargs
     for name in model._get_torch_save_params()[0]:
-        old, new = recursive_getattr(model, name), recursive_getattr(plain, name)
+        old, new = recursive_getattr(dense, name), recursive_getattr(plain, name)
         # One that is no part of the policy, such as that of SAC's temperature, is the same in both.
-        if isinstance(old, th.optim.Optimizer) and old is not new and (reason := _carry_state(old, new, original, policy)):
+        if isinstance(old, th.optim.Optimizer) and old is not new and (reason := _carry_state(old, new, dense.policy, policy)):
             warnings.warn(f"{name} {reason}: the file has a fresh one, which learning would go on with.", stacklevel=3)
     return plain
 
 
-def _sparse_layers(policy: BasePolicy) -> dict[str, SparseLinear | SparseConv2d]:
-    layers = policy.named_modules(remove_duplicate=False)
-    return {name: layer for name, layer in layers if isinstance(layer, (SparseLinear, SparseConv2d))}
+def _with_policy(model: Any, policy: nn.Module) -> Any:
+    """A shallow copy of an agent with another policy."""
+    other = copy.copy(model)
+    other.policy = policy
+    if hasattr(other, "_create_aliases"):
+        other._create_aliases()
+    return other
 
 
-def _dense_state(policy: BasePolicy) -> dict[str, th.Tensor]:
-    """The state dict of a policy as that of its dense twin."""
-    state, layers = {}, _sparse_layers(policy)
-    for key, value in policy.state_dict().items():
-        name, _, entry = key.rpartition(".")
-        if name not in layers or entry == "bias":
-            state[key] = value
-        elif entry == "values":
-            state[f"{name}.weight"] = layers[name].weight
-    return state
-
-
-def _carry_state(old: th.optim.Optimizer, new: th.optim.Optimizer, policy: BasePolicy, plain: BasePolicy) -> str | None:
+def _carry_state(old: th.optim.Optimizer, new: th.optim.Optimizer, dense: BasePolicy, plain: BasePolicy) -> str | None:
     """
     Give a fresh optimizer of a plain policy the state that the agent's has.
 
+    :param old: The agent's, of its policy made dense.
+    :param new: The fresh one.
+    :param dense: The agent's policy made dense.
+    :param plain: The policy of SB3, whose parameters have the same names.
     :return: Why it stays fresh, None: it does not.
     """
     if type(old) is not type(new):
         return f"is {type(old).__name__}, which the policy would not make (it makes {type(new).__name__})"
     if len(old.param_groups) != 1 or len(new.param_groups) != 1:
         return "has several groups of parameters, which the policy would not make"
-    layers, names = _sparse_layers(policy), dict(policy.named_parameters(remove_duplicate=False))
-    sparse = {id(layer.values): layer for layer in layers.values()}
-    by_name = {name.removesuffix("values") + "weight" if id(p) in sparse else name: p for name, p in names.items()}
-    new_names = {id(p): name for name, p in plain.named_parameters()}
-    ordered = [by_name[new_names[id(p)]] for p in new.param_groups[0]["params"]]
+    by_name = dict(dense.named_parameters(remove_duplicate=False))
+    names = {id(p): name for name, p in plain.named_parameters()}
+    ordered = [by_name[names[id(p)]] for p in new.param_groups[0]["params"]]
     if {id(p) for p in ordered} != {id(p) for p in old.param_groups[0]["params"]}:
         return "does not have the parameters of the networks (was it made before they became sparse?)"
-    state: dict[int, dict[str, Any]] = {}
-    for i, parameter in enumerate(ordered):
-        if parameter in old.state:
-            layer = sparse.get(id(parameter))
-            entries = old.state[parameter].items()
-            state[i] = {key: value if layer is None else _spread(value, layer) for key, value in entries}
     settings = {key: value for key, value in old.param_groups[0].items() if key != "params"}
+    state = {i: old.state[parameter] for i, parameter in enumerate(ordered) if parameter in old.state}
     group = {**settings, "params": list(range(len(ordered)))}
     new.load_state_dict(copy.deepcopy({"state": state, "param_groups": [group]}))
     return None
-
-
-def _spread(value: Any, layer: SparseLinear | SparseConv2d) -> Any:
-    """What an optimizer keeps for the living weights, as for the dense one: zero where none lives."""
-    if not isinstance(value, th.Tensor) or value.shape != layer.values.shape:
-        return value
-    dense = value.new_zeros(layer.topology.numel)
-    dense[layer.topology.flat_index(value.device)] = value
-    return dense.view(layer.topology.shape)
 
 
 def _refuse_references(path: Path) -> None:
@@ -174,34 +156,3 @@ def _refuse_references(path: Path) -> None:
 def _names_this_package(pickled: bytes) -> bool:
     strings = [argument for _, argument, _ in pickletools.genops(pickled) if isinstance(argument, str)]
     return any(string.partition(" ")[0].partition(".")[0] == "sb3_sparse" for string in strings)
-
-
-def without_buffer(algorithm: type[BaseAlgorithm]) -> dict[str, Any]:
-    """Keywords of ``load`` by which no replay buffer is allocated, nor asked for the environment that a HER buffer needs."""
-    if not issubclass(algorithm, OffPolicyAlgorithm):
-        return {}
-    return {"buffer_size": 1, "replay_buffer_class": None, "replay_buffer_kwargs": {}, "optimize_memory_usage": False}
-
-
-def _load(model: BaseAlgorithm, path: Path) -> BaseAlgorithm:
-    """The agent in a file; nothing is seeded."""
-    with th.enable_grad():
-        return type(model).load(path, device="cpu", seed=None, **without_buffer(type(model)))
-
-
-def _compare(model: BaseAlgorithm, loaded: BaseAlgorithm, tolerance: float) -> None:
-    space, largest, others, rng = model.action_space, 0.0, 0, np.random.default_rng(0)
-    for n in BATCHES:
-        observations = random_observations(model.observation_space, n, rng)
-        expected, found = (agent.predict(observations, deterministic=True)[0] for agent in (model, loaded))
-        if isinstance(space, spaces.Box):
-            differences = np.abs(expected - found) / np.maximum((space.high - space.low) / 2, 1.0)
-            # NumPy's, which keeps NaN.
-            largest = float(np.maximum(largest, differences.max()))
-        else:
-            others += int((expected != found).reshape(n, -1).any(axis=1).sum())
-    if not largest <= tolerance or others > MOST_TIES * N_OBSERVATIONS:
-        raise RuntimeError(
-            f"the exported agent does not do as predict does: the largest difference is {largest:.3g}, and {others} of "
-            f"{N_OBSERVATIONS} discrete actions are others. {WAY_OUT}"
-        )

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from sb3_sparse.plasticity.swap import uninterrupted
+from sb3_sparse.common.interrupts import uninterrupted
 from sb3_sparse.sparse import SparseConv2d, SparseLinear
 
 _ACTIVATION_FUNCTIONS = {

@@ -16,7 +16,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import PyTorchObs, RolloutBufferSamples
 from stable_baselines3.her import HerReplayBuffer
 
-from sb3_sparse.plasticity.swap import uninterrupted
+from sb3_sparse.common.interrupts import uninterrupted
 
 
 class ObservedBatch(NamedTuple):

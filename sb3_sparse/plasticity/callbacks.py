@@ -12,6 +12,7 @@ from stable_baselines3.common.logger import Figure, HumanOutputFormat, KVWriter,
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
+from sb3_sparse.common.interrupts import uninterrupted
 from sb3_sparse.common.validation import choice, flag, whole_number, whole_numbers
 from sb3_sparse.plasticity.batches import batch_source, n_stored
 from sb3_sparse.plasticity.figures import interference_figure, spectrum_figure
@@ -27,7 +28,6 @@ from sb3_sparse.plasticity.measure import (
 )
 from sb3_sparse.plasticity.probe import NETWORKS, Probe, find_networks
 from sb3_sparse.plasticity.reset_model import STRATEGIES, check_model, check_options, reset_model_
-from sb3_sparse.plasticity.swap import uninterrupted
 from sb3_sparse.plasticity.table import CsvTable
 from sb3_sparse.sparse.topology import derive_seed
 

@@ -1,10 +1,12 @@
 """Pictures of one moment: the interference matrix as in the paper's Figure 9, and the spectrum of the features."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch as th
+
+from sb3_sparse.common.figures import one_panel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +20,7 @@ def interference_figure(matrix: th.Tensor, title: str = "") -> "Figure":
     :param title: Above the picture.
     :raises ImportError: If matplotlib is missing.
     """
-    figure, axes = _figure((4.2, 3.6))
+    figure, axes = one_panel((4.2, 3.6))
     image = axes.imshow(matrix.cpu().numpy(), cmap="RdBu", vmin=-1, vmax=1, interpolation="nearest")
     figure.colorbar(image, ax=axes, label="cosine of gradients")
     axes.set(title=title, xlabel="sample", ylabel="sample")
@@ -34,7 +36,7 @@ def spectrum_figure(spectra: Sequence[th.Tensor], title: str = "", labels: Seque
     :param labels: Of the curves.
     :raises ImportError: If matplotlib is missing.
     """
-    figure, axes = _figure((4.2, 3.2))
+    figure, axes = one_panel((4.2, 3.2))
     for i, values in enumerate(spectra):
         relative = (values / values[0]).cpu().numpy()
         axes.semilogy(np.arange(1, len(relative) + 1), np.maximum(relative, 1e-8), label=labels[i] if labels else None)
@@ -43,13 +45,3 @@ def spectrum_figure(spectra: Sequence[th.Tensor], title: str = "", labels: Seque
     if labels:
         axes.legend()
     return figure
-
-
-def _figure(size: tuple[float, float]) -> tuple["Figure", Any]:
-    try:
-        # Not pyplot: nothing global, no window, and nobody has to close it.
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('figures need matplotlib: pip install "sb3-sparse[zoo]"') from error
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots()

@@ -18,8 +18,8 @@ import torch as th
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from sb3_sparse.common.interrupts import uninterrupted
 from sb3_sparse.plasticity.metrics import Interference, interference_from_gram
-from sb3_sparse.plasticity.swap import uninterrupted
 from sb3_sparse.sparse import SparseLinear
 
 # Living weights of a sparse layer at a time: with 256 samples a block of gradients that stays in the cache.

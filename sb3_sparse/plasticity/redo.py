@@ -10,11 +10,12 @@ import torch as th
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from sb3_sparse.common.interrupts import uninterrupted
 from sb3_sparse.common.validation import flag, number_in
 from sb3_sparse.plasticity.metrics import DORMANT_TAU
 from sb3_sparse.plasticity.resets import fresh_values, leaves
-from sb3_sparse.plasticity.swap import Swap, uninterrupted
 from sb3_sparse.sparse import SparseLinear
+from sb3_sparse.sparse.surgery.swap import Swap
 
 DEFAULT_TAU = DORMANT_TAU["redo"]
 _LINEAR = (nn.Linear, SparseLinear)

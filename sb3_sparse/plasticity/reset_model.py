@@ -18,15 +18,13 @@ from sb3_sparse.plasticity.probe import NETWORKS
 from sb3_sparse.plasticity.redo import DEFAULT_TAU, ReDoReport, hidden_layers, prepare_redo
 from sb3_sparse.plasticity.resets import (
     blend,
-    copy_topology,
-    draw_fresh,
     fresh_values,
     last_layers,
     leaves,
-    redraw_topology,
     renew,
 )
-from sb3_sparse.plasticity.swap import Swap
+from sb3_sparse.sparse.surgery.redraw import copy_topology, draw_fresh, redraw_topology
+from sb3_sparse.sparse.surgery.swap import Swap
 from sb3_sparse.sparse.topology import derive_seed
 
 STRATEGIES = ("full", "last_layers", "redo", "shrink_perturb")

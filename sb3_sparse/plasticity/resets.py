@@ -3,41 +3,23 @@ Resets of any torch module, in place: parameters stay the objects that the optim
 
 New values come from a second module, drawn by the architecture's own initialisers (:func:`draw_fresh`). Optimiser state is
 forgotten for exactly the parameters that got new values. A reset is prepared first and then made as a whole
-(:class:`~sb3_sparse.plasticity.swap.Swap`). ``redo.py`` has the reset of single units, ``reset_model.py`` the
+(:class:`~sb3_sparse.sparse.surgery.swap.Swap`). ``redo.py`` has the reset of single units, ``reset_model.py`` the
 resets of a Stable-Baselines3 model.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 import torch as th
 from torch import nn
 
 from sb3_sparse.common.validation import fraction, whole_number
-from sb3_sparse.plasticity.swap import Swap
-from sb3_sparse.sparse import SparseConv2d, SparseLinear, Topology
-from sb3_sparse.sparse.topology import derive_seed
-from sb3_sparse.sparse.weight import keep_dense_draws
+from sb3_sparse.sparse import SparseConv2d, SparseLinear
+from sb3_sparse.sparse.surgery.redraw import draw_fresh, drawn_value, redraw_topology  # noqa: F401 (asked for here)
+from sb3_sparse.sparse.surgery.swap import Swap
 
 Module = TypeVar("Module", bound=nn.Module)
 WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, SparseLinear, SparseConv2d)
-
-
-def draw_fresh(build: Callable[[], Module], seed: int | None = None) -> Module:
-    """
-    Build a module on the CPU with weights drawn from ``seed``; torch's generators are left as they were.
-
-    Sparse layers of the result also remember the dense tensor that their values were gathered from, so that their
-    initial values are known at any topology: a reset that keeps the topology is bit-equal to a dense reset, masked.
-
-    :param build: Makes the module as it was made the first time.
-    :param seed: By default drawn from torch's global generator, and so reproducible by ``seed=`` of SB3.
-    """
-    if seed is None:
-        seed = int(th.randint(2**31, ()))
-    with th.random.fork_rng(devices=[]), th.device("cpu"), keep_dense_draws():
-        th.default_generator.manual_seed(seed)
-        return build()
 
 
 def reset_full_(
@@ -128,7 +110,11 @@ def fresh_values(
             if parameter is None:
                 continue
             name = f"{prefix}.{key}" if prefix else key
-            value = _fresh_value(ours, key, twins.get(prefix), name, swap or Swap())
+            twin = twins.get(prefix)
+            try:
+                value = None if twin is None else drawn_value(ours, key, twin, swap)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
             if value is None or value.shape != parameter.shape:
                 found = "no such parameter" if value is None else f"shape {tuple(value.shape)}"
                 raise ValueError(
@@ -186,31 +172,6 @@ def blend(
             swap.forget(optimizer, parameter)
 
 
-def redraw_topology(swap: Swap, module: nn.Module, seed: int, within: Collection[nn.Module] | None = None) -> None:
-    """
-    Prepare new topologies for the sparse layers, each with as many weights as before. The values have to be drawn anew.
-
-    :param swap: Where it is prepared.
-    :param module: What gets them.
-    :param seed: The new positions follow from it and the name of the layer.
-    :param within: Only these layers.
-    """
-    for name, layer in module.named_modules():
-        if isinstance(layer, (SparseLinear, SparseConv2d)) and (within is None or layer in within):
-            old = layer.topology
-            swap.set_topology(layer, Topology.random(old.shape, old.nnz, derive_seed(seed, name)))
-
-
-def copy_topology(swap: Swap, target: nn.Module, online: nn.Module) -> None:
-    """Prepare for the sparse layers of a target network the topologies that the online network will have."""
-    layers = dict(online.named_modules())
-    for name, layer in target.named_modules():
-        if isinstance(layer, (SparseLinear, SparseConv2d)):
-            twin: Any = layers[name]
-            if layer.topology is not swap.topology_of(twin):
-                swap.set_topology(layer, swap.topology_of(twin))
-
-
 def leaves(module: nn.Module) -> list[nn.Module]:
     """The modules without submodules, in the order in which they were registered."""
     return [part for part in module.modules() if next(part.children(), None) is None]
@@ -236,26 +197,3 @@ def last_layers(chains: Iterable[list[nn.Module]], n_layers: int) -> set[nn.Modu
 
 def _weight_places(chain: list[nn.Module]) -> Iterator[int]:
     return (place for place, module in enumerate(chain) if isinstance(module, WEIGHT_LAYERS))
-
-
-def _fresh_value(ours: nn.Module, key: str, twin: nn.Module | None, name: str, swap: Swap) -> th.Tensor | None:
-    if twin is None:
-        return None
-    if not (isinstance(ours, (SparseLinear, SparseConv2d)) and key == "values"):
-        value = twin._parameters.get(key)
-        return None if value is None else value.detach()
-    topology = swap.topology_of(ours)
-    dense: th.Tensor | None
-    if not isinstance(twin, (SparseLinear, SparseConv2d)):
-        dense = twin._parameters.get("weight")
-    elif twin.dense_draw is not None:
-        dense = twin.dense_draw
-    elif twin.topology == topology:
-        return twin.values.detach()
-    else:
-        raise ValueError(
-            f"{name}: the fresh layer has values at other positions only. Make the fresh module with draw_fresh()."
-        )
-    if dense is None or tuple(dense.shape) != topology.shape:
-        return None
-    return dense.detach().reshape(-1).index_select(0, topology.flat_index(dense.device))

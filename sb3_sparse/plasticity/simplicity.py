@@ -16,7 +16,7 @@ from torch import nn
 from sb3_sparse.common.validation import flag, positive, whole_number
 from sb3_sparse.networks.simba import SimBaEncoder, orthogonal_linear, simba_sizes
 from sb3_sparse.sparse.distribution import check_sparsity, get_distribution
-from sb3_sparse.sparse.pruning import sparsify_
+from sb3_sparse.sparse.sparsity import sparsify_
 
 # Points per pass: the widest layer of a large critic has 10240 units.
 CHUNK = 4096

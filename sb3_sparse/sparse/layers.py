@@ -35,6 +35,8 @@ class SparseLinear(SparseWeight):
     :param seed: Draws the topology, an integer in [0, 2**24). By default it follows from the state of torch's
         generator, from which nothing is drawn for it.
     :param rescale: Multiply the initial values by ``1 / sqrt(density)``, which keeps the variance of the output.
+    :param device: Where the layer is made, as for ``nn.Linear``.
+    :param dtype: Of its parameters, as for ``nn.Linear``.
     :raises ValueError: If not exactly one of ``density`` and ``topology`` is given, or a value is out of range.
     """
 
@@ -144,6 +146,23 @@ class SparseConv2d(SparseWeight):
     def extra_repr(self) -> str:
         shape = "x".join(map(str, self._topology.shape))
         return f"kernel={shape}, nnz={self._topology.nnz}, density={self.density:.4g}, bias={self.bias is not None}"
+
+
+SparseLayer = SparseLinear | SparseConv2d
+"""Layers that this package makes."""
+PrunableLayer = nn.Linear | nn.Conv2d
+"""Layers of torch's that can be pruned: each becomes the sparse layer of the same name."""
+WeightLayer = PrunableLayer | nn.Conv1d | nn.Conv3d | SparseLayer
+"""Layers that multiply with a weight."""
+
+
+def sparse_layers(module: nn.Module) -> dict[str, SparseLayer]:
+    """
+    The sparse layers of a module by name.
+
+    :param module: Any module.
+    """
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, SparseLayer)}
 
 
 def _with_weights(dense: nn.Module, sparse: SparseWeight) -> Any:

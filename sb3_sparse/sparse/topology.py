@@ -12,7 +12,7 @@ import numpy as np
 import torch as th
 
 from sb3_sparse.common.validation import whole_number, whole_numbers
-from sb3_sparse.sparse.identity import MAX_NUMBER, encode
+from sb3_sparse.sparse.state.identity import MAX_NUMBER, encode
 
 MAX_SEED = MAX_NUMBER
 # Of the columns of a topology, so many tell it from others in a hash table.

@@ -2,39 +2,24 @@
 
 import ctypes
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch as th
 from torch import nn
 
-from sb3_sparse.sparse.identity import N_DIGITS, DamagedIdentity, decode, is_near
+from sb3_sparse.common.warn import warn_user
 from sb3_sparse.sparse.kernels import scatter_dense
-from sb3_sparse.sparse.loading import LoadsWhole
 from sb3_sparse.sparse.readonly import ReadOnlyWeight
-from sb3_sparse.sparse.topology import MAX_SEED, Topology, positions_checksum
-
-_keep_dense_draw: ContextVar[bool] = ContextVar("_keep_dense_draw", default=False)
-
+from sb3_sparse.sparse.state.identity import DamagedIdentity, is_near
+from sb3_sparse.sparse.state.loading import LoadsWhole, all_or_nothing
+from sb3_sparse.sparse.state.stored import loaded_topology, numbers_of, stored_topology, unwrapped
+from sb3_sparse.sparse.topology import Topology
 
 _NOT_REPLACED = (
     "the weight of a sparse layer cannot be replaced: copy into layer.values, or make a new layer from a dense one, "
     "SparseLinear.from_dense(dense, topology)."
 )
-
-
-@contextmanager
-def keep_dense_draws() -> Iterator[None]:
-    """Sparse layers made inside keep the dense tensor that their values were gathered from, as ``dense_draw``."""
-    token = _keep_dense_draw.set(True)
-    try:
-        yield
-    finally:
-        _keep_dense_draw.reset(token)
 
 
 class SparseWeight(LoadsWhole):
@@ -50,7 +35,7 @@ class SparseWeight(LoadsWhole):
     bias: nn.Parameter | None
     topology_seed: th.Tensor
     topology_index: th.Tensor | None
-    # Times the factor of `rescale`; only of layers made under `keep_dense_draws`.
+    # The initial dense weight, with the factor of `rescale`; only of layers that were pruned under `keep_dense_draws`.
     dense_draw: th.Tensor | None = None
     # The buffer `topology_seed` that was last looked at; and its address and bytes on the CPU, or else its version.
     _seen: tuple[th.Tensor | None, int, bytes | None] = (None, 0, None)
@@ -63,9 +48,6 @@ class SparseWeight(LoadsWhole):
             values = weight.reshape(-1).index_select(0, topology.flat_index(weight.device))
             if rescale and topology.nnz:
                 values /= math.sqrt(topology.density)
-            if _keep_dense_draw.get():
-                factor = math.sqrt(topology.density) if rescale and topology.nnz else 1.0
-                self.dense_draw = weight.detach() / factor
         self.values = nn.Parameter(values, requires_grad=weight.requires_grad)
         self.register_parameter("bias", copy_parameter(bias))
         self._take(topology)
@@ -132,21 +114,17 @@ class SparseWeight(LoadsWhole):
             raise ValueError(f"{topology} cannot replace {old}: shape and number of weights must stay the same.")
         if values is not None and values.shape != self.values.shape:
             raise ValueError(f"values of shape {tuple(values.shape)}: expected {tuple(self.values.shape)}.")
-        before = None if values is None else self.values.clone()
-        try:
+        with all_or_nothing(self):
             if values is not None:
                 self.values.copy_(values)
             self._take(topology)
-        except BaseException:
-            if before is not None:
-                self.values.copy_(before)
-            self._take(old)
-            raise
 
     def _take(self, topology: Topology) -> None:
         device = self.values.device
         identity = th.tensor(topology.identity, dtype=th.float32, device="cpu").to(device)
         index = None if topology.seed is not None else topology.flat_index(device).int()
+        # Whoever interrupts this finds a layer that looks at its buffer again.
+        self._seen = (None, 0, None)
         self._topology = topology
         self._put_buffer("topology_index", index)
         self._put_buffer("topology_seed", identity)
@@ -180,8 +158,8 @@ class SparseWeight(LoadsWhole):
         if buffer is None:
             raise ValueError("the buffer topology_seed of a sparse layer was removed: it says which weights exist.")
         # A transform of torch.func looks at it; nothing is written then.
-        is_wrapped = _unwrapped(buffer) is not buffer
-        numbers = _numbers(buffer)
+        is_wrapped = unwrapped(buffer) is not buffer
+        numbers = numbers_of(buffer)
         if numbers is None:
             # Without data (meta, fake): nothing to compare.
             return
@@ -190,7 +168,7 @@ class SparseWeight(LoadsWhole):
                 self._remember(buffer)
             return
         try:
-            topology = self._topology_of(buffer, self._buffers["topology_index"])
+            topology = stored_topology(self._topology, buffer, self._buffers["topology_index"])
         except DamagedIdentity as error:
             raise ValueError(
                 f"the buffer topology_seed of {self} was written to, and stands for no topology now: {error} It says which "
@@ -207,40 +185,12 @@ class SparseWeight(LoadsWhole):
                 "parameters only of layers with one topology, or take to_dense(module) of each."
             )
 
-    def _topology_of(self, identity: th.Tensor, index: th.Tensor | None) -> Topology | None:
-        """
-        The topology that stands in a state dict; None: nothing stands there.
-
-        :param identity: Its identity.
-        :param index: Its positions, if there are some.
-        :raises DamagedIdentity: If there is none such.
-        """
-        mine, numbers = self._topology, _numbers(identity)
-        if numbers is None:
-            return mine
-        eps = th.finfo(identity.dtype).eps if identity.dtype.is_floating_point else 0.0
-        for kind in (0, 1):
-            try:
-                number = decode(numbers, (kind, *mine.shape, mine.nnz), eps)
-            except DamagedIdentity:
-                if kind == 1:
-                    raise
-                continue
-            if number is None:
-                return None
-            if (kind, number) == (mine.kind, mine.number):
-                return mine
-            if kind == 0:
-                return Topology.random(mine.shape, mine.nnz, number)
-            return _given_topology(mine, index, number)
-        raise AssertionError
-
     def _apply(self, fn: Callable[[th.Tensor], th.Tensor], recurse: bool = True) -> "SparseWeight":
         topology = self.topology
         super()._apply(fn, recurse)
         # `half()` would cast the identity, `to_empty()` leaves it undefined: of all that `fn` does, it follows the device.
         buffer = self._buffers["topology_seed"]
-        numbers = None if buffer is None else _numbers(buffer)
+        numbers = None if buffer is None else numbers_of(buffer)
         if buffer is None or buffer.dtype != th.float32 or numbers is None or not is_near(numbers, topology.identity):
             self._take(topology)
         else:
@@ -264,23 +214,12 @@ class SparseWeight(LoadsWhole):
     ) -> None:
         """Values are never loaded without the topology that they belong to, nor it without them."""
         given = {key: state_dict[prefix + key] for key in (*self._parameters, *self._buffers) if prefix + key in state_dict}
-        errors = [
-            f"size mismatch for {prefix}{key}: {tuple(given[key].shape)} in the state dict, {tuple(parameter.shape)} here."
-            for key, parameter in self._parameters.items()
-            if parameter is not None and key in given and given[key].shape != parameter.shape
-        ]
+        errors = self._misfits(given, prefix, prefix + "weight" in state_dict)
         has_identity = bool(given.keys() & {"topology_seed", "topology_index"})
-        if "values" not in given and prefix + "weight" in state_dict:
-            errors.append(
-                f"{prefix}weight is the weight of a dense layer, this one is sparse: load it into the dense module, then "
-                "call sparsify_."
-            )
-        elif "values" not in given and has_identity:
-            errors.append(f"{prefix}topology_seed without {prefix}values: positions and values belong together.")
         old = self.topology
         topology = None
         try:
-            topology = self._loaded_topology(given) if has_identity and not errors else None
+            topology = loaded_topology(self._topology, given) if has_identity and not errors else None
         except ValueError as error:
             errors.append(f"{prefix}topology_seed: {error}")
         if errors:
@@ -291,8 +230,7 @@ class SparseWeight(LoadsWhole):
             missing_keys.extend([prefix + "topology_seed"] if is_missing else [])
             _warn_of_blank(f"{prefix}topology_seed of the state dict is{' missing, or' if is_missing else ''}")
         entries: dict[str, Any] = {key: value for key, value in state_dict.items() if key.startswith(prefix)}
-        before = {key: parameter.detach().clone() for key, parameter in self._parameters.items() if parameter is not None}
-        try:
+        with all_or_nothing(self):
             if topology is not None and topology is not old:
                 self._take(topology)
             entries[prefix + "topology_seed"] = self._identity_to_load(given, topology is None)
@@ -308,31 +246,32 @@ class SparseWeight(LoadsWhole):
                 entries[prefix + "topology_index"] = self.topology_index.clone()
             super()._load_from_state_dict(entries, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
             self._remember(self.topology_seed)
-        except BaseException:
-            with th.no_grad():
-                for key, value in before.items():
-                    self._parameters[key].copy_(value)  # type: ignore[union-attr]
-            self._take(old)
-            raise
+
+    def _misfits(self, given: Mapping[str, th.Tensor], prefix: str, has_weight: bool) -> list[str]:
+        """Why what a state dict has for this layer cannot be loaded, apart from its topology."""
+        errors = [
+            f"size mismatch for {prefix}{key}: {tuple(given[key].shape)} in the state dict, {tuple(parameter.shape)} here."
+            for key, parameter in self._parameters.items()
+            if parameter is not None and key in given and given[key].shape != parameter.shape
+        ]
+        if "values" not in given and has_weight:
+            errors.append(
+                f"{prefix}weight is the weight of a dense layer, this one is sparse: load it into the dense module, then "
+                "call sparsify_."
+            )
+        elif "values" not in given and given.keys() & {"topology_seed", "topology_index"}:
+            errors.append(f"{prefix}topology_seed without {prefix}values: positions and values belong together.")
+        return errors
 
     def _identity_to_load(self, given: Mapping[str, th.Tensor], is_blank: bool) -> th.Tensor:
         """What becomes of the buffer: who compares it with what was loaded finds that, as after any load."""
         identity, loaded = self._topology.identity, given.get("topology_seed")
-        numbers = None if loaded is None or loaded.dim() == 0 else _numbers(loaded)
+        numbers = None if loaded is None or loaded.dim() == 0 else numbers_of(loaded)
         if numbers is not None:
             numbers = [a + b for a, b in zip(numbers, identity, strict=True)] if is_blank else numbers
             identity = numbers if is_near(numbers, identity) else identity
         made = th.tensor(identity, dtype=th.float32, device="cpu")
         return made if self.values.is_meta else made.to(self.values.device)
-
-    def _loaded_topology(self, given: Mapping[str, th.Tensor]) -> Topology | None:
-        seed, index = given.get("topology_seed"), given.get("topology_index")
-        if seed is None:
-            assert index is not None
-            return _old_given_topology(self._topology, index)
-        if seed.dim() == 0:
-            return _old_drawn_topology(self._topology, seed)
-        return self._topology_of(seed, index)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_seen"}
@@ -360,55 +299,5 @@ def copy_parameter(parameter: th.Tensor | None) -> nn.Parameter | None:
     return None if parameter is None else nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
 
 
-def _given_topology(mine: Topology, index: th.Tensor | None, number: int) -> Topology:
-    if index is None or index.dim() != 1 or len(index) != mine.nnz:
-        raise DamagedIdentity(f"it stands for a given topology, whose {mine.nnz} positions (topology_index) are missing.")
-    positions = index.detach().cpu().double().round().numpy().astype(np.int64)
-    if positions_checksum(positions) != number:
-        raise DamagedIdentity("topology_index holds other positions: it was cast, averaged or damaged.")
-    return Topology(mine.shape, positions)
-
-
-def _old_given_topology(mine: Topology, index: th.Tensor) -> Topology:
-    """As version 0.1 saved it: positions alone, as integers."""
-    if index.dtype.is_floating_point or index.dim() != 1 or len(index) != mine.nnz:
-        raise DamagedIdentity(f"topology_index of {tuple(index.shape)} {index.dtype}: expected {mine.nnz} integers.")
-    return Topology(mine.shape, index.detach().cpu().numpy().astype(np.int64))
-
-
-def _old_drawn_topology(mine: Topology, seed: th.Tensor) -> Topology:
-    """As version 0.1 saved it: the seed as one float32."""
-    value = float(seed)
-    if seed.dtype not in (th.float32, th.float64) or not value.is_integer() or not 0 <= value < MAX_SEED:
-        raise DamagedIdentity(
-            f"{value:g} ({seed.dtype}) is no seed of a topology, as a file of version 0.1 has it: it was cast, averaged or "
-            "damaged. Load the file as it was saved."
-        )
-    return Topology.random(mine.shape, mine.nnz, int(value))
-
-
-def _unwrapped(tensor: th.Tensor) -> th.Tensor:
-    """The tensor inside the wrappers of ``torch.func``."""
-    while th._C._functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = th._C._functorch.get_unwrapped(tensor)
-    return tensor
-
-
-def _numbers(buffer: th.Tensor) -> list[float] | None:
-    """What is in an identity buffer; None if it has no data. Stacked ones have to be equal."""
-    plain = _unwrapped(buffer).detach()
-    if type(plain) not in (th.Tensor, nn.Parameter) or plain.is_meta:
-        return None
-    if plain.dim() == 0 or plain.shape[-1] != N_DIGITS:
-        raise DamagedIdentity(f"a tensor of shape {tuple(plain.shape)}: expected ({N_DIGITS},).")
-    rows = plain.double().reshape(-1, N_DIGITS).tolist()
-    if any(row != rows[0] for row in rows[1:]):
-        raise ValueError(
-            "sparse layers with different topologies cannot be stacked: make the models with one mask_seed (or seed), or "
-            "stack dense copies, to_dense(module)."
-        )
-    return rows[0]
-
-
 def _warn_of_blank(what: str) -> None:
-    warnings.warn(f"{what} filled with numbers near zero, which stand for no topology: the layer keeps its own.", stacklevel=4)
+    warn_user(f"{what} filled with numbers near zero, which stand for no topology: the layer keeps its own.")

@@ -19,7 +19,7 @@ from torch import nn
 from sb3_sparse.common.validation import choice, flag, fraction, plain, positive, whole_number, whole_numbers
 from sb3_sparse.sparse import sparsify_
 from sb3_sparse.sparse.distribution import check_sparsity, get_distribution
-from sb3_sparse.sparse.loading import LoadsWhole
+from sb3_sparse.sparse.state.loading import LoadsWhole
 from sb3_sparse.sparse.topology import derive_seed
 from sb3_sparse.streaming.networks import (
     CONVOLUTIONS,

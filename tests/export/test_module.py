@@ -1,5 +1,6 @@
 """predict as a module: what it is made of, what is folded in, what is refused."""
 
+import pickle
 import warnings
 
 import numpy as np
@@ -94,6 +95,16 @@ def test_vec_normalize_is_folded_in(tmp_path):
     env.save(tmp_path / "vecnormalize.pkl")
     module = predict_module(model, vec_normalize=tmp_path / "vecnormalize.pkl")
     assert_equal_actions(module(th.from_numpy(observations)).numpy(), expected)
+
+
+def test_the_file_of_vec_normalize_is_read_once(tmp_path, monkeypatch):
+    env = normalized_env()
+    model = trained_on(env)
+    env.save(tmp_path / "vecnormalize.pkl")
+    read, load = [], pickle.load
+    monkeypatch.setattr(pickle, "load", lambda file: read.append(file.name) or load(file))
+    predict_module(model, vec_normalize=tmp_path / "vecnormalize.pkl")
+    assert read == [str(tmp_path / "vecnormalize.pkl")]
 
 
 def test_vec_normalize_of_some_parts_of_a_dict():

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from sb3_contrib import ARS, QRDQN, TQC, CrossQ
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -15,6 +16,7 @@ from torch import nn
 
 from sb3_sparse import SparseConv2d, SparseLinear, sparsify_
 from sb3_sparse.export import export_sb3
+from sb3_sparse.export.check import check_agent
 from tests.envs import SpaceEnv
 from tests.export.agents import (
     BOX,
@@ -232,8 +234,30 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
     model = mlp(TD3, VECTOR, BOX)
     with th.no_grad():
         model.actor.mu[0].bias[0] = float("nan")
-    with pytest.raises(RuntimeError, match="the largest difference is nan"):
+    with pytest.raises(RuntimeError, match="1 of 1 random observations differ by more than 1e-05, the worst by nan"):
         export_sb3(model, tmp_path / "dense")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MAKERS["ppo"](), "random observations differ by more than 1e-05"),
+        (lambda: MAKERS["dqn"](), "of 1024 actions are others"),
+        (lambda: mlp(PPO, VECTOR, spaces.MultiBinary(3)), "of 1024 actions are others"),
+        (lambda: mlp(PPO, VECTOR, spaces.MultiDiscrete([3, 4])), "of 1024 actions are others"),
+    ],
+    ids=["box", "discrete", "multibinary", "multidiscrete"],
+)
+def test_the_comparison_of_two_agents_sees_other_actions(make, message):
+    model, other = make(), make()
+    shake(model)
+    other.set_parameters(model.get_parameters())
+    assert check_agent(other, model, 1e-5) == 0.0
+    with th.no_grad():
+        for parameter in other.policy.parameters():
+            parameter.mul_(-1.0)
+    with pytest.raises(RuntimeError, match=message):
+        check_agent(other, model, 1e-5)
 
 
 def test_a_dense_agent_is_just_saved(tmp_path):

@@ -9,7 +9,8 @@ from torch import nn
 from sb3_sparse import SparseLinear, Topology, sparsify_
 from sb3_sparse.networks import SimBaEncoder, orthogonal_linear
 from sb3_sparse.plasticity.redo import hidden_layers, redo_, unit_scores
-from sb3_sparse.plasticity.resets import draw_fresh, leaves
+from sb3_sparse.plasticity.resets import leaves
+from sb3_sparse.sparse.surgery.redraw import draw_fresh
 
 
 def mlp(sparsity=0.0):

@@ -9,11 +9,11 @@ from torch import nn
 from sb3_sparse import SparseLinear, Topology, sparsify_
 from sb3_sparse.networks import RunningNorm, SimBaEncoder, orthogonal_linear
 from sb3_sparse.plasticity.resets import (
-    draw_fresh,
     reset_full_,
     reset_last_layers_,
     shrink_perturb_,
 )
+from sb3_sparse.sparse.surgery.redraw import draw_fresh
 from tests.test_imports import PACKAGE, RL_LIBRARIES, imports, roots
 
 

@@ -12,7 +12,7 @@ import torch as th
 from torch import nn
 
 from sb3_sparse.sparse import SparseConv2d, SparseLinear, Topology, sparsify_
-from sb3_sparse.sparse.identity import N_DIGITS, DamagedIdentity, decode, encode
+from sb3_sparse.sparse.state.identity import N_DIGITS, DamagedIdentity, decode, encode
 from sb3_sparse.sparse.topology import MAX_SEED
 
 ABOUT = (0, 40, 50, 400)

@@ -6,7 +6,9 @@ import sys
 import pytest
 import yaml
 
-from sb3_sparse import describe, streaming, zoo
+from sb3_sparse import streaming, zoo
+from sb3_sparse.cli.describe import describe
+from sb3_sparse.zoo.search_spaces import STREAM_KAPPAS
 
 pytest.importorskip("rl_zoo3")
 
@@ -30,7 +32,7 @@ def test_train_and_enjoy(tmp_path):
 
 def test_describe(capsys):
     zoo.register_algorithms()
-    describe.main(["--algo", "stream_ac", "--env", "Walker2d-v5"])
+    describe(["--algo", "stream_ac", "--env", "Walker2d-v5"])
     out = capsys.readouterr().out
     assert "512x512" in out
     assert "actor\n" in out
@@ -55,7 +57,7 @@ def test_the_search_proposes_what_the_algorithm_takes(algo):
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 
     zoo.register_algorithms()
-    names = zoo.STREAM_KAPPAS[algo]
+    names = STREAM_KAPPAS[algo]
     trial = optuna.trial.FixedTrial({"gamma": 0.98, "trace_lambda": 0.5, **dict.fromkeys(names, 2.5)})
     hyperparams = HYPERPARAMS_SAMPLER[algo](trial, 1, 1, {})
     assert hyperparams == HYPERPARAMS_CONVERTER[algo](trial.params)

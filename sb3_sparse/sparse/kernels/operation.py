@@ -10,10 +10,10 @@ from typing import Any
 
 import torch as th
 
-from sb3_sparse.sparse.identity import is_near
 from sb3_sparse.sparse.kernels import formula
 from sb3_sparse.sparse.kernels.backend import Backend, empty_result
 from sb3_sparse.sparse.kernels.choosing.chooser import choose_backend
+from sb3_sparse.sparse.state.identity import is_near
 from sb3_sparse.sparse.topology import Topology
 
 

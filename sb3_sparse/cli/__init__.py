@@ -1,0 +1,56 @@
+"""The command ``sb3-sparse``: rl-zoo3's commands with our policies and hyperparameters, ``describe``, ``export``, ``plot``."""
+
+import importlib
+import sys
+
+USAGE = """\
+usage: sb3-sparse COMMAND [options]
+
+commands:
+  train      train an agent:      sb3-sparse train --algo sac --env dm_control/cartpole-swingup-v0
+  enjoy      watch a saved one:   sb3-sparse enjoy --algo sac --env dm_control/cartpole-swingup-v0 -f logs
+  tune       search hyperparameters (rl-zoo3's -optimize)
+  describe   print the layers that an agent would have, without training; --plot draws where their weights are
+  export     write an agent as ONNX, torch.export or SB3 file: sb3-sparse export --algo sac --env Pendulum-v1 --to onnx
+  plot       draw return and plasticity of runs: sb3-sparse plot logs/sac/Pendulum-v1_1 logs/sac/Pendulum-v1_2
+
+Options of the first three are those of rl-zoo3 (sb3-sparse COMMAND --help). Hyperparameters come from the packaged file of the
+algorithm unless -conf names another.
+"""
+
+# The function of each command, and the file in this folder that it is in.
+COMMANDS = {
+    "train": "train_tune_enjoy",
+    "enjoy": "train_tune_enjoy",
+    "tune": "train_tune_enjoy",
+    "describe": "describe",
+    "export": "export",
+    "plot": "plot",
+}
+# What the rest of the package raises where a user can do something about it.
+EXPECTED = (ValueError, ImportError, OSError, RuntimeError)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """
+    Entry point of the console script.
+
+    :param argv: Name of a command, and its options; None: those of the process.
+    :raises SystemExit: If something is wrong, with one sentence for the user; or as argparse does.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return
+    command = args[0]
+    if command not in COMMANDS:
+        sys.exit(f"sb3-sparse: unknown command {command!r}, expected one of {', '.join(COMMANDS)}.\n\n{USAGE}")
+    try:
+        # Each imports what it needs and no more: drawing needs no rl-zoo3.
+        prepare = getattr(importlib.import_module(f"sb3_sparse.cli.{COMMANDS[command]}"), command)
+        go_on = prepare(args[1:])
+    except EXPECTED as error:
+        sys.exit(f"sb3-sparse {command}: {error}")
+    if go_on is not None:
+        # Training: what goes wrong there may be in anybody's environment or callback, which only a traceback shows.
+        go_on()

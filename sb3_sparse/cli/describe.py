@@ -1,0 +1,69 @@
+"""``sb3-sparse describe``."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from sb3_sparse.common.figures import new_figure, save_figure
+from sb3_sparse.common.literals import parse_literal
+from sb3_sparse.describe import describe_model, trained_networks
+from sb3_sparse.results.weights import draw_weights
+from sb3_sparse.zoo import algorithms, literal_names, make_known, registered, untrained_agent
+
+
+class ReadDict(argparse.Action):
+    """``name:value`` options as rl-zoo3 has them, of which nothing is run."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
+        read = {}
+        for option in values:
+            name, _, text = option.partition(":")
+            try:
+                read[name] = parse_literal(name, text, literal_names())
+            except ValueError as error:
+                parser.error(f"{option_string} {error}")
+        setattr(namespace, self.dest, read)
+
+
+def describe(args: list[str]) -> None:
+    """Build the agent that ``train`` with the same options would build, and print the table of its layers."""
+    parser = argparse.ArgumentParser(prog="sb3-sparse describe", description=describe.__doc__)
+    parser.add_argument("--algo", default="sac", choices=list(algorithms()))
+    parser.add_argument("--env", required=True, help="environment ID")
+    parser.add_argument("-params", "--hyperparams", nargs="+", action=ReadDict, help="overwrite hyperparameters")
+    parser.add_argument("-conf", "--conf-file", help="YAML file of rl-zoo3; default: the packaged one")
+    parser.add_argument("--env-kwargs", nargs="+", action=ReadDict, help="arguments of the environment")
+    parser.add_argument("--gym-packages", nargs="+", default=[], help="packages to import, which register environments")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--plot",
+        nargs="?",
+        const="describe.png",
+        metavar="FILE",
+        help="draw where the living weights are (default: describe.png)",
+    )
+    options = parser.parse_args(args)
+    if options.plot is not None:
+        if Path(options.plot).suffix != ".png":
+            parser.error(f"--plot {options.plot}: expected the name of a .png file.")
+        # Before the agent is built: what is missing is better said at once.
+        new_figure()
+    with registered():
+        try:
+            make_known(options.env, options.gym_packages)
+        except ValueError as error:
+            parser.error(str(error))
+        model = untrained_agent(
+            options.algo,
+            options.env,
+            config=options.conf_file,
+            hyperparams=options.hyperparams,
+            env_kwargs=options.env_kwargs,
+            seed=options.seed,
+            device=options.device,
+        )
+    print(describe_model(model))
+    if options.plot is not None:
+        save_figure(draw_weights(trained_networks(model)), options.plot)
+        print(f"\n{options.plot}")

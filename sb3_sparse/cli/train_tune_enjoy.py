@@ -1,0 +1,70 @@
+"""
+``sb3-sparse train``, ``tune`` and ``enjoy``: rl-zoo3's commands, with a few options of our own in front.
+
+Each function looks at the options, says what is wrong with them, and returns what is to be run.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from sb3_sparse.zoo import algorithms, hyperparams_file, make_known, prepare_command, registered
+
+
+def train(args: list[str]) -> Callable[[], None]:
+    """rl-zoo3's train: packaged hyperparameters, and a progress bar on a terminal."""
+    known = _known_options(args)
+    if sys.stdout.isatty() and not known.optimize and not known.progress:
+        args = [*args, "--progress"]
+    return _prepared("train", _with_packaged_hyperparams(args, known), known)
+
+
+def tune(args: list[str]) -> Callable[[], None]:
+    """rl-zoo3's hyperparameter search."""
+    known = _known_options(args)
+    if not known.optimize:
+        args = [*args, "--optimize-hyperparameters"]
+    return _prepared("train", _with_packaged_hyperparams(args, known), known)
+
+
+def enjoy(args: list[str]) -> Callable[[], None]:
+    """rl-zoo3's enjoy, for agents in ``logs`` unless ``-f`` names another folder."""
+    known = _known_options(args)
+    return _prepared("enjoy", args if known.folder else ["-f", "logs", *args], known)
+
+
+def _known_options(args: list[str]) -> argparse.Namespace:
+    """The few options that decide what is added to the command line; rl-zoo3 parses them all."""
+    parser = argparse.ArgumentParser(prog="sb3-sparse", add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--algo", default="ppo")
+    parser.add_argument("--env", default="CartPole-v1")
+    parser.add_argument("--gym-packages", nargs="+", default=[])
+    parser.add_argument("-conf", "--conf-file")
+    parser.add_argument("-f", "--folder", "--log-folder")
+    parser.add_argument("-P", "--progress", action="store_true")
+    parser.add_argument("-optimize", "--optimize-hyperparameters", dest="optimize", action="store_true")
+    known, others = parser.parse_known_args(args)
+    # rl-zoo3 knows abbreviations too. Here, of one option they matter: it may be what registers the environment.
+    known.is_complete = not known.help and not any(argument.startswith("--g") for argument in others)
+    return known
+
+
+# Options are added in front: where the user names one, also by an abbreviation that only rl-zoo3 knows, the later one wins.
+def _with_packaged_hyperparams(args: list[str], known: argparse.Namespace) -> list[str]:
+    path = hyperparams_file(known.algo)
+    if known.conf_file:
+        return args
+    if path is not None:
+        return ["-conf", str(path), *args]
+    # Of an algorithm that there is not, rl-zoo3 will say so.
+    if known.algo in algorithms() and not known.help:
+        print(f"sb3-sparse has no hyperparameters for {known.algo}: rl-zoo3's own are used, with the policy that they name.")
+    return args
+
+
+def _prepared(command: str, args: list[str], known: argparse.Namespace) -> Callable[[], None]:
+    if known.is_complete and known.algo in algorithms():
+        with registered():
+            make_known(known.env, known.gym_packages)
+    return prepare_command(command, args, known.env)

@@ -1,0 +1,58 @@
+"""Files that are whole at any time: written beside, then renamed."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """
+    A name to write a file under, which takes the place of ``path`` when the block ends, and goes away if it fails.
+
+    A reader never sees half a file, and what was there stays if writing fails. The folder is made if there is none. The
+    name has the same ending, by which many libraries choose the format.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with written_beside(Path(folder) / "numbers.txt") as beside:
+    ...         _ = beside.write_text("1 2 3")
+    ...     (Path(folder) / "numbers.txt").read_text()
+    '1 2 3'
+
+    :param path: The file.
+    :raises OSError: If no such file can be written, before the block begins; or if the block has written none.
+    """
+    path = Path(path)
+    # In the same folder, since a file can be renamed only within a file system; with a number, for other processes.
+    beside = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        if path.parent.is_file():
+            raise NotADirectoryError("its folder is a file")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        # What cannot be written is better said before the work than after it.
+        beside.touch()
+        beside.unlink()
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    try:
+        yield beside
+        if not beside.exists():
+            raise FileNotFoundError(f"nothing was written for {str(path)!r}.")
+        try:
+            os.replace(beside, path)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _cannot_write(path: Path, error: OSError) -> OSError:
+    """The same kind of error, about the file that was asked for instead of the one beside it."""
+    named = type(error)(f"cannot write {str(path)!r} ({error.strerror or error}): name another file.")
+    named.errno = error.errno
+    return named

@@ -1,0 +1,61 @@
+"""Curves as a picture."""
+
+import math
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+from sb3_sparse.common.figures import new_figure
+from sb3_sparse.results.statistics import Curve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22"]
+# Panels beside each other, more of them where there are many.
+COLUMNS = 3
+MANY = 9
+
+
+def draw_curves(curves: dict[str, dict[str, Curve]], x: str) -> "Figure":
+    """
+    One panel per series: the mean of each group, its band, and single runs as thin lines.
+
+    :param curves: By title of the series, by group.
+    :param x: What the horizontal axis shows.
+    """
+    groups = list(dict.fromkeys(group for by_group in curves.values() for group in by_group))
+    colours = {group: COLOURS[i % len(COLOURS)] for i, group in enumerate(groups)}
+    columns = min(COLUMNS + (len(curves) > MANY), len(curves))
+    rows = math.ceil(len(curves) / columns)
+    # Room for the legend, a line per group.
+    figure = new_figure((max(6.0, 4.2 * columns), 3.0 * rows + 0.25 * len(groups) + 0.2))
+    handles: dict[str, Any] = {}
+    for i, (title, by_group) in enumerate(curves.items()):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        for group, curve in by_group.items():
+            handles.setdefault(group, _draw_curve(axes, curve, colours[group], group))
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel(x)
+        axes.grid(alpha=0.3)
+        if x == "timesteps":
+            axes.xaxis.set_major_formatter("{x:,.0f}" if _last(by_group) < 10_000 else _thousands)
+    labels = [textwrap.fill(group, int(13 * figure.get_figwidth()), break_long_words=True) for group in handles]
+    figure.legend(handles.values(), labels, loc="outside upper center", fontsize=9, frameon=False)
+    return figure
+
+
+def _last(by_group: dict[str, Curve]) -> float:
+    return max(float(run.x[-1]) for curve in by_group.values() for run in curve.runs)
+
+
+def _thousands(value: float, position: float) -> str:
+    return f"{value / 1e6:g}M" if abs(value) >= 1e6 else f"{value / 1e3:g}k" if value else "0"
+
+
+def _draw_curve(axes: Any, curve: Curve, colour: str, label: str) -> Any:
+    if curve.low is not None:
+        for run in curve.runs:
+            axes.plot(run.x, run.y, color=colour, linewidth=0.6, alpha=0.5)
+        axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0)
+    marker = "." if len(curve.x) < 30 else None
+    return axes.plot(curve.x, curve.mean, color=colour, linewidth=1.6, marker=marker, label=label)[0]

@@ -1,0 +1,75 @@
+"""Curves as a page that needs no other file."""
+
+import base64
+import html
+
+from sb3_sparse.results.runs import RETURNS, Run
+from sb3_sparse.results.statistics import Curve
+
+STYLE = """\
+body { font-family: sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222 }
+img { max-width: 100% }
+table { border-collapse: collapse; margin: 1em 0 }
+th, td { border-bottom: 1px solid #ccc; padding: .3em .8em; text-align: left; vertical-align: top }
+td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
+"""
+
+
+def to_html(curves: dict[str, dict[str, Curve]], groups: dict[str, list[Run]], png: bytes, x: str, smooth: int) -> bytes:
+    """
+    A page that needs no other file: the picture, a table of the last values, and the runs.
+
+    :param curves: By title of the series, by group.
+    :param groups: The runs of each group.
+    :param png: The picture.
+    :param x: What the horizontal axis shows.
+    :param smooth: Points in the rolling mean.
+    """
+    header = "".join(f"<th>{html.escape(group)}</th>" for group in groups)
+    values = "\n".join(
+        f"<tr><td>{html.escape(title)}</td>{''.join(_cell(by_group.get(group), x) for group in groups)}</tr>"
+        for title, by_group in curves.items()
+    )
+    runs = "\n".join(
+        f"<tr><td>{html.escape(group)}</td><td>{html.escape(str(run.folder))}</td><td>{html.escape(_kinds(run))}</td></tr>"
+        for group, members in groups.items()
+        for run in members
+    )
+    smoothing = f" Each point is the mean of itself and up to {smooth - 1} before it." if smooth > 1 else ""
+    page = f"""<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>sb3-sparse plot</title><style>{STYLE}</style></head>
+<body>
+<h1>Runs</h1>
+<img alt="Curves of all series over {x}" src="data:image/png;base64,{base64.b64encode(png).decode()}">
+<p>Thick lines are means over the runs of a group, thin ones single runs, and bands 95 % bootstrap intervals of the mean over
+runs. A group of one run has no band.{smoothing}</p>
+<h2>Last values</h2>
+<table>
+<tr><th>series</th>{header}</tr>
+{values}
+</table>
+<p>The mean at the last place that all runs of the group reached, and the interval there.</p>
+<h2>Folders</h2>
+<table>
+<tr><th>group</th><th>run</th><th>returns found</th></tr>
+{runs}
+</table>
+</body>
+</html>
+"""
+    return page.encode()
+
+
+def _cell(curve: Curve | None, x: str) -> str:
+    if curve is None or not len(curve.x):
+        return '<td class="number">–</td>'
+    text = f"{curve.mean[-1]:.4g}"
+    if curve.low is not None and curve.high is not None:
+        text += f" [{curve.low[-1]:.4g}, {curve.high[-1]:.4g}]"
+    place = f"{curve.x[-1]:,.0f}" if x == "timesteps" else f"{curve.x[-1]:.3g}"
+    return f'<td class="number">{text}<br><small>{len(curve.runs)} run(s), {place} {x}</small></td>'
+
+
+def _kinds(run: Run) -> str:
+    return ", ".join(RETURNS[kind] for kind in RETURNS if kind in run.returns) or "none"

@@ -1,0 +1,1 @@
+"""How sparse layers travel through state dicts: whole, or not at all."""

@@ -1,0 +1,175 @@
+"""
+Swapping a layer for another kind of it, without losing what hangs on it: hooks, attributes, and what optimizers that live
+inside the module know of its weight. What cannot be carried over is refused by name.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, get_args
+
+import torch as th
+from torch import nn
+from torch.nn.utils import parametrize
+
+from sb3_sparse.common.warn import warn_user
+from sb3_sparse.sparse.layers import SparseLayer
+
+# Dictionaries and flags of nn.Module. Handles of hooks hold the dictionary: shared, they remove from the new layer too.
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_is_full_backward_hook",
+)
+_STATE_HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
+# Names that torch's older reparametrizations leave behind, and how to get rid of each.
+_MARKS = {
+    "weight_g": "torch.nn.utils.weight_norm: call torch.nn.utils.remove_weight_norm",
+    "weight_mask": "torch.nn.utils.prune: call torch.nn.utils.prune.remove",
+    "weight_u": "torch.nn.utils.spectral_norm: call torch.nn.utils.remove_spectral_norm",
+    "weight_orig": "a reparametrization of torch.nn.utils: remove it",
+}
+
+
+def check_plain(name: str, layer: nn.Module) -> None:
+    """
+    :param name: Of the layer, for the message.
+    :param layer: A linear or convolutional layer that is to be replaced.
+    :raises ValueError: If its weight is not simply a parameter, or has something on it that would be lost.
+    """
+    reason = None
+    if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
+        reason = "has no weight yet: call the module once"
+    elif parametrize.is_parametrized(layer):
+        reason = "has parametrizations: call torch.nn.utils.parametrize.remove_parametrizations on it"
+    elif marks := [mark for mark in _MARKS if mark in layer._parameters or mark in layer._buffers]:
+        reason = f"has a weight that is computed by {_MARKS[marks[0]]} on it"
+    elif extra := sorted({*layer._parameters, *layer._buffers, *layer._modules} - {"weight", "bias"}):
+        reason = f"has {extra} beside weight and bias, which a sparse layer has no place for: remove them"
+    elif any(getattr(layer, hooks, None) for hooks in _STATE_HOOKS):
+        reason = "has hooks on its state dict, which know the dense weight: remove them"
+    elif _has_hooks(layer.weight):
+        reason = "has a hook on its weight, which expects dense gradients: remove it"
+    if reason is not None:
+        raise ValueError(f"{name or 'the layer'} {reason} first, or name the layer in exclude=.")
+
+
+def check_sparse(name: str, layer: SparseLayer) -> None:
+    """
+    :param name: Of the layer, for the message.
+    :param layer: A sparse layer that is to be replaced by a dense one.
+    :raises ValueError: If something on it would be lost.
+    """
+    known = {"values", "bias", "topology_seed", "topology_index"}
+    reason = None
+    if type(layer) not in get_args(SparseLayer):
+        reason = f"is a {type(layer).__name__}, which may compute something else"
+    elif extra := sorted({*layer._parameters, *layer._buffers, *layer._modules} - known):
+        reason = f"has {extra}, which a dense layer has no place for"
+    elif any(getattr(layer, hooks, None) for hooks in _STATE_HOOKS):
+        reason = "has hooks on its state dict, which know the sparse weight"
+    elif _has_hooks(layer.values):
+        reason = "has a hook on its values, which expects their gradients"
+    if reason is not None:
+        raise ValueError(f"{name or 'the layer'} {reason}: take that away before to_dense.")
+
+
+def _has_hooks(tensor: Any) -> bool:
+    return bool(tensor._backward_hooks) or bool(getattr(tensor, "_post_accumulate_grad_hooks", None))
+
+
+def carry_over(old: nn.Module, new: nn.Module) -> None:
+    """
+    Hooks and attributes that somebody put on a layer, onto the one that takes its place.
+
+    :param old: The layer that is replaced.
+    :param new: The layer that replaces it.
+    """
+    for hooks in _HOOKS:
+        setattr(new, hooks, getattr(old, hooks))
+    new.training = old.training
+    for attribute in vars(old).keys() - vars(new).keys() - _own_attributes():
+        if not attribute.startswith("_"):
+            setattr(new, attribute, vars(old)[attribute])
+
+
+@cache
+def _own_attributes() -> frozenset[str]:
+    """What layers have by themselves."""
+    linear, convolution = nn.Linear(1, 1, device="meta"), nn.Conv2d(1, 1, 1, device="meta")
+    return frozenset({*vars(linear), *vars(convolution), "settings", "dense_draw"})
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One parameter in the place of another, and what becomes of tensors that belong to it."""
+
+    new: th.Tensor
+    convert: Callable[[th.Tensor], th.Tensor]
+    """From the shape of the old parameter to that of the new one."""
+
+
+def exchange_in_optimizers(module: nn.Module, exchanges: Mapping[th.Tensor, Exchange]) -> None:
+    """
+    Let optimizers train the new parameters, in the same groups and with their moments, where they trained the old.
+
+    :param module: Optimizers that are attributes of it, or of modules inside, as those of SB3's policies.
+    :param exchanges: By the old parameter.
+    """
+    for optimizer in _optimizers(module):
+        for group in optimizer.param_groups:
+            group["params"] = [exchanges[p].new if p in exchanges else p for p in group["params"]]
+        for old, exchange in exchanges.items():
+            if old in optimizer.state:
+                optimizer.state[exchange.new] = _converted(optimizer.state.pop(old), old, exchange)
+
+
+def _converted(state: Mapping[str, Any], old: th.Tensor, exchange: Exchange) -> dict[str, Any]:
+    converted = {}
+    for key, value in state.items():
+        if isinstance(value, th.Tensor) and value.dim() > 0:
+            if value.shape != old.shape:
+                warn_user(
+                    f"optimizer state {key!r} of shape {tuple(value.shape)} does not belong to single weights: the optimizer "
+                    "starts anew for this layer."
+                )
+                return {}
+            value = exchange.convert(value)
+        converted[key] = value
+    return converted
+
+
+def _optimizers(module: nn.Module) -> list[th.optim.Optimizer]:
+    found = [value for part in module.modules() for value in vars(part).values() if isinstance(value, th.optim.Optimizer)]
+    return list({id(optimizer): optimizer for optimizer in found}.values())
+
+
+def tensors_with_history(module: nn.Module) -> list[th.Tensor]:
+    """
+    Results of computations that a module or an object in it keeps, which ``copy.deepcopy`` refuses.
+
+    SB3's policies keep their last action distribution.
+    """
+    found: list[th.Tensor] = []
+    seen: set[int] = set()
+    stack: list[Any] = [value for part in module.modules() for value in vars(part).values()]
+    while stack:
+        thing = stack.pop()
+        if id(thing) in seen or isinstance(thing, (nn.Module, type, str, bytes, int, float)) or callable(thing):
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, th.Tensor):
+            if not thing.is_leaf:
+                found.append(thing)
+        elif isinstance(thing, Mapping):
+            stack.extend(thing.values())
+        elif isinstance(thing, (list, tuple, set)):
+            stack.extend(thing)
+        elif not isinstance(thing, th.optim.Optimizer):
+            stack.extend(getattr(thing, "__dict__", {}).values())
+    return found

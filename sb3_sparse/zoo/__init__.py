@@ -1,0 +1,23 @@
+"""The one adapter to rl-zoo3: registration, hyperparameter files, search spaces, agents that are built, trained and found."""
+
+from sb3_sparse.zoo.agents import find_agent, train_agent, untrained_agent
+from sb3_sparse.zoo.algorithms import algorithms, register_algorithms
+from sb3_sparse.zoo.commands import prepare_command
+from sb3_sparse.zoo.environments import make_known
+from sb3_sparse.zoo.hyperparameters import hyperparams_file, literal_names
+from sb3_sparse.zoo.manager import experiment_manager
+from sb3_sparse.zoo.patches import registered
+
+__all__ = [
+    "algorithms",
+    "experiment_manager",
+    "find_agent",
+    "hyperparams_file",
+    "literal_names",
+    "make_known",
+    "prepare_command",
+    "register_algorithms",
+    "registered",
+    "train_agent",
+    "untrained_agent",
+]

@@ -1,0 +1,172 @@
+"""Agents from entries of hyperparameter files, without a command line: built, trained, and found again."""
+
+import argparse
+import contextlib
+import copy
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.utils import set_random_seed
+
+from sb3_sparse.zoo.algorithms import algorithms
+from sb3_sparse.zoo.environments import make_known
+from sb3_sparse.zoo.hyperparameters import hyperparams_file
+from sb3_sparse.zoo.manager import experiment_manager
+from sb3_sparse.zoo.patches import registered
+from sb3_sparse.zoo.rl_zoo import part
+
+
+def train_agent(
+    algo: str,
+    env_id: str,
+    log_folder: str | Path,
+    *,
+    config: str | Path | None = None,
+    hyperparams: dict[str, Any] | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> tuple[BaseAlgorithm, Path]:
+    """
+    Train an agent as ``sb3-sparse train`` does, and save it where that saves it.
+
+    >>> train_agent("sac", "Pendulum-v1", "logs", seed=1, hyperparams={"learning_starts": 500})  # doctest: +SKIP
+
+    :param algo: Its name, such as ``"sac"`` or ``"stream_ac"``.
+    :param env_id: ID of the environment.
+    :param log_folder: A folder ``ALGO/ENV_NUMBER`` is made in it.
+    :param config: YAML file of hyperparameters; None: the packaged one of the algorithm, or rl-zoo3's own. It is run as
+        ``train`` runs it: only take what you trust.
+    :param hyperparams: To overwrite some of them.
+    :param env_kwargs: Arguments of the environment.
+    :param seed: Of everything.
+    :param options: Of rl-zoo3's ``ExperimentManager``, for example ``n_timesteps`` or ``eval_freq``.
+    :return: The agent, whose environment is closed, and the folder of its run. After Ctrl-C it is the agent as far as it
+        came, as in rl-zoo3.
+    :raises ValueError: If algorithm or environment are not known, or hyperparameters are wrong.
+    :raises ImportError: If rl-zoo3 is missing, or a version that lacks something that is needed.
+    """
+    options = {"eval_freq": -1, "log_interval": -1, **options}
+    with registered():
+        manager = _manager(algo, env_id, log_folder, config, hyperparams, env_kwargs, seed, options)
+        set_random_seed(seed)
+        model = _set_up(manager)
+        manager.learn(model)
+        manager.save_trained_model(model)
+    return model, Path(manager.save_path)
+
+
+def untrained_agent(
+    algo: str,
+    env_id: str,
+    *,
+    config: str | Path | None = None,
+    hyperparams: dict[str, Any] | None = None,
+    env_kwargs: dict[str, Any] | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> BaseAlgorithm:
+    """
+    The agent that :func:`train_agent` would train. Nothing is printed or left behind, nor run that stands in the file.
+
+    :param algo: Its name.
+    :param env_id: ID of the environment.
+    :param config: YAML file of hyperparameters; None: the packaged one of the algorithm, or rl-zoo3's own. Strings in it
+        that rl-zoo3 would evaluate are read as literals, and callbacks are left out.
+    :param hyperparams: To overwrite some of them.
+    :param env_kwargs: Arguments of the environment.
+    :param seed: Of everything.
+    :param options: Of rl-zoo3's ``ExperimentManager``, for example ``device``.
+    :return: The agent, without a replay buffer; its environment is closed.
+    :raises ValueError: If algorithm or environment are not known, or hyperparameters are wrong.
+    :raises ImportError: If rl-zoo3 is missing, or a version that lacks something that is needed.
+    """
+    hyperparams = dict(hyperparams or {})
+    if issubclass(_algorithm(algo), OffPolicyAlgorithm):
+        # A replay buffer is of no use here, and may be larger than the machine.
+        hyperparams["buffer_size"] = 1
+    options = {"eval_freq": -1, "verbose": 0, **options}
+    with registered(), tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        manager = _manager(algo, env_id, folder, config, hyperparams, env_kwargs, seed, options, reads_only=True)
+        model = _set_up(manager)
+        model.env.close()
+    return model
+
+
+def _manager(
+    algo: str,
+    env_id: str,
+    log_folder: str | Path,
+    config: str | Path | None,
+    hyperparams: dict[str, Any] | None,
+    env_kwargs: dict[str, Any] | None,
+    seed: int,
+    options: dict[str, Any],
+    reads_only: bool = False,
+) -> Any:
+    """The experiment manager of one entry; inside of :func:`registered`."""
+    _algorithm(algo)
+    make_known(env_id)
+    config = config or hyperparams_file(algo)
+    # What `train` keeps beside the agent of its own options, and `enjoy` reads there.
+    arguments = argparse.Namespace(algo=algo, env=env_id, env_kwargs=env_kwargs, seed=seed, log_folder=str(log_folder))
+    return experiment_manager(reads_only)(
+        arguments,
+        algo,
+        env_id,
+        str(log_folder),
+        config=None if config is None else str(config),
+        hyperparams=copy.deepcopy(hyperparams),
+        env_kwargs=copy.deepcopy(env_kwargs),
+        seed=seed,
+        **options,
+    )
+
+
+def _set_up(manager: Any) -> Any:
+    """The agent of an experiment manager; where none comes of it, its environments are closed."""
+    create, created = manager.create_envs, []
+
+    def create_envs(*args: Any, **kwargs: Any) -> Any:
+        created.append(create(*args, **kwargs))
+        return created[-1]
+
+    manager.create_envs = create_envs
+    try:
+        return manager.setup_experiment()[0]
+    except BaseException:
+        for envs in created:
+            envs.close()
+        raise
+    finally:
+        del manager.create_envs
+
+
+def _algorithm(algo: str) -> type[BaseAlgorithm]:
+    known = algorithms()
+    if algo not in known:
+        raise ValueError(f"algo={algo!r}: expected one of {sorted(known)}.")
+    return known[algo]
+
+
+def find_agent(folder: str | Path, algo: str, env_id: str, exp_id: int = 0, best: bool = False) -> Path:
+    """
+    The file of an agent that ``train`` saved.
+
+    :param folder: The log folder.
+    :param algo: Name of the algorithm.
+    :param env_id: ID of the environment.
+    :param exp_id: Number of the run; 0 is the latest.
+    :param best: The one with the best evaluation, instead of the last.
+    :raises ValueError: If there is none.
+    :raises ImportError: If rl-zoo3 is missing.
+    """
+    name = part("utils.EnvironmentName")(env_id)
+    try:
+        return Path(part("utils.get_model_path")(exp_id, str(folder), algo, name, best)[1])
+    except AssertionError as error:
+        raise ValueError(str(error)) from error

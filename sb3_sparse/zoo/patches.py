@@ -1,0 +1,40 @@
+"""What is changed in rl-zoo3, for a while."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from sb3_sparse.zoo.algorithms import loading_without_buffer, registrations
+from sb3_sparse.zoo.environments import registry_restored
+from sb3_sparse.zoo.manager import experiment_manager
+from sb3_sparse.zoo.rl_zoo import part, replaced
+
+
+@contextmanager
+def registered(loads_only: bool = False) -> Iterator[None]:
+    """
+    What this package adds to rl-zoo3, inside a ``with`` block: its algorithms and search spaces, the
+    :func:`experiment_manager` of ``rl_zoo3.train``, and with ``loads_only`` algorithms that load without a replay buffer.
+
+    Afterwards rl-zoo3 and gymnasium's registry are as before, also after an exception. What rl-zoo3 does by itself when it
+    is imported stays: it puts its own ``TimeLimit`` into gymnasium, and registers some environments.
+
+    :param loads_only: Whether agents are only loaded, as ``enjoy`` does.
+    :raises ImportError: If rl-zoo3 is missing, or a version that lacks something that is needed.
+    """
+    manager = experiment_manager()
+    # In a version without it, the name that is put there would be one that nobody reads.
+    part("train.ExperimentManager")
+    with ExitStack() as stack:
+        stack.enter_context(registry_restored())
+        for table, entries in registrations():
+            stack.enter_context(replaced(table, entries))
+        if loads_only:
+            known = part("utils.ALGOS")
+            off_policy = {
+                name: loading_without_buffer(kind) for name, kind in known.items() if issubclass(kind, OffPolicyAlgorithm)
+            }
+            stack.enter_context(replaced(known, off_policy))
+        stack.enter_context(replaced(vars(part("train")), {"ExperimentManager": manager}))
+        yield

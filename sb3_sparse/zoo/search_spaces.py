@@ -1,0 +1,101 @@
+"""
+What a hyperparameter search of rl-zoo3 tries out.
+
+rl-zoo3 has two functions for each algorithm: a sampler asks a trial for values and makes hyperparameters of them, and a
+converter makes the same hyperparameters of the values of a trial that is over.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from sb3_sparse.zoo.rl_zoo import entry
+
+Sampler = Callable[..., dict[str, Any]]
+Converter = Callable[[dict[str, Any]], dict[str, Any]]
+
+# With our policies, besides what rl-zoo3 tries out for the algorithm.
+WIDTH_SCALES = (0.25, 0.5, 1.0, 2.0)
+SPARSITY_RANGE = (0.5, 0.95)
+# What bounds the steps of each streaming algorithm.
+STREAM_KAPPAS = {"stream_ac": ("kappa_policy", "kappa_value"), "stream_q": ("kappa",), "stream_sarsa": ("kappa",)}
+
+
+def samplers() -> dict[str, Sampler]:
+    """Of algorithms for which rl-zoo3 has none."""
+    streams: dict[str, Sampler] = {name: partial(_sample_stream, kappas) for name, kappas in STREAM_KAPPAS.items()}
+    # The search space of SAC serves CrossQ, but for the target network that CrossQ does not have.
+    return {**streams, "crossq": _without_tau(entry("hyperparams_opt.HYPERPARAMS_SAMPLER", "sac"))}
+
+
+def converters() -> dict[str, Converter]:
+    """The way back of :func:`samplers`."""
+    streams: dict[str, Converter] = {name: dict for name in STREAM_KAPPAS}
+    return {**streams, "crossq": _without_tau(entry("hyperparams_opt.HYPERPARAMS_CONVERTER", "sac"))}
+
+
+def _sample_stream(kappas: tuple[str, ...], trial: Any, *args: Any) -> dict[str, Any]:
+    hyperparams = {
+        "gamma": trial.suggest_categorical("gamma", (0.95, 0.98, 0.99, 0.995)),
+        "trace_lambda": trial.suggest_categorical("trace_lambda", (0.5, 0.7, 0.8, 0.9, 0.95)),
+    }
+    return hyperparams | {name: trial.suggest_float(name, 1.1, 10.0, log=True) for name in kappas}
+
+
+def _without_tau(propose: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    def without_tau(*args: Any) -> dict[str, Any]:
+        return {name: value for name, value in propose(*args).items() if name != "tau"}
+
+    return without_tau
+
+
+def sparse_sampler(stock: Sampler, policy_kwargs: dict[str, Any]) -> Sampler:
+    """
+    With our policies: sparsity and width instead of MLP sizes, and the keywords of the hyperparameter file are kept.
+
+    :param stock: rl-zoo3's sampler of the algorithm.
+    :param policy_kwargs: Those of the file.
+    """
+
+    def sample(trial: Any, *args: Any) -> dict[str, Any]:
+        hyperparams = stock(_FixedSizeTrial(trial), *args)
+        sampled: dict[str, Any] = {"sparsity": trial.suggest_float("sparsity", *SPARSITY_RANGE)}
+        if "net_arch" not in policy_kwargs:
+            sampled["width_scale"] = trial.suggest_categorical("width_scale", WIDTH_SCALES)
+        return _merge(hyperparams, policy_kwargs, sampled)
+
+    return sample
+
+
+def sparse_converter(stock: Converter, policy_kwargs: dict[str, Any]) -> Converter:
+    """
+    The way back of :func:`sparse_sampler`.
+
+    :param stock: rl-zoo3's converter of the algorithm.
+    :param policy_kwargs: Those of the file.
+    """
+
+    def convert(params: dict[str, Any]) -> dict[str, Any]:
+        params = {"net_arch": "small", **params}
+        sampled: dict[str, Any] = {name: params.pop(name) for name in ("sparsity", "width_scale") if name in params}
+        return _merge(stock(params), policy_kwargs, sampled)
+
+    return convert
+
+
+class _FixedSizeTrial:
+    """An optuna trial without rl-zoo3's choice of an MLP size, which means nothing to SimBa."""
+
+    def __init__(self, trial: Any):
+        self._trial = trial
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trial, name)
+
+    def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
+        return choices[0] if name == "net_arch" else self._trial.suggest_categorical(name, choices)
+
+
+def _merge(hyperparams: dict[str, Any], policy_kwargs: dict[str, Any], sampled: dict[str, Any]) -> dict[str, Any]:
+    proposed = {k: v for k, v in hyperparams.get("policy_kwargs", {}).items() if k != "net_arch"}
+    return {**hyperparams, "policy_kwargs": {**proposed, **policy_kwargs, **sampled}}

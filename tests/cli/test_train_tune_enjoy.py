@@ -1,0 +1,182 @@
+"""Training from the command line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+import yaml
+from sb3_contrib import CrossQ
+from stable_baselines3 import SAC
+from torch import nn
+
+from sb3_sparse import SparseSimBaCrossQPolicy
+from sb3_sparse.cli import main, train_tune_enjoy
+from tests.cli.running import run
+
+pytest.importorskip("rl_zoo3")
+
+
+def test_train_and_enjoy(tmp_path):
+    pytest.importorskip("dm_control")
+    out = run(
+        *("train", "--algo", "sac", "--env", "dm_control/cartpole-swingup-v0", "-n", "300", "--seed", "1"),
+        *("-f", "logs", "-tb", "logs/tb", "--eval-freq", "150", "--eval-episodes", "1", "-P"),
+        *("-params", "learning_starts:100", "policy_kwargs:dict(width_scale=0.1)"),
+        cwd=tmp_path,
+    )
+    run_folder = tmp_path / "logs/sac/dm_control-cartpole-swingup-v0_1"
+    assert (run_folder / "dm_control-cartpole-swingup-v0.zip").is_file()
+    assert (run_folder / "evaluations.npz").is_file()
+    assert list((tmp_path / "logs/tb").rglob("events.out.tfevents*"))
+    assert "300/300" in out.stdout + out.stderr
+    config = yaml.unsafe_load((run_folder / "dm_control-cartpole-swingup-v0/config.yml").read_text())
+    assert dict(config)["policy"] == "sb3_sparse.SparseSimBaPolicy"
+    out = run(
+        *("enjoy", "--algo", "sac", "--env", "dm_control/cartpole-swingup-v0", "-f", "logs", "-n", "260", "--no-render"),
+        cwd=tmp_path,
+    )
+    assert "Mean reward:" in out.stdout
+    script = Path(__file__).parents[2] / "examples/evaluate.py"
+    result = subprocess.run([sys.executable, script, "--episodes", "1"], cwd=tmp_path, capture_output=True, text=True)
+    assert "Mean evaluation return over 1 episodes of dm_control/cartpole-swingup-v0: " in result.stdout, result.stderr
+
+
+def test_tune_keeps_the_yamls_policy_kwargs(tmp_path):
+    conf = tmp_path / "my.yml"
+    entry = {
+        "n_timesteps": 60,
+        "policy": "sb3_sparse.SparseSimBaPolicy",
+        "learning_starts": 30,
+        "policy_kwargs": {"n_critics": 1, "mask_seed": 5, "sparsity_distribution": "uniform", "net_arch": [16]},
+    }
+    conf.write_text(yaml.safe_dump({"default": entry}))
+    storage = tmp_path / "study.log"
+    arguments = ("--algo", "sac", "--env", "Pendulum-v1", "-conf", str(conf), "--storage", str(storage), "--study-name", "s")
+    run(
+        *("tune", *arguments, "--n-trials", "2", "--n-evaluations", "1", "--no-optim-plots", "--eval-episodes", "1"),
+        *("--seed", "0", "--n-startup-trials", "1"),
+        cwd=tmp_path,
+    )
+    # rl-zoo3 takes trial 0 for none, hence the second.
+    out = run("train", *arguments, "--trial-id", "1", "--n-timesteps", "40", "--eval-freq", "-1", "-f", "logs", cwd=tmp_path)
+    config = next((tmp_path / "logs/sac").glob("Pendulum-v1_*/Pendulum-v1/config.yml"))
+    kwargs = dict(yaml.unsafe_load(config.read_text()))["policy_kwargs"]
+    assert {name: kwargs[name] for name in entry["policy_kwargs"]} == entry["policy_kwargs"], out.stdout
+    assert 0.5 <= kwargs["sparsity"] <= 0.95
+    assert "width_scale" not in kwargs
+
+
+def test_policy_kwargs_of_a_yaml_may_be_a_string(tmp_path):
+    conf = tmp_path / "my.yml"
+    entry = {
+        "n_timesteps": 20,
+        "policy": "sb3_sparse.SparseSimBaPolicy",
+        "policy_kwargs": "dict(n_critics=1, width_scale=0.1, activation_fn=nn.ELU)",
+    }
+    conf.write_text(yaml.safe_dump({"default": entry}))
+    arguments = ("--algo", "sac", "--env", "Pendulum-v1", "-conf", str(conf), "--eval-freq", "-1", "-f", "logs")
+    run("train", *arguments, cwd=tmp_path)
+    model = SAC.load(tmp_path / "logs/sac/Pendulum-v1_1/Pendulum-v1.zip")
+    assert isinstance(model.critic.qf0[0].blocks[0].activation, nn.ELU)
+
+
+@pytest.mark.full
+def test_a_task_without_an_entry_is_trained(tmp_path):
+    pytest.importorskip("dm_control")
+    out = run(
+        *("train", "--algo", "td3", "--env", "dm_control/walker-run-v0", "-n", "40", "-f", "logs", "--eval-freq", "-1"),
+        *("-params", "learning_starts:20", "batch_size:8", "policy_kwargs:dict(width_scale=0.05)"),
+        cwd=tmp_path,
+    )
+    assert "has no env_wrapper in the file: using" in out.stdout
+    assert (tmp_path / "logs/td3/dm_control-walker-run-v0_1/dm_control-walker-run-v0.zip").is_file()
+
+
+@pytest.mark.full
+def test_crossq_is_ours_on_the_command_line(tmp_path):
+    arguments = ("--algo", "crossq", "--env", "Pendulum-v1", "-n", "40", "-params", "learning_starts:20", "batch_size:8")
+    run("train", *arguments, "policy_kwargs:dict(width_scale=0.1)", "-f", "logs", "--eval-freq", "-1", cwd=tmp_path)
+    assert isinstance(CrossQ.load(tmp_path / "logs/crossq/Pendulum-v1_1/Pendulum-v1.zip").policy, SparseSimBaCrossQPolicy)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """The arguments that rl-zoo3's commands get, which do nothing."""
+    seen = []
+
+    def prepare(command, args, env_id):
+        return lambda: seen.append([command, *args])
+
+    monkeypatch.setattr(train_tune_enjoy, "prepare_command", prepare)
+    return seen
+
+
+def test_rl_zoos_own_hyperparameters_are_announced(told, capsys):
+    main(["train", "--algo", "ppo", "--env", "CartPole-v1"])
+    assert "has no hyperparameters for ppo: rl-zoo3's own are used" in capsys.readouterr().out
+    main(["train", "--algo", "sac", "--env", "Pendulum-v1"])
+    main(["train", "--help"])
+    assert capsys.readouterr().out == ""
+    assert len(told) == 3
+
+
+def test_an_algorithm_that_there_is_not_is_said_to_be_none(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--algo", "sacc", "--env", "Pendulum-v1"])
+    said = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert said.out == ""
+    assert "invalid choice: 'sacc'" in said.err
+
+
+@pytest.mark.parametrize("command", ["train", "tune", "enjoy"])
+def test_an_environment_that_there_is_not_is_one_sentence(command, told):
+    with pytest.raises(
+        SystemExit, match=f"sb3-sparse {command}: unknown environment 'Pendulm-v1'. Did you mean 'Pendulum-v1'"
+    ):
+        main([command, "--algo", "sac", "--env", "Pendulm-v1"])
+    assert not told
+
+
+def test_an_environment_may_come_from_a_package(told, tmp_path, monkeypatch):
+    lines = "from gymnasium.envs.classic_control import PendulumEnv\ngymnasium.register('FromPackage-v0', PendulumEnv)\n"
+    (tmp_path / "package_of_a_user.py").write_text("import gymnasium\n" + lines)
+    monkeypatch.syspath_prepend(tmp_path)
+    # The second is an abbreviation, which only rl-zoo3 understands; the third finds the package imported already.
+    for option in ("--gym-packages", "--gym-pack", "--gym-packages"):
+        main(["train", "--algo", "sac", "--env", "FromPackage-v0", option, "package_of_a_user"])
+    assert len(told) == 3
+    assert "FromPackage-v0" not in gym.registry
+
+
+def test_a_progress_bar_on_a_terminal_only(told, monkeypatch):
+    for is_terminal in (True, False):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda value=is_terminal: value, raising=False)
+        main(["train", "--algo", "sac", "--env", "Pendulum-v1"])
+    assert "--progress" in told[0]
+    assert "--progress" not in told[1]
+    assert told[1][:2] == ["train", "-conf"]
+    assert Path(told[1][2]).name == "sac.yml"
+    main(["train", "--algo", "sac", "-conf", "mine.yml"])
+    assert told[2] == ["train", "--algo", "sac", "-conf", "mine.yml"]
+    main(["enjoy", "--algo", "sac", "--env", "Pendulum-v1"])
+    main(["enjoy", "--algo", "sac", "--env", "Pendulum-v1", "--log-folder", "mine"])
+    assert told[3] == ["enjoy", "-f", "logs", "--algo", "sac", "--env", "Pendulum-v1"]
+    assert told[4][1] == "--algo"
+
+
+def test_what_goes_wrong_in_training_keeps_its_traceback(monkeypatch):
+    def explode():
+        raise ValueError("in a callback")
+
+    monkeypatch.setattr(train_tune_enjoy, "prepare_command", lambda *args: explode)
+    with pytest.raises(ValueError, match="in a callback"):
+        main(["train", "--algo", "sac", "--env", "Pendulum-v1"])
+
+
+def test_without_rl_zoo3(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rl_zoo3.utils", None)
+    with pytest.raises(SystemExit, match=r'sb3-sparse train: this needs rl-zoo3: pip install "sb3-sparse\[zoo\]"'):
+        main(["train", "--algo", "sac", "--env", "Pendulum-v1"])

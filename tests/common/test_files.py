@@ -1,0 +1,90 @@
+"""Files are whole or absent, whatever comes between."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sb3_sparse.common.files import written_beside
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_file_appears_when_it_is_whole(tmp_path):
+    path = tmp_path / "new/folder/results.csv"
+    with written_beside(path) as beside:
+        beside.write_text("half")
+        assert not path.exists()
+        assert beside.parent == path.parent
+        assert (beside.suffix, beside.name[0]) == (".csv", ".")
+        beside.write_text("whole")
+    assert path.read_text() == "whole"
+    assert names(path.parent) == ["results.csv"]
+
+
+def test_libraries_that_look_at_the_ending_add_none(tmp_path):
+    with written_beside(tmp_path / "numbers.npz") as beside:
+        np.savez(beside, x=np.arange(3))
+    assert names(tmp_path) == ["numbers.npz"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_what_was_there_stays_if_writing_fails(error, has_begun, tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text("older")
+
+    def write(beside):
+        if has_begun:
+            beside.write_text("half")
+        raise error
+
+    with pytest.raises(error), written_beside(path) as beside:
+        write(beside)
+    assert path.read_text() == "older"
+    assert names(tmp_path) == ["results.csv"]
+
+
+def test_a_block_that_writes_nothing_is_an_error(tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text("older")
+    with pytest.raises(FileNotFoundError, match=r"nothing was written for .*results.csv"), written_beside(path):
+        pass
+    assert path.read_text() == "older"
+
+
+def must_not_run():
+    raise AssertionError("the work was done first")
+
+
+def test_a_place_that_cannot_be_written_is_named_before_the_work(tmp_path):
+    (tmp_path / "afile").write_text("")
+    expected = r"cannot write '.*afile/x.csv' \(its folder is a file\): name another file."
+    with pytest.raises(NotADirectoryError, match=expected), written_beside(tmp_path / "afile/x.csv"):
+        must_not_run()
+    with (
+        pytest.raises(NotADirectoryError, match=r"afile/sub/x.csv' \(Not a directory\)"),
+        written_beside(tmp_path / "afile/sub/x.csv"),
+    ):
+        must_not_run()
+    with pytest.raises(IsADirectoryError, match=r"cannot write .* \(it is a folder\)"), written_beside(tmp_path):
+        must_not_run()
+    assert names(tmp_path) == ["afile"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder that root cannot write to")
+def test_a_folder_that_nobody_can_write_to():
+    expected = r"cannot write '/proc/self/x.csv' \(.*\): name another file."
+    with pytest.raises(OSError, match=expected) as caught, written_beside("/proc/self/x.csv"):
+        must_not_run()
+    assert caught.value.errno
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match=r"x.csv' \(Permission denied\)"), written_beside(tmp_path / "x.csv"):
+        must_not_run()
