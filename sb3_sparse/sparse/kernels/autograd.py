@@ -196,8 +196,10 @@ def _check(x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor 
 
 def _check_places(x: th.Tensor, values: th.Tensor, bias: th.Tensor | None) -> None:
     dtype, device = values.dtype, values.device
+    if x.dtype is dtype and x.device == device and (bias is None or (bias.dtype is dtype and bias.device == device)):
+        return
     for name, tensor in (("input", x), ("bias", bias)):
-        if tensor is not None and (tensor.dtype is not dtype or tensor.device != device):
+        if tensor is not None and (tensor.dtype, tensor.device) != (dtype, device):
             raise ValueError(
                 f"{name} is {tensor.dtype} on {tensor.device}, the weights are {dtype} on {device}: "
                 "convert one of them with .to()."
