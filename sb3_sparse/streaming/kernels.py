@@ -156,7 +156,7 @@ def _linear(pair: bool, code: Code, *arguments: ir.Value) -> None:
 
 
 # Weights of a sparse row that are worked on at the same time, so that sums need not wait for each other. Columns of
-# four come with one load.
+# four come with one load; each is cut out where it is used, as registers are scarce here.
 _UNROLL, _COLUMNS_PER_WORD = 8, 4
 
 
@@ -172,8 +172,7 @@ def _each_weight(
     """
     build = code.build
     begin, end = code.load_index(crow, i), code.load_index(crow, build.add(i, word(1)))
-    left_over = build.and_(build.sub(end, begin), word(_UNROLL - 1))
-    middle = build.sub(end, left_over)
+    middle = code.whole(begin, end, _UNROLL)
 
     def several(k: ir.Value, *sums: ir.Value) -> list[ir.Value]:
         following: list[ir.Value] = []
