@@ -93,7 +93,7 @@ class SparseLinear(SparseWeight):
             # As attributes they are looked for in other places first, which takes as long as a small product.
             values, bias = parameters["values"], parameters["bias"]
         else:
-            # Computed from other parameters, as by `parametrize`.
+            # Computed from other parameters, as by `parametrize`, or plain tensors, as in replicas of `DataParallel`.
             values, bias = self.values, self.bias
         return sparse_linear(x, values, self.topology, bias, self._buffers["topology_seed"])
 
