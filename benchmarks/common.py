@@ -7,18 +7,17 @@ import time
 from collections.abc import Callable
 
 import gymnasium as gym
+import llvmlite.binding as llvm
 import numpy as np
 import torch as th
 from gymnasium import spaces
-
-from sb3_sparse.sparse.kernels.native.compile import host_cpu
 
 
 def machine() -> str:
     """Processor, threads and versions, for the heading of a table."""
     device = f", {th.cuda.get_device_name()}" if th.cuda.is_available() else ""
     return (
-        f"{platform.machine()} {host_cpu()}, {os.cpu_count()} cores, {th.get_num_threads()} threads{device}, "
+        f"{platform.machine()} {llvm.get_host_cpu_name()}, {os.cpu_count()} cores, {th.get_num_threads()} threads{device}, "
         f"torch {th.__version__.partition('+')[0]}, Python {platform.python_version()}"
     )
 

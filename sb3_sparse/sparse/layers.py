@@ -3,6 +3,7 @@
 import ctypes
 import math
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch as th
@@ -103,7 +104,14 @@ class SparseLinear(SparseWeight):
         :param x: ``(..., in_features)``
         :return: ``(..., out_features)``
         """
-        return sparse_linear(x, self.values, self.topology, self.bias, self._buffers["topology_seed"])
+        parameters: Mapping[str, Any] = self._parameters
+        if "values" in parameters and "bias" in parameters:
+            # As attributes they are looked for in other places first, which takes as long as a small product.
+            values, bias = parameters["values"], parameters["bias"]
+        else:
+            # Computed from other parameters, as by `parametrize`, or plain tensors, as in replicas of `DataParallel`.
+            values, bias = self.values, self.bias
+        return sparse_linear(x, values, self.topology, bias, self._buffers["topology_seed"])
 
     def extra_repr(self) -> str:
         return (

@@ -21,6 +21,8 @@ _NOT_REPLACED = (
     "SparseLinear.from_dense(dense, topology)."
 )
 
+_NOTHING_SEEN = (None, 0, None, None)
+
 
 class SparseWeight(LoadsWhole):
     """
@@ -42,8 +44,9 @@ class SparseWeight(LoadsWhole):
     topology_index: th.Tensor | None
     # The initial dense weight, with the factor of `rescale`; only of layers that were pruned under `keep_dense_draws`.
     dense_draw: th.Tensor | None = None
-    # The buffer `topology_seed` that was last looked at; and its address and bytes on the CPU, or else its version.
-    _seen: tuple[th.Tensor | None, int, bytes | None] = (None, 0, None)
+    # The buffer `topology_seed` that was last looked at; and on the CPU its address, its bytes, and the memory that they
+    # are read from again, or else its version.
+    _seen: tuple[th.Tensor | None, int, bytes | None, Any] = _NOTHING_SEEN
 
     def __init__(self, weight: th.Tensor, bias: th.Tensor | None, topology: Topology, rescale: bool = False):
         super().__init__()
@@ -63,12 +66,12 @@ class SparseWeight(LoadsWhole):
         if th.compiler.is_compiling():
             return self._topology
         buffer = self._buffers["topology_seed"]
-        seen, address_or_version, content = self._seen
+        seen, address_or_version, content, memory = self._seen
         if buffer is seen and buffer is not None:
             if content is None:
                 if buffer.is_inference() or buffer._version == address_or_version:
                     return self._topology
-            elif buffer.data_ptr() == address_or_version and ctypes.string_at(address_or_version, len(content)) == content:
+            elif buffer.data_ptr() == address_or_version and memory.raw == content:
                 return self._topology
         self._look_again()
         return self._topology
@@ -129,7 +132,7 @@ class SparseWeight(LoadsWhole):
         identity = th.tensor(topology.identity, dtype=th.float32, device="cpu").to(device)
         index = None if topology.seed is not None else topology.flat_index(device).int()
         # Whoever interrupts this finds a layer that looks at its buffer again.
-        self._seen = (None, 0, None)
+        self._seen = _NOTHING_SEEN
         self._topology = topology
         self._put_buffer("topology_index", index)
         self._put_buffer("topology_seed", identity)
@@ -153,9 +156,10 @@ class SparseWeight(LoadsWhole):
         is_cpu = buffer.device.type == "cpu" and type(buffer) is th.Tensor
         if is_cpu and buffer.dtype == th.float32 and buffer.is_contiguous():
             content = buffer.detach().numpy().tobytes()
-            self._seen = (buffer, buffer.data_ptr(), content)
+            address = buffer.data_ptr()
+            self._seen = (buffer, address, content, (ctypes.c_char * len(content)).from_address(address))
         else:
-            self._seen = (buffer, 0 if buffer.is_inference() else buffer._version, None)
+            self._seen = (buffer, 0 if buffer.is_inference() else buffer._version, None, None)
 
     def _look_again(self) -> None:
         """The buffer was replaced or written to: take over the topology that it stands for now."""

@@ -9,7 +9,6 @@ uint16 for columns) and sizes.
 What a kernel fuses, it fuses to read the weights and traces from memory once: they are most of the work.
 """
 
-import ctypes
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from llvmlite import ir
 
 from sb3_sparse.sparse.kernels.native.code import DOUBLE, FLOAT, INT16, POINTER, WORD, Code, number, word
 from sb3_sparse.sparse.kernels.native.compile import compile_module
+from sb3_sparse.sparse.kernels.native.entry import builtin, write_entry
 
 # Words per instruction: the address of the kernel, then its arguments.
 WORDS = 16
@@ -39,7 +39,7 @@ class Program:
             line[0] = kernels[name]
             line[1 : len(arguments) + 1] = [_address(argument) for argument in arguments]
         self._words = words
-        self._run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(kernels["run"])
+        self._run = _runner()
         self._arguments = (words.ctypes.data, len(words))
 
     def run(self) -> None:
@@ -56,15 +56,21 @@ def _address(argument: Any) -> int:
 
 @cache
 def _compile() -> dict[str, int]:
-    """Addresses of all kernels by name, and of ``run``."""
+    """Addresses of all kernels by name, and of the entry to ``run``."""
     vectorized, scalar = ir.Module(), ir.Module()
     for name in _KERNELS:
         definition = define(name)
         definition.write_into(vectorized if definition.vectorize else scalar)
-    _write_run(vectorized)
+    write_entry(vectorized, _write_run(vectorized))
     engines = [compile_module(vectorized), compile_module(scalar, vectorize=False)]
     addresses = {name: engines[0 if define(name).vectorize else 1].get_function_address(name) for name in _KERNELS}
-    return {**addresses, "run": engines[0].get_function_address("run")}
+    return {**addresses, "entry": engines[0].get_function_address("entry")}
+
+
+@cache
+def _runner() -> Callable[..., None]:
+    """``run``, as Python calls it."""
+    return builtin(_compile()["entry"])
 
 
 class Definition(NamedTuple):
@@ -116,7 +122,7 @@ def define(name: str) -> Definition:
     return Definition(name, arguments, write, vectorize="sparse" not in name)
 
 
-def _write_run(module: ir.Module) -> None:
+def _write_run(module: ir.Module) -> ir.Function:
     """``run(instructions, n)``: calls the kernel of each instruction with the address of the instruction."""
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER, WORD]), "run")
     code = Code(module, function)
@@ -128,6 +134,7 @@ def _write_run(module: ir.Module) -> None:
 
     code.loop(word(0), n, one)
     code.build.ret_void()
+    return function
 
 
 def _linear(pair: bool, code: Code, *arguments: ir.Value) -> None:
@@ -149,7 +156,7 @@ def _linear(pair: bool, code: Code, *arguments: ir.Value) -> None:
 
 
 # Weights of a sparse row that are worked on at the same time, so that sums need not wait for each other. Columns of
-# four come with one load.
+# four come with one load; each is cut out where it is used, as registers are scarce here.
 _UNROLL, _COLUMNS_PER_WORD = 8, 4
 
 
@@ -165,8 +172,7 @@ def _each_weight(
     """
     build = code.build
     begin, end = code.load_index(crow, i), code.load_index(crow, build.add(i, word(1)))
-    left_over = build.and_(build.sub(end, begin), word(_UNROLL - 1))
-    middle = build.sub(end, left_over)
+    middle = code.whole(begin, end, _UNROLL)
 
     def several(k: ir.Value, *sums: ir.Value) -> list[ir.Value]:
         following: list[ir.Value] = []

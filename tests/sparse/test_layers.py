@@ -6,6 +6,7 @@ import pytest
 import torch as th
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from sb3_sparse.sparse import SparseConv2d, SparseLinear, Topology
 from sb3_sparse.sparse.topology import MAX_SEED
@@ -253,3 +254,33 @@ def test_convolution_equals_masked_dense_twin(settings):
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         SparseLinear(5, 4, **arguments)
+
+
+class Doubled(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+
+def test_the_bias_may_be_computed_from_another_parameter():
+    # Torch itself refuses `values`: its container of parametrizations has a method of that name.
+    layer = SparseLinear(20, 30, density=0.3, seed=1)
+    x, plain = th.randn(4, 20), layer.to_dense()
+    parametrize.register_parametrization(layer, "bias", Doubled())
+    expected = F.linear(x, plain.weight, 2 * plain.bias)
+    y = layer(x)
+    assert th.allclose(y, expected, atol=1e-5)
+    assert th.allclose(layer(x[:1]), expected[:1], atol=1e-5)
+    y.sum().backward()
+    assert layer.parametrizations.bias.original.grad.eq(8).all()
+
+
+def test_tensors_in_place_of_parameters():
+    layer = SparseLinear(20, 30, density=0.3, seed=1)
+    x, y = th.randn(4, 20), layer(th.zeros(4, 20))
+    assert th.equal(y, layer.bias.expand(4, 30))
+    given = {"values": th.zeros_like(layer.values), "bias": th.ones(30)}
+    assert th.equal(th.func.functional_call(layer, given, (x,)), th.ones(4, 30))
+    # As replicas of DataParallel have them.
+    layer._parameters.clear()
+    layer.values, layer.bias = given["values"], None
+    assert th.equal(layer(x), th.zeros(4, 30))

@@ -14,6 +14,10 @@ from sb3_sparse.sparse.kernels.choosing.chooser import choose_backend
 from sb3_sparse.sparse.topology import Topology
 
 _PLAIN = (th.Tensor, th.nn.Parameter)
+# Of tools that may be at work. Asked in every call, so not looked up in every call.
+_transform = th._C._functorch.peek_interpreter_stack
+_number_of_dispatch_modes = th._C._len_torch_dispatch_stack
+_tracing_state = th._C._get_tracing_state
 
 
 class _SparseLinear(th.autograd.Function):
@@ -29,8 +33,8 @@ class _SparseLinear(th.autograd.Function):
             packed if ctx.needs_input_grad[1] else None,
             values if ctx.needs_input_grad[0] else None,
         )
-        ctx.topology, ctx.backend, ctx.batch = topology, backend, len(x)
-        return backend.forward(packed, values.detach(), topology, bias, len(x))
+        ctx.topology, ctx.backend, ctx.batch = topology, backend, x.shape[0]
+        return backend.forward(packed, values.detach(), topology, bias, x.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor | None, ...]:
@@ -85,9 +89,9 @@ def _is_eager(tensor: Any) -> bool:
     return (
         type(tensor) in _PLAIN
         and not tensor.is_meta
-        and th._C._functorch.peek_interpreter_stack() is None
-        and th._C._len_torch_dispatch_stack() == 0
-        and th._C._get_tracing_state() is None
+        and _transform() is None
+        and _number_of_dispatch_modes() == 0
+        and _tracing_state() is None
         and forward_ad._current_level < 0
     )
 
@@ -107,8 +111,8 @@ def _wants_formula(*tensors: Any) -> bool:
         return th.compiler.is_exporting()
     return (
         any(isinstance(tensor, th.fx.Proxy) for tensor in tensors)
-        or th._C._get_tracing_state() is not None
-        or th._C._functorch.peek_interpreter_stack() is not None
+        or _tracing_state() is not None
+        or _transform() is not None
         or forward_ad._current_level >= 0
     )
 
@@ -150,18 +154,19 @@ def sparse_linear(
     if th.compiler.is_compiling() or not (_is_eager(x) and type(values) in _PLAIN):
         return _for_tools(x, values, topology, bias, identity)
     _check(x, values, topology, bias)
-    if th.is_autocast_enabled(x.device.type):
+    if th.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):
         x, values, bias = _autocast(x, values, bias)
     _check_places(x, values, bias)
     rows = x if x.dim() == 2 else x.reshape(-1, topology.columns)
     values, bias = values.contiguous(), None if bias is None else bias.contiguous()
     training = th.is_grad_enabled() and (x.requires_grad or values.requires_grad or (bias is not None and bias.requires_grad))
-    backend = choose_backend(values.device, values.dtype, topology, len(rows), training)
+    batch = rows.shape[0]  # which takes a quarter of the time of len(rows)
+    backend = choose_backend(values.device, values.dtype, topology, batch, training)
     if training:
         y = _SparseLinear.apply(rows, values, bias, topology, backend)
     else:
         # Acting on single observations: a graph that nobody asked for would cost as much as the product.
-        y = backend.forward(backend.pack(rows), values, topology, bias, len(rows))
+        y = backend.forward(backend.pack(rows), values, topology, bias, batch)
     return y if x.dim() == 2 else y.reshape(*x.shape[:-1], topology.rows)
 
 
@@ -190,10 +195,13 @@ def _check(x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor 
 
 
 def _check_places(x: th.Tensor, values: th.Tensor, bias: th.Tensor | None) -> None:
+    dtype, device = values.dtype, values.device
+    if x.dtype is dtype and x.device == device and (bias is None or (bias.dtype is dtype and bias.device == device)):
+        return
     for name, tensor in (("input", x), ("bias", bias)):
-        if tensor is not None and (tensor.dtype, tensor.device) != (values.dtype, values.device):
+        if tensor is not None and (tensor.dtype, tensor.device) != (dtype, device):
             raise ValueError(
-                f"{name} is {tensor.dtype} on {tensor.device}, the weights are {values.dtype} on {values.device}: "
+                f"{name} is {tensor.dtype} on {tensor.device}, the weights are {dtype} on {device}: "
                 "convert one of them with .to()."
             )
 

@@ -280,6 +280,29 @@ def test_peeking_is_settled_where_nothing_will_be_measured(fresh, monkeypatch):
         peek_backend(CPU, th.float32, Topology.random(*LAYER))
 
 
+def test_the_environment_is_looked_at_in_every_call(fresh, monkeypatch):
+    pretend(monkeypatch, dense=3.0, csr=1.0, compiled=2.0, blocked=2.0)
+
+    def chosen():
+        return choose_backend(CPU, th.float32, Topology.random(*LAYER)).name
+
+    monkeypatch.delenv(BACKEND_VARIABLE, raising=False)
+    assert chosen() == "csr"
+    os.environ[BACKEND_VARIABLE] = "dense"
+    assert chosen() == "dense"
+    os.environ[BACKEND_VARIABLE] = ""
+    assert chosen() == "csr"
+    os.environ.update({BACKEND_VARIABLE: "compiled"})
+    assert chosen() == "compiled"
+    del os.environ[BACKEND_VARIABLE]
+    assert chosen() == "csr"
+    # Another dictionary altogether.
+    monkeypatch.setattr(os, "environ", {**os.environ, BACKEND_VARIABLE: "blocked"})
+    assert chosen() == "blocked"
+    del os.environ[BACKEND_VARIABLE]
+    assert chosen() == "csr"
+
+
 def test_info_is_logged_to_the_packages_logger():
     code = (
         "import logging; logging.basicConfig(level=logging.INFO); import torch; from sb3_sparse import SparseLinear;"

@@ -117,6 +117,28 @@ def test_one_sample(product, column_bits, topology):
         case.check(product, result, with_bias=bias is not None)
 
 
+@pytest.mark.parametrize("column_bits", [16, 32])
+def test_one_sample_is_added_up_in_the_order_of_always(column_bits):
+    # What saved agents do depends on it, to the last bit.
+    case = Case(Topology.from_mask(np.random.default_rng(1).random((200, 90)) < np.linspace(0, 1, 200)[:, None]), 1)
+    x, bias = case.x[:, 0], case.bias
+    col, result = unaligned(case.col.astype(f"uint{column_bits}")), case.empty("multiply")
+    call(single.kernel("multiply", column_bits), (case.values, case.crow, col, case.x, bias, result), (), 0, 200)
+
+    def multiply_add(a, b, c):  # rounded once: products of float32 are exact in float64
+        return np.float32(np.float64(a) * np.float64(b) + np.float64(c))
+
+    for i, (begin, end) in enumerate(itertools.pairwise(case.crow)):
+        sums = [np.float32(0)] * 9
+        for place, k in enumerate(range(begin, end)):
+            part = place % 8 if place < (end - begin) // 8 * 8 else 8
+            sums[part] = multiply_add(case.values[k], x[case.col[k]], sums[part])
+        total = bias[i]
+        for part in sums:
+            total += part
+        assert total == result[i, 0]
+
+
 @TOPOLOGIES
 @pytest.mark.parametrize("vectors", [1, 4, 16])
 @pytest.mark.parametrize("product", PRODUCTS)

@@ -35,7 +35,7 @@ class CompiledBackend(Backend):
         """``(batch, features)`` to ``(features, padded batch)``, without a copy where it already lies so. One sample stays."""
         batch, features = x.shape
         if batch == 1:
-            return x.detach().contiguous()
+            return (x.detach() if x.requires_grad else x).contiguous()
         padded = self.padded(batch)
         if padded == batch:
             return x.detach().t().contiguous()

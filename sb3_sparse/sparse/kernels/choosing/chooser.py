@@ -28,6 +28,7 @@ logger = logging.getLogger("sb3_sparse")
 BACKEND_VARIABLE = "SB3_SPARSE_BACKEND"
 """Environment variable that names one backend for everything, or ``deterministic``, instead of the measured choice."""
 
+_ENCODED_VARIABLE = os.environ.encodekey(BACKEND_VARIABLE)
 _AUTO, _DETERMINISTIC = "auto", "deterministic"
 # Smaller weights than this are not worth a measurement: a product takes microseconds on any path.
 _MIN_NUMEL = 1024
@@ -146,11 +147,21 @@ _chosen: "weakref.WeakKeyDictionary[Topology, dict[tuple[str, th.device, th.dtyp
 
 def _question(device: th.device, dtype: th.dtype, batch: int, training: bool) -> tuple[Backend | None, tuple[Any, ...]]:
     """What is asked for: a backend that the environment variable names, else the parts of a :class:`_Key`."""
-    mode = os.environ.get(BACKEND_VARIABLE) or _AUTO
+    mode = _environment_variable() or _AUTO
     if mode not in (_AUTO, _DETERMINISTIC):
         return _forced_backend(mode, device, dtype), ()
     # A plain tuple, which takes half of the time of a named one.
     return None, (mode, device, dtype, 1 << (batch - 1).bit_length() if batch else 0, training, th.get_num_threads())
+
+
+def _environment_variable() -> str | None:
+    try:
+        # Where a variable is not set, `os.environ.get` raises an error inside and catches it, on the path of every action.
+        if os.environ._data.get(_ENCODED_VARIABLE) is None:  # type: ignore[attr-defined]
+            return None
+    except AttributeError:
+        pass  # Not in this Python, or somebody put another dictionary there.
+    return os.environ.get(BACKEND_VARIABLE)
 
 
 def _forced_backend(name: str, device: th.device, dtype: th.dtype) -> Backend:

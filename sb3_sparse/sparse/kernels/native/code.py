@@ -16,9 +16,10 @@ LANES = 16
 FLOAT, DOUBLE, POINTER = ir.FloatType(), ir.DoubleType(), ir.PointerType()
 INT8, INT16, INT32, WORD = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 VECTOR = ir.VectorType(FLOAT, LANES)
+FOUR = ir.VectorType(FLOAT, 4)
 
 # Of the names of LLVM's functions that exist for several types.
-_SUFFIX = {FLOAT: "f32", VECTOR: f"v{LANES}f32"}
+_SUFFIX = {FLOAT: "f32", FOUR: "v4f32", VECTOR: f"v{LANES}f32"}
 # Sums may be reordered and vectorised; NaN and infinity still mean what they mean.
 _FAST = ("reassoc", "contract", "nsz")
 
@@ -49,6 +50,35 @@ class Code:
     def load_index(self, array: ir.Value, index: ir.Value, kind: ir.Type = INT32) -> ir.Value:
         """``array[index]`` of unsigned integers, as a word."""
         return self.build.zext(self.load(array, index, kind), WORD)
+
+    def load_four_indices(self, array: ir.Value, index: ir.Value, kind: ir.IntType) -> list[ir.Value]:
+        """``array[index]`` to ``array[index + 3]`` of unsigned integers, as words: 64 bits are read at a time."""
+        build, indices = self.build, []
+        for u in range(4):
+            shift = kind.width * u % WORD.width
+            if shift == 0:
+                read = build.load(self.at(array, build.add(index, word(u)), kind), typ=WORD, align=kind.width // 8)
+            indices.append(build.and_(build.lshr(read, word(shift)), word(2**kind.width - 1)))
+        return indices
+
+    def load_four(self, array: ir.Value, index: ir.Value) -> ir.Value:
+        """``array[index]`` to ``array[index + 3]``."""
+        return self.build.load(self.at(array, index), typ=FOUR, align=4)
+
+    def store_four(self, value: ir.Value, array: ir.Value, index: ir.Value) -> None:
+        """The way back."""
+        self.build.store(value, self.at(array, index), align=4)
+
+    def gather(self, array: ir.Value, indices: Sequence[ir.Value]) -> ir.Value:
+        """A vector of ``array[i]`` for each of some indices, loaded one by one: LLVM's own gathering takes longer."""
+        vector = ir.Constant(ir.VectorType(FLOAT, len(indices)), ir.Undefined)
+        for lane, index in enumerate(indices):
+            vector = self.build.insert_element(vector, self.load(array, index), ir.Constant(INT32, lane))
+        return vector
+
+    def elements(self, vector: ir.Value) -> list[ir.Value]:
+        """The numbers of a vector."""
+        return [self.build.extract_element(vector, ir.Constant(INT32, lane)) for lane in range(vector.type.count)]
 
     def load_or_zero(self, array: ir.Value, index: ir.Value) -> ir.Value:
         """``array[index]``, or zero if ``array`` is a null pointer."""
@@ -84,6 +114,11 @@ class Code:
     def minimum(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """The smaller one of two words."""
         return self.build.select(self.build.icmp_signed("<", a, b), a, b)
+
+    def whole(self, begin: ir.Value, end: ir.Value, step: int) -> ir.Value:
+        """Where the last whole step from ``begin`` on ends, if none may go beyond ``end``; ``step`` is a power of two."""
+        # Not `srem`: of numbers that may be negative LLVM does more.
+        return self.build.sub(end, self.build.and_(self.build.sub(end, begin), word(step - 1)))
 
     def add(self, a: ir.Value, b: ir.Value) -> ir.Value:
         """``a + b``."""

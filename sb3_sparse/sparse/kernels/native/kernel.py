@@ -4,14 +4,14 @@ What a kernel is and how it is called.
 A kernel works on a range of rows and is called as ``kernel(*pointers, *integers, first, last)``. Its arrays do not overlap.
 """
 
-import ctypes
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from llvmlite import ir
 
 from sb3_sparse.sparse.kernels.native.code import INT32, POINTER, WORD, Code, word
 from sb3_sparse.sparse.kernels.native.compile import compile_module
+from sb3_sparse.sparse.kernels.native.entry import builtin, write_entry
 
 
 class Definition(NamedTuple):
@@ -44,18 +44,17 @@ class Definition(NamedTuple):
 
     def compile(self) -> "Kernel":
         """The kernel, for this processor."""
-        engine = compile_module(self.module(), self.vectorize)
-        n_pointers, n_integers = len(self.pointers.split()), len(self.integers.split())
-        types = [ctypes.c_void_p] * n_pointers + [ctypes.c_int64] * (n_integers + 2)
-        call = ctypes.CFUNCTYPE(None, *types)(engine.get_function_address("kernel"))
-        return Kernel(call, engine.get_function_address("task"))
+        module = self.module()
+        write_entry(module, module.get_global("kernel"))
+        engine = compile_module(module, self.vectorize)
+        return Kernel(builtin(engine.get_function_address("entry")), engine.get_function_address("task"))
 
 
 class Kernel(NamedTuple):
     """Two ways to call a compiled kernel."""
 
-    call: Any
-    """``call(*arguments, first, last)``; releases Python's lock."""
+    call: Callable[..., None]
+    """``call(*arguments, first, last)``, all integers; releases Python's lock."""
     task: int
     """Address of a C function ``void task(int64_t *data)`` for a thread pool, see :func:`_write_task`."""
 

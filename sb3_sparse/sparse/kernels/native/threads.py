@@ -28,7 +28,9 @@ def thread_count(work: int) -> int:
 
     :param work: Number of multiply-adds.
     """
-    return 1 if _in_forked_child else max(1, min(th.get_num_threads(), work // MIN_WORK))
+    if work < 2 * MIN_WORK or _in_forked_child:
+        return 1
+    return max(1, min(th.get_num_threads(), work // MIN_WORK))
 
 
 def run(kernel: Kernel, arguments: tuple[int, ...], bounds: tuple[int, ...]) -> None:
