@@ -1,0 +1,157 @@
+"""
+Atari games as Dopamine prepares them, for numbers that can be compared with published ones of Atari-100k.
+
+SB3's own ``AtariWrapper`` differs: it presses FIRE where a game has that button, begins with single frames of doing nothing,
+and plays some frames after each life that is lost.
+"""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+
+from sb3_sparse.common.validation import flag, whole_number
+
+# Of Dopamine's Atari-100k: the game itself ends there, too.
+MAX_FRAMES = 100_000
+
+
+class DopamineAtari(gym.Wrapper, RecordConstructorArgs):
+    """
+    Every action for ``frame_skip`` frames; grey, the brighter one of the last two, 84 x 84 pixels.
+
+    An episode begins with 0 to ``max_no_ops - 1`` steps of doing nothing. With ``terminal_on_life_loss`` a lost life ends it,
+    and the next one goes on in the same game, at once. Rewards are cut to [-1, 1] after they are summed over the frames.
+    Frames are stacked outside, by ``VecFrameStack``, which begins episodes with black ones, as Dopamine does.
+
+    :param env: A game of ale-py, made with ``frameskip=1`` and ``repeat_action_probability=0``, see :func:`make_atari`.
+    :param frame_skip: Frames per step.
+    :param max_no_ops: Steps of doing nothing at the beginning of a game, one less at most.
+    :param terminal_on_life_loss: Whether a lost life ends an episode. For evaluation: False.
+    :param clip_rewards: Whether rewards are cut off. For evaluation: False.
+    :raises ValueError: If an argument is out of range, or the environment is no game of ale-py.
+    :raises ImportError: If the extra ``atari`` is not installed.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env,
+        frame_skip: int = 4,
+        max_no_ops: int = 30,
+        terminal_on_life_loss: bool = True,
+        clip_rewards: bool = True,
+    ):
+        frame_skip, max_no_ops = whole_number("frame_skip", frame_skip, 1), whole_number("max_no_ops", max_no_ops, 1)
+        terminal_on_life_loss = flag("terminal_on_life_loss", terminal_on_life_loss)
+        clip_rewards = flag("clip_rewards", clip_rewards)
+        settings = dict(
+            frame_skip=frame_skip,
+            max_no_ops=max_no_ops,
+            terminal_on_life_loss=terminal_on_life_loss,
+            clip_rewards=clip_rewards,
+        )
+        RecordConstructorArgs.__init__(self, **settings)
+        super().__init__(env)
+        game: Any = env.unwrapped
+        if not hasattr(game, "ale"):
+            raise ValueError(f"{env} is no game of ale-py: DopamineAtari is for environments such as ALE/Pong-v5.")
+        if getattr(game, "_frameskip", 1) != 1:
+            raise ValueError(f"frameskip={game._frameskip}: the wrapper skips frames itself, make the game with frameskip=1.")
+        self._resize = _resize()
+        self._ale = game.ale
+        self.frame_skip, self.max_no_ops = frame_skip, max_no_ops
+        self.terminal_on_life_loss, self.clip_rewards = terminal_on_life_loss, clip_rewards
+        self.observation_space = spaces.Box(0, 255, (84, 84, 1), np.uint8)
+        self._lives, self._is_over = 0, True
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin a game, or go on with the one in which a life was lost."""
+        if not self._is_over and seed is None:
+            return self._observe([self._screen()]), {}
+        _, info = self.env.reset(seed=seed, options=options)
+        self._lives, self._is_over = self._ale.lives(), False
+        obs = self._observe([self._screen()])
+        for _ in range(int(self.np_random.integers(self.max_no_ops))):
+            obs, _, terminated, truncated, info = self._play(0)
+            if terminated or truncated:
+                _, info = self.env.reset()
+                obs = self._observe([self._screen()])
+        self._lives = self._ale.lives()
+        return obs, info
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Play an action for some frames."""
+        obs, reward, terminated, truncated, info = self._play(action)
+        self._is_over = terminated or truncated
+        lives = self._ale.lives()
+        lost, self._lives = lives < self._lives, lives
+        if self.terminal_on_life_loss and lost:
+            terminated = True
+        return obs, float(np.clip(reward, -1, 1)) if self.clip_rewards else reward, terminated, truncated, info
+
+    def _play(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        total, screens = 0.0, []
+        for frame in range(self.frame_skip):
+            _, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            if frame >= self.frame_skip - 2:
+                screens.append(self._screen())
+            if terminated or truncated:
+                # Whatever is seen then: nobody acts on it.
+                screens = screens or [self._screen()]
+                break
+        return self._observe(screens), total, terminated, truncated, info
+
+    def _screen(self) -> np.ndarray:
+        return self._ale.getScreenGrayscale()
+
+    def _observe(self, screens: list[np.ndarray]) -> np.ndarray:
+        return self._resize(np.max(screens, axis=0))[:, :, None]
+
+
+def make_atari(game: str, **kwargs: Any) -> DopamineAtari:
+    """
+    A game, as Dopamine's Atari-100k prepares it: no sticky actions, the actions that mean something in it.
+
+    Needs the extra ``atari``: ``pip install "sb3-sparse[atari]"``.
+
+    :param game: For example ``"Pong"``.
+    :param kwargs: Of :class:`DopamineAtari`.
+    :raises ImportError: If the extra is not installed.
+    """
+    register_atari()
+    env = gym.make(
+        f"ALE/{game}-v5",
+        frameskip=1,
+        repeat_action_probability=0.0,
+        max_num_frames_per_episode=MAX_FRAMES,
+    )
+    return DopamineAtari(env, **kwargs)
+
+
+def register_atari() -> None:
+    """
+    Let ``gymnasium.make`` know the environments ``ALE/...``.
+
+    :raises ImportError: If the extra ``atari`` is not installed.
+    """
+    try:
+        import ale_py
+    except ImportError as error:
+        raise ImportError('Atari games need the extra "atari": pip install "sb3-sparse[atari]".') from error
+    gym.register_envs(ale_py)
+    if not any(env_id.startswith("ALE/") for env_id in gym.registry):
+        # They are registered when it is imported, once: somebody may have taken them out of the registry since then.
+        from ale_py.registration import register_v5_envs
+
+        register_v5_envs()
+
+
+def _resize() -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        raise ImportError('Atari games need the extra "atari": pip install "sb3-sparse[atari]".') from error
+    return lambda screen: cv2.resize(screen, (84, 84), interpolation=cv2.INTER_AREA)
