@@ -31,13 +31,14 @@ def sparsify_by_masks_(
 
     :param module: Any module.
     :param masks: For the names of layers (as ``named_modules`` has them, also with ``.weight`` at the end) a tensor or
-        array of the weight's shape, in which what is not zero survives. Layers without a mask stay as they are.
+        array of the weight's shape, in which what is True, or 1, survives, and not what is False, or 0. Layers without a mask stay as they are.
     :param rescale: Multiply the surviving weights of a layer by ``1 / sqrt(density)``.
     :return: The module. If it is itself a layer (of the name ``""``), the sparse layer is only returned.
-    :raises ValueError: If there is no layer of a name that could be pruned, a mask has another shape, or holds NaN.
+    :raises ValueError: If there is no layer of a name that could be pruned, or a mask has another shape or other values.
     """
     rescale = flag("rescale", rescale)
-    wanted = {name.removesuffix("weight").removesuffix("."): mask for name, mask in masks.items()}
+    places = dict(module.named_modules())
+    wanted = {name if name in places else _layer_of(name): mask for name, mask in masks.items()}
     layers = prunable_layers(module, lambda name, layer: name not in wanted)
     if missing := [name for name in wanted if name not in layers]:
         names = [name for name, layer in module.named_modules() if isinstance(layer, PrunableLayer)]
@@ -46,17 +47,21 @@ def sparsify_by_masks_(
     return prune_(module, topologies, rescale)
 
 
+def _layer_of(weight: str) -> str:
+    """The layer of a weight by the names of both."""
+    return "" if weight == "weight" else weight.removesuffix(".weight")
+
+
 def _topology(name: str, mask: th.Tensor | np.ndarray | Topology, shape: tuple[int, ...]) -> Topology:
-    topology = mask
-    if not isinstance(topology, Topology):
-        array = np.asarray(mask.detach().cpu() if isinstance(mask, th.Tensor) else mask)
-        if array.shape == shape and array.dtype.kind not in "biuf":
-            raise ValueError(f"the mask of {name!r} holds {array.dtype}: expected True and False, or numbers.")
-        if array.dtype.kind == "f" and np.isnan(array).any():
-            raise ValueError(f"the mask of {name!r} holds NaN: expected True and False, or numbers.")
-        if array.shape != shape:
-            raise ValueError(f"the mask of {name!r} has the shape {array.shape}, and the weight {shape}.")
-        topology = Topology.from_mask(array)
-    elif topology.shape != shape:
-        raise ValueError(f"the topology of {name!r} has the shape {topology.shape}, and the weight {shape}.")
-    return topology
+    if isinstance(mask, Topology):
+        if mask.shape != shape:
+            raise ValueError(f"the topology of {name!r} has the shape {mask.shape}, and the weight {shape}.")
+        return mask
+    array = np.asarray(mask.detach().cpu() if isinstance(mask, th.Tensor) else mask)
+    if array.shape != shape:
+        raise ValueError(f"the mask of {name!r} has the shape {array.shape}, and the weight {shape}.")
+    if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+        raise ValueError(
+            f"the mask of {name!r} holds other values than True and False, or 1 and 0. Of scores, say which survive: scores > x."
+        )
+    return Topology.from_mask(array)
