@@ -31,7 +31,8 @@ def sparsify_by_masks_(
 
     :param module: Any module.
     :param masks: For the names of layers (as ``named_modules`` has them, also with ``.weight`` at the end) a tensor or
-        array of the weight's shape, in which what is True, or 1, survives, and not what is False, or 0. Layers without a mask stay as they are.
+        array of the weight's shape, in which what is True, or 1, survives, and what is False, or 0, does not. Layers
+        without a mask stay as they are.
     :param rescale: Multiply the surviving weights of a layer by ``1 / sqrt(density)``.
     :return: The module. If it is itself a layer (of the name ``""``), the sparse layer is only returned.
     :raises ValueError: If there is no layer of a name that could be pruned, or a mask has another shape or other values.
@@ -62,6 +63,7 @@ def _topology(name: str, mask: th.Tensor | np.ndarray | Topology, shape: tuple[i
         raise ValueError(f"the mask of {name!r} has the shape {array.shape}, and the weight {shape}.")
     if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
         raise ValueError(
-            f"the mask of {name!r} holds other values than True and False, or 1 and 0. Of scores, say which survive: scores > x."
+            f"the mask of {name!r} holds other values than True and False, or 1 and 0. Of scores, say which survive: "
+            "scores > threshold."
         )
     return Topology.from_mask(array)
