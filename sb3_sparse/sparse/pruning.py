@@ -5,10 +5,7 @@ What decides which weights survive is elsewhere: at random, ``sparsify_`` in ``s
 """
 
 import copy
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar, get_args, runtime_checkable
 
 import torch as th
@@ -56,27 +53,11 @@ def prune_(module: Module, topologies: Mapping[PrunableLayer, Topology], rescale
         sparse = kind.from_dense(layer, topology, rescale)  # type: ignore[arg-type]
         # The same object: it is what it was, also for optimizers.
         sparse.register_parameter("bias", layer.bias)  # type: ignore[arg-type]
-        if _draws_are_kept.get():
-            factor = math.sqrt(topology.density) if rescale and topology.nnz else 1.0
-            sparse.dense_draw = layer.weight.detach() / factor
         carry_over(layer, sparse)
         swaps[layer] = sparse
         exchanges[layer.weight] = Exchange(sparse.values, topology.gather)
     exchange_in_optimizers(module, exchanges)
     return replace_layers(module, swaps)
-
-
-_draws_are_kept: ContextVar[bool] = ContextVar("_draws_are_kept", default=False)
-
-
-@contextmanager
-def keep_dense_draws() -> Iterator[None]:
-    """Layers that are pruned inside keep the dense weight that they come from, as ``dense_draw``: for resets."""
-    token = _draws_are_kept.set(True)
-    try:
-        yield
-    finally:
-        _draws_are_kept.reset(token)
 
 
 def to_dense(module: nn.Module) -> nn.Module:
