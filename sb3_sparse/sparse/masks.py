@@ -1,7 +1,7 @@
 """Pruning by masks that come from somewhere else: a file, another library, a criterion of your own."""
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import torch as th
@@ -32,20 +32,39 @@ def sparsify_by_masks_(
     :param module: Any module.
     :param masks: For the names of layers (as ``named_modules`` has them, also with ``.weight`` at the end) a tensor or
         array of the weight's shape, in which what is True, or 1, survives, and what is False, or 0, does not. Layers
-        without a mask stay as they are.
+        without a mask stay as they are. What is called ``..._target`` gets the mask of the layer of that name without it.
     :param rescale: Multiply the surviving weights of a layer by ``1 / sqrt(density)``.
     :return: The module. If it is itself a layer (of the name ``""``), the sparse layer is only returned.
-    :raises ValueError: If there is no layer of a name that could be pruned, or a mask has another shape or other values.
+    :raises ValueError: If there is no layer of a name that could be pruned, it shares its weight, or a mask has another
+        shape or other values.
     """
-    rescale = flag("rescale", rescale)
-    places = dict(module.named_modules())
-    wanted = {name if name in places else _layer_of(name): mask for name, mask in masks.items()}
+    rescale, wanted = flag("rescale", rescale), _by_layer(module, masks)
     layers = prunable_layers(module, lambda name, layer: name not in wanted)
     if missing := [name for name in wanted if name not in layers]:
-        names = [name for name, layer in module.named_modules() if isinstance(layer, PrunableLayer)]
-        raise ValueError(f"masks for {missing}: no layers that can be pruned. Those of the module are {names}.")
+        known = [name for name, layer in module.named_modules() if type(layer) in get_args(PrunableLayer)]
+        raise ValueError(f"masks for {missing}: no layers that can be pruned. Those of the module are {known}.")
+    for name, layer in layers.items():
+        shared = [place for place, part in module.named_modules() if any(p is layer.weight for p in part._parameters.values())]
+        if len(shared) > 1:
+            raise ValueError(f"{' and '.join(shared)} share one weight, which sparse layers cannot: untie {name!r} first.")
     topologies = {layer: _topology(name, wanted[name], tuple(layer.weight.shape)) for name, layer in layers.items()}
     return prune_(module, topologies, rescale)
+
+
+def _by_layer(module: nn.Module, masks: Mapping[str, Any]) -> dict[str, Any]:
+    """Masks by the names of layers, those of target networks among them."""
+    if not isinstance(masks, Mapping) or not masks:
+        raise ValueError(f"masks={masks!r}: expected a dict of masks by the names of layers, at least one.")
+    places = dict(module.named_modules())
+    by_layer: dict[str, Any] = {}
+    for name, mask in masks.items():
+        layer = name if name in places else _layer_of(name)
+        if layer in by_layer:
+            raise ValueError(f"masks has two entries for the layer {layer!r}: leave one of them out.")
+        by_layer[layer] = mask
+    # A target network is pruned as the network that it follows, whose weights are averaged into its own.
+    followers = {place: place.replace("_target", "") for place in places if "_target" in place and place not in by_layer}
+    return {**by_layer, **{place: by_layer[online] for place, online in followers.items() if online in by_layer}}
 
 
 def _layer_of(weight: str) -> str:
@@ -58,7 +77,11 @@ def _topology(name: str, mask: th.Tensor | np.ndarray | Topology, shape: tuple[i
         if mask.shape != shape:
             raise ValueError(f"the topology of {name!r} has the shape {mask.shape}, and the weight {shape}.")
         return mask
-    array = np.asarray(mask.detach().cpu() if isinstance(mask, th.Tensor) else mask)
+    if isinstance(mask, th.Tensor):
+        # NumPy has no bfloat16, and no sparse tensors.
+        mask = (mask.detach().to_dense() if mask.layout is not th.strided else mask.detach()).cpu()
+        mask = mask.float() if mask.is_floating_point() else mask
+    array = np.asarray(mask)
     if array.shape != shape:
         raise ValueError(f"the mask of {name!r} has the shape {array.shape}, and the weight {shape}.")
     if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():

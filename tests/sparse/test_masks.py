@@ -8,7 +8,7 @@ import torch as th
 from stable_baselines3 import SAC
 from torch import nn
 
-from sb3_sparse import SparseLinear, Topology, sparsify_, sparsify_by_masks_
+from sb3_sparse import Topology, sparsify_, sparsify_by_masks_
 
 
 def network():
@@ -70,12 +70,12 @@ def test_a_layer_alone():
 def test_the_policy_of_an_algorithm_trains_on():
     model = SAC("MlpPolicy", "Pendulum-v1", buffer_size=200, learning_starts=50, seed=0)
     mask = th.rand(256, 256) < 0.1
-    for net in (model.critic, model.critic_target):
-        sparsify_by_masks_(net, {"qf0.2": mask})
+    sparsify_by_masks_(model.policy, {"critic.qf0.2": mask})
     model.learn(80)
     assert th.equal(model.critic.qf0[2].topology.mask(), mask)
     assert model.critic.qf0[2].values in model.critic.optimizer.state
-    assert isinstance(model.critic_target.qf0[2], SparseLinear)
+    # As the network that it follows.
+    assert model.critic_target.qf0[2].topology == model.critic.qf0[2].topology
 
 
 @pytest.mark.parametrize(
@@ -96,3 +96,36 @@ def test_what_does_not_fit_changes_nothing(given, expected):
     with pytest.raises(ValueError, match=expected):
         sparsify_by_masks_(net, {"0": masks()["0"], **given})
     assert all(a is b for a, b in zip(net, layers, strict=True))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda mask: mask.bfloat16(), lambda mask: mask.to_sparse(), lambda mask: mask.int().tolist()]
+)
+def test_masks_of_any_kind(make):
+    layer = sparsify_by_masks_(nn.Linear(3, 2), {"": make(th.eye(2, 3))})
+    assert th.equal(layer.topology.mask(), th.eye(2, 3).bool())
+
+
+@pytest.mark.parametrize(
+    ("masks", "expected"),
+    [
+        ({}, "expected a dict of masks"),
+        (None, "masks=None"),
+        ({"0": th.eye(3), "0.weight": th.eye(3)}, "two entries for the layer '0'"),
+        ({"0": th.eye(3)}, "0 and 1 share one weight"),
+    ],
+)
+def test_masks_that_say_too_little_or_too_much(masks, expected):
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    net[1].weight = net[0].weight
+    with pytest.raises(ValueError, match=expected):
+        sparsify_by_masks_(net, masks)
+    assert net[1].weight is net[0].weight
+
+
+def test_a_layer_of_another_class_is_not_named_among_those_that_can_be_pruned():
+    class Own(nn.Linear):
+        pass
+
+    with pytest.raises(ValueError, match=r"masks for \['0'\].*are \['1'\]"), pytest.warns(UserWarning, match="stay dense"):
+        sparsify_by_masks_(nn.Sequential(Own(3, 3), nn.Linear(3, 3)), {"0": th.eye(3)})
