@@ -46,7 +46,7 @@ class DopamineAtari(gym.Wrapper, RecordConstructorArgs):
         frame_skip, max_no_ops = whole_number("frame_skip", frame_skip, 1), whole_number("max_no_ops", max_no_ops, 1)
         terminal_on_life_loss = flag("terminal_on_life_loss", terminal_on_life_loss)
         clip_rewards = flag("clip_rewards", clip_rewards)
-        settings = dict(
+        settings: dict[str, Any] = dict(
             frame_skip=frame_skip,
             max_no_ops=max_no_ops,
             terminal_on_life_loss=terminal_on_life_loss,

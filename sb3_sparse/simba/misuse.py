@@ -33,13 +33,15 @@ def building_algorithm() -> BaseAlgorithm | None:
     """
     The algorithm that builds the policy whose constructor calls this; None if there is none.
 
-    SB3 does not tell a policy whom it is for, but the stack does: behind the constructors comes who called them.
+    SB3 does not tell a policy whom it is for, but the stack does: behind the constructors comes who called them. Only
+    methods of SB3's count: an algorithm of somebody else's may make a policy for another purpose.
     """
     frame = sys._getframe(1)
     while frame.f_code.co_name == "__init__" and frame.f_back is not None:
         frame = frame.f_back
     caller = frame.f_locals.get("self")
-    return caller if isinstance(caller, BaseAlgorithm) else None
+    is_sb3s = frame.f_globals.get("__name__", "").partition(".")[0] in ("stable_baselines3", "sb3_contrib")
+    return caller if is_sb3s and isinstance(caller, BaseAlgorithm) else None
 
 
 def refuse_on_policy(policy_class: type, algorithm: BaseAlgorithm | None) -> None:

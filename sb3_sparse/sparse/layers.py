@@ -41,9 +41,6 @@ class SparseLinear(SparseWeight):
     :raises ValueError: If not exactly one of ``density`` and ``topology`` is given, or a value is out of range.
     """
 
-    # Of a layer that drew its values by itself: what they were divided by.
-    _drawn_over: float | None = None
-
     def __init__(
         self,
         in_features: int,
@@ -72,7 +69,6 @@ class SparseLinear(SparseWeight):
         super().__init__(dense.weight, dense.bias, topology, rescale)
         self.in_features = in_features
         self.out_features = out_features
-        self._drawn_over = math.sqrt(topology.density) if rescale and topology.nnz else 1.0
 
     @classmethod
     def from_dense(cls, dense: nn.Linear, topology: Topology, rescale: bool = False) -> "SparseLinear":
@@ -81,18 +77,6 @@ class SparseLinear(SparseWeight):
         SparseWeight.__init__(layer, dense.weight, dense.bias, topology, rescale)
         layer.in_features, layer.out_features = dense.in_features, dense.out_features
         return layer
-
-    def draw_dense(self) -> th.Tensor | None:
-        """
-        A dense weight that the constructor might have drawn: its values where weights live, and others from torch's
-        generator elsewhere. None for a layer that got its values from a dense one.
-        """
-        if self._drawn_over is None:
-            return None
-        size = {"device": self.values.device, "dtype": self.values.dtype}
-        dense = nn.Linear(self.in_features, self.out_features, bias=False, **size).weight.detach() / self._drawn_over
-        mask = self.topology.mask().to(dense.device)
-        return th.where(mask, self.topology.scatter(self.values.detach()), dense)
 
     def to_dense(self) -> nn.Linear:
         """A plain ``nn.Linear`` that computes the same."""

@@ -1,15 +1,14 @@
 """Pruning by masks that come from somewhere else: a file, another library, a criterion of your own."""
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
 from torch import nn
 
 from sb3_sparse.common.validation import flag
-from sb3_sparse.sparse.layers import PrunableLayer
-from sb3_sparse.sparse.pruning import prunable_layers, prune_
+from sb3_sparse.sparse.pruning import is_prunable, prunable_layers, prune_
 from sb3_sparse.sparse.topology import Topology
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -31,32 +30,62 @@ def sparsify_by_masks_(
 
     :param module: Any module.
     :param masks: For the names of layers (as ``named_modules`` has them, also with ``.weight`` at the end) a tensor or
-        array of the weight's shape, in which what is not zero survives. Layers without a mask stay as they are.
+        array of the weight's shape, in which what is True, or 1, survives, and what is False, or 0, does not. Layers
+        without a mask stay as they are. What is called ``..._target`` gets the mask of the layer of that name without it.
     :param rescale: Multiply the surviving weights of a layer by ``1 / sqrt(density)``.
     :return: The module. If it is itself a layer (of the name ``""``), the sparse layer is only returned.
-    :raises ValueError: If there is no layer of a name that could be pruned, a mask has another shape, or holds NaN.
+    :raises ValueError: If there is no layer of a name that could be pruned, it shares its weight, or a mask has another
+        shape or other values.
     """
-    rescale = flag("rescale", rescale)
-    wanted = {name.removesuffix("weight").removesuffix("."): mask for name, mask in masks.items()}
+    rescale, wanted = flag("rescale", rescale), _by_layer(module, masks)
     layers = prunable_layers(module, lambda name, layer: name not in wanted)
     if missing := [name for name in wanted if name not in layers]:
-        names = [name for name, layer in module.named_modules() if isinstance(layer, PrunableLayer)]
-        raise ValueError(f"masks for {missing}: no layers that can be pruned. Those of the module are {names}.")
+        known = [name for name, layer in module.named_modules() if is_prunable(layer)]
+        raise ValueError(f"masks for {missing}: no layers that can be pruned. Those of the module are {known}.")
+    for name, layer in layers.items():
+        shared = [place for place, part in module.named_modules() if any(p is layer.weight for p in part._parameters.values())]
+        if len(shared) > 1:
+            raise ValueError(f"{' and '.join(shared)} share one weight, which sparse layers cannot: untie {name!r} first.")
     topologies = {layer: _topology(name, wanted[name], tuple(layer.weight.shape)) for name, layer in layers.items()}
     return prune_(module, topologies, rescale)
 
 
+def _by_layer(module: nn.Module, masks: Mapping[str, Any]) -> dict[str, Any]:
+    """Masks by the names of layers, those of target networks among them."""
+    if not isinstance(masks, Mapping) or not masks:
+        raise ValueError(f"masks={masks!r}: expected a dict of masks by the names of layers, at least one.")
+    places = dict(module.named_modules())
+    by_layer: dict[str, Any] = {}
+    for name, mask in masks.items():
+        layer = name if name in places else _layer_of(name)
+        if layer in by_layer:
+            raise ValueError(f"masks has two entries for the layer {layer!r}: leave one of them out.")
+        by_layer[layer] = mask
+    # A target network is pruned as the network that it follows, whose weights are averaged into its own.
+    followers = {place: place.replace("_target", "") for place in places if "_target" in place and place not in by_layer}
+    return {**by_layer, **{place: by_layer[online] for place, online in followers.items() if online in by_layer}}
+
+
+def _layer_of(weight: str) -> str:
+    """The layer of a weight by the names of both."""
+    return "" if weight == "weight" else weight.removesuffix(".weight")
+
+
 def _topology(name: str, mask: th.Tensor | np.ndarray | Topology, shape: tuple[int, ...]) -> Topology:
-    topology = mask
-    if not isinstance(topology, Topology):
-        array = np.asarray(mask.detach().cpu() if isinstance(mask, th.Tensor) else mask)
-        if array.shape == shape and array.dtype.kind not in "biuf":
-            raise ValueError(f"the mask of {name!r} holds {array.dtype}: expected True and False, or numbers.")
-        if array.dtype.kind == "f" and np.isnan(array).any():
-            raise ValueError(f"the mask of {name!r} holds NaN: expected True and False, or numbers.")
-        if array.shape != shape:
-            raise ValueError(f"the mask of {name!r} has the shape {array.shape}, and the weight {shape}.")
-        topology = Topology.from_mask(array)
-    elif topology.shape != shape:
-        raise ValueError(f"the topology of {name!r} has the shape {topology.shape}, and the weight {shape}.")
-    return topology
+    if isinstance(mask, Topology):
+        if mask.shape != shape:
+            raise ValueError(f"the topology of {name!r} has the shape {mask.shape}, and the weight {shape}.")
+        return mask
+    if isinstance(mask, th.Tensor):
+        # NumPy has no bfloat16, and no sparse tensors.
+        mask = (mask.detach().to_dense() if mask.layout is not th.strided else mask.detach()).cpu()
+        mask = mask.float() if mask.is_floating_point() else mask
+    array = np.asarray(mask)
+    if array.shape != shape:
+        raise ValueError(f"the mask of {name!r} has the shape {array.shape}, and the weight {shape}.")
+    if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+        raise ValueError(
+            f"the mask of {name!r} holds other values than True and False, or 1 and 0. Of scores, say which survive: "
+            "scores > threshold."
+        )
+    return Topology.from_mask(array)

@@ -5,10 +5,7 @@ What decides which weights survive is elsewhere: at random, ``sparsify_`` in ``s
 """
 
 import copy
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch as th
@@ -61,28 +58,12 @@ def prune_(module: Module, topologies: Mapping[PrunableLayer, Topology], rescale
             if name in layer._parameters:
                 # The same object: it is what it was, also for optimizers.
                 sparse.register_parameter(name, layer._parameters[name])
-        if _draws_are_kept.get():
-            factor = math.sqrt(topology.density) if rescale and topology.nnz else 1.0
-            sparse.dense_draw = layer.weight.detach() / factor
         carry_over(layer, sparse)
         swaps[layer] = sparse
         for new, old in sparse.gathered.items():
             exchanges[layer._parameters[old]] = Exchange(sparse._parameters[new], topology.gather)  # type: ignore
     exchange_in_optimizers(module, exchanges)
     return replace_layers(module, swaps)
-
-
-_draws_are_kept: ContextVar[bool] = ContextVar("_draws_are_kept", default=False)
-
-
-@contextmanager
-def keep_dense_draws() -> Iterator[None]:
-    """Layers that are pruned inside keep the dense weight that they come from, as ``dense_draw``: for resets."""
-    token = _draws_are_kept.set(True)
-    try:
-        yield
-    finally:
-        _draws_are_kept.reset(token)
 
 
 def to_dense(module: nn.Module) -> nn.Module:
@@ -116,6 +97,11 @@ def to_dense(module: nn.Module) -> nn.Module:
             part.forget_sparsity()
     exchange_in_optimizers(dense, exchanges)
     return replace_layers(dense, swaps)
+
+
+def is_prunable(layer: nn.Module) -> bool:
+    """Whether there is a sparse layer for layers of that class."""
+    return type(layer) in _KINDS
 
 
 def register_kind(dense: type[nn.Module], sparse: type[SparseWeight]) -> None:

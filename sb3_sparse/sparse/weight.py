@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -42,7 +43,9 @@ class SparseWeight(LoadsWhole):
     bias: nn.Parameter | None
     topology_seed: th.Tensor
     topology_index: th.Tensor | None
-    # The initial dense weight, with the factor of `rescale`; only of layers that were pruned under `keep_dense_draws`.
+    # The dense weight that the values come from, for as long as somebody else holds it, and what they were divided by.
+    _source: tuple["weakref.ref[th.Tensor] | None", float] = (None, 1.0)
+    # The same, held: only of layers that `surgery/redraw.py` drew for a reset.
     dense_draw: th.Tensor | None = None
     # The buffer `topology_seed` that was last looked at; and on the CPU its address, its bytes, and the memory that they
     # are read from again, or else its version.
@@ -54,8 +57,9 @@ class SparseWeight(LoadsWhole):
             raise ValueError(f"topology of shape {topology.shape} does not fit a weight of shape {tuple(weight.shape)}.")
         with th.no_grad():
             values = weight.reshape(-1).index_select(0, topology.flat_index(weight.device))
-            if rescale and topology.nnz:
-                values /= math.sqrt(topology.density)
+            factor = math.sqrt(topology.density) if rescale and topology.nnz else 1.0
+            values = values if factor == 1.0 else values / factor
+        self._source = (weakref.ref(weight), factor)
         self.values = nn.Parameter(values, requires_grad=weight.requires_grad)
         self.register_parameter("bias", copy_parameter(bias))
         self._take(topology)
@@ -282,8 +286,14 @@ class SparseWeight(LoadsWhole):
         made = th.tensor(identity, dtype=th.float32, device="cpu")
         return made if self.values.is_meta else made.to(self.values.device)
 
+    def dense_source(self) -> th.Tensor | None:
+        """The dense weight that the values were gathered from, rescaled as they were; None once it is gone."""
+        source, factor = self._source
+        weight = None if source is None else source()
+        return None if weight is None else weight.detach() / factor
+
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_seen"}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_seen", "_source")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

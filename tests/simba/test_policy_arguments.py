@@ -248,3 +248,13 @@ def test_normalising_twice_is_said_once(algorithm, tmp_path):
     algorithm.load(tmp_path / "agent", env=env(norm_obs=False))
     with pytest.warns(UserWarning, match="VecNormalize around"):
         algorithm.load(tmp_path / "agent", env=env())
+
+
+def test_an_algorithm_on_policy_may_make_a_policy_of_ours_for_itself():
+    class Distilling(PPO):
+        def _setup_model(self):
+            super()._setup_model()
+            sizes = {"width_scale": 0.05, "n_critics": 1}
+            self.teacher = SparseSimBaPolicy(self.observation_space, self.action_space, lambda _: 1e-3, **sizes)
+
+    Distilling("MlpPolicy", "Pendulum-v1", n_steps=8, batch_size=8).learn(8)

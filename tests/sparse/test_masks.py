@@ -1,12 +1,14 @@
 """Pruning at given positions."""
 
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import SAC
 from torch import nn
 
-from sb3_sparse import SparseLinear, Topology, sparsify_, sparsify_by_masks_
+from sb3_sparse import Topology, sparsify_, sparsify_by_masks_
 
 
 def network():
@@ -53,6 +55,12 @@ def test_the_topologies_of_another_network():
     assert all(th.equal(a, b) for a, b in zip(twin.parameters(), model.parameters(), strict=True))
 
 
+def test_names_of_layers_that_look_like_names_of_weights():
+    net = nn.Sequential(OrderedDict(my_weight=nn.Linear(3, 2), weight=nn.Linear(2, 2)))
+    sparsify_by_masks_(net, {"my_weight": th.eye(2, 3), "weight": th.eye(2)})
+    assert [layer.topology.nnz for layer in net] == [2, 2]
+
+
 def test_a_layer_alone():
     layer = nn.Linear(3, 2)
     assert sparsify_by_masks_(layer, {"": th.ones(2, 3)}).topology.nnz == 6
@@ -62,12 +70,12 @@ def test_a_layer_alone():
 def test_the_policy_of_an_algorithm_trains_on():
     model = SAC("MlpPolicy", "Pendulum-v1", buffer_size=200, learning_starts=50, seed=0)
     mask = th.rand(256, 256) < 0.1
-    for net in (model.critic, model.critic_target):
-        sparsify_by_masks_(net, {"qf0.2": mask})
+    sparsify_by_masks_(model.policy, {"critic.qf0.2": mask})
     model.learn(80)
     assert th.equal(model.critic.qf0[2].topology.mask(), mask)
     assert model.critic.qf0[2].values in model.critic.optimizer.state
-    assert isinstance(model.critic_target.qf0[2], SparseLinear)
+    # As the network that it follows.
+    assert model.critic_target.qf0[2].topology == model.critic.qf0[2].topology
 
 
 @pytest.mark.parametrize(
@@ -76,8 +84,9 @@ def test_the_policy_of_an_algorithm_trains_on():
         ({"9": th.ones(2, 5)}, r"masks for \['9'\]: no layers that can be pruned. Those of the module are \['0', '2', '4'\]"),
         ({"3": th.ones(2, 5)}, r"masks for \['3'\]"),
         ({"4": th.ones(5, 2)}, r"mask of '4' has the shape \(5, 2\), and the weight \(2, 5\)"),
-        ({"4": th.full((2, 5), th.nan)}, "mask of '4' holds NaN"),
-        ({"4": np.full((2, 5), "yes")}, "mask of '4' holds <U3"),
+        ({"4": th.full((2, 5), th.nan)}, "mask of '4' holds other values"),
+        ({"4": th.rand(2, 5)}, "Of scores, say which survive"),
+        ({"4": np.full((2, 5), "yes")}, "mask of '4' holds other values"),
         ({"4": Topology.random((5, 2), 3, 0)}, r"topology of '4' has the shape \(5, 2\)"),
     ],
 )
@@ -87,3 +96,36 @@ def test_what_does_not_fit_changes_nothing(given, expected):
     with pytest.raises(ValueError, match=expected):
         sparsify_by_masks_(net, {"0": masks()["0"], **given})
     assert all(a is b for a, b in zip(net, layers, strict=True))
+
+
+@pytest.mark.parametrize(
+    "make", [lambda mask: mask.bfloat16(), lambda mask: mask.to_sparse(), lambda mask: mask.int().tolist()]
+)
+def test_masks_of_any_kind(make):
+    layer = sparsify_by_masks_(nn.Linear(3, 2), {"": make(th.eye(2, 3))})
+    assert th.equal(layer.topology.mask(), th.eye(2, 3).bool())
+
+
+@pytest.mark.parametrize(
+    ("masks", "expected"),
+    [
+        ({}, "expected a dict of masks"),
+        (None, "masks=None"),
+        ({"0": th.eye(3), "0.weight": th.eye(3)}, "two entries for the layer '0'"),
+        ({"0": th.eye(3)}, "0 and 1 share one weight"),
+    ],
+)
+def test_masks_that_say_too_little_or_too_much(masks, expected):
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    net[1].weight = net[0].weight
+    with pytest.raises(ValueError, match=expected):
+        sparsify_by_masks_(net, masks)
+    assert net[1].weight is net[0].weight
+
+
+def test_a_layer_of_another_class_is_not_named_among_those_that_can_be_pruned():
+    class Own(nn.Linear):
+        pass
+
+    with pytest.raises(ValueError, match=r"masks for \['0'\].*are \['1'\]"), pytest.warns(UserWarning, match="stay dense"):
+        sparsify_by_masks_(nn.Sequential(Own(3, 3), nn.Linear(3, 3)), {"0": th.eye(3)})

@@ -9,7 +9,6 @@ from torch import nn
 
 from sb3_sparse import Sparsity, sparsify_
 from sb3_sparse.sparse import SparseLinear
-from sb3_sparse.sparse.pruning import keep_dense_draws
 
 
 def mlp():
@@ -105,12 +104,3 @@ def test_it_checks_itself(arguments, expected):
 def test_errors_name_the_keyword_that_was_given(keywords, expected):
     with pytest.raises(ValueError, match=expected):
         Sparsity.per_network(["pi", "qf"], **keywords)
-
-
-@pytest.mark.parametrize("rescale", [False, True])
-def test_dense_draws_are_kept_only_where_that_is_asked_for(rescale):
-    sparsity = Sparsity(0.8, rescale=rescale)
-    with keep_dense_draws():
-        layers = [layer for layer in sparsity.apply_(mlp()) if isinstance(layer, SparseLinear)]
-    assert all(th.allclose(layer.dense_draw * layer.topology.mask(), layer.weight) for layer in layers)
-    assert all(layer.dense_draw is None for layer in sparsity.apply_(mlp()) if isinstance(layer, SparseLinear))

@@ -97,5 +97,8 @@ def present_networks(model: BaseAlgorithm, wanted: Sequence[str], present: Colle
     found = [name for name in wanted if name in present]
     missing = [name for name in wanted if name not in present and (not found or name not in NETWORKS)]
     if missing:
-        raise ValueError(f"{type(model).__name__} has no network {', '.join(missing)}, it has: {', '.join(present)}.")
+        raise ValueError(
+            f"{type(model).__name__} has no network {', '.join(missing)}, it has: {', '.join(present)}. Another part of "
+            "it, such as an encoder, gets a name by a method model_parts(), see docs/extending/algorithm.md."
+        )
     return found

@@ -7,7 +7,7 @@ from (activations, features, gradients) is there already and shared with the oth
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -48,7 +48,10 @@ class Metric:
         :param network: Of a probe.
         :raises ValueError: If there is not one number for each column.
         """
-        numbers = list(self.compute(network))
+        result = self.compute(network)
+        if not isinstance(result, Iterable):
+            raise ValueError(f"compute returned {result!r}: expected a list of {len(self.columns)}, one number per column.")
+        numbers = list(result)
         if len(numbers) != len(self.columns):
             raise ValueError(f"a metric returned {len(numbers)} numbers for its columns {list(self.columns)}.")
         return dict(zip(self.columns, map(float, numbers), strict=True))

@@ -140,7 +140,10 @@ class _Recorder(TorchFunctionMode):
 
     def result(self) -> Activations:
         if not self.layers:
-            raise ValueError("no linear layer of the network took part in the pass: is it the network of this pass?")
+            raise ValueError(
+                "no linear or convolutional layer of the network took part in the pass: either it has none, as an encoder of "
+                "vectors, or it is not the network of this pass."
+            )
         linear: dict[str, th.Tensor] = {}
         activated: dict[str, th.Tensor] = {}
         dead: dict[str, th.Tensor] = {}

@@ -5,9 +5,9 @@ from typing import TypeVar
 
 import torch as th
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from sb3_sparse.sparse.layers import SparseLayer, SparseLinear, sparse_layers
-from sb3_sparse.sparse.pruning import keep_dense_draws
+from sb3_sparse.sparse.layers import SparseLayer, sparse_layers
 from sb3_sparse.sparse.surgery.swap import Swap
 from sb3_sparse.sparse.topology import Topology, derive_seed
 
@@ -26,13 +26,18 @@ def draw_fresh(build: Callable[[], Module], seed: int | None = None) -> Module:
     """
     if seed is None:
         seed = int(th.randint(2**31, ()))
-    with th.random.fork_rng(devices=[]), th.device("cpu"), keep_dense_draws():
-        th.default_generator.manual_seed(seed)
-        module = build()
-        for layer in sparse_layers(module).values():
-            if layer.dense_draw is None and isinstance(layer, SparseLinear):
-                layer.dense_draw = layer.draw_dense()
-        return module
+    # Dense weights go away when their layers become sparse, if nobody holds them.
+    held: list[nn.Parameter | None] = []
+    hook = register_module_parameter_registration_hook(lambda module, name, parameter: held.append(parameter))
+    try:
+        with th.random.fork_rng(devices=[]), th.device("cpu"):
+            th.default_generator.manual_seed(seed)
+            module = build()
+    finally:
+        hook.remove()
+    for layer in sparse_layers(module).values():
+        layer.dense_draw = layer.dense_source()
+    return module
 
 
 def drawn_value(layer: nn.Module, key: str, fresh: nn.Module, swap: Swap | None = None) -> th.Tensor | None:
@@ -49,16 +54,18 @@ def drawn_value(layer: nn.Module, key: str, fresh: nn.Module, swap: Swap | None 
         value = fresh._parameters.get(key)
         return None if value is None else value.detach()
     topology = layer.topology if swap is None else swap.topology_of(layer)
-    dense: th.Tensor | None
     if not isinstance(fresh, SparseLayer):
         dense = fresh._parameters.get("weight")
-    elif fresh.dense_draw is not None:
-        dense = fresh.dense_draw
-    elif fresh.topology == topology:
-        return fresh.values.detach()
-    else:
+        return None if dense is None or tuple(dense.shape) != topology.shape else topology.gather(dense.detach())
+    values = fresh.values.detach()
+    if fresh.topology == topology or (fresh.topology.shape, fresh.topology.nnz) != (topology.shape, topology.nnz):
+        return values
+    if fresh.dense_draw is None:
         raise ValueError("the fresh layer has values at other positions only. Make the fresh module with draw_fresh().")
-    return None if dense is None or tuple(dense.shape) != topology.shape else topology.gather(dense.detach())
+    if not th.equal(fresh.topology.gather(fresh.dense_draw), values):
+        # Somebody gave the sparse layer other values than it was pruned with, each alike: one place is as good as another.
+        return values
+    return topology.gather(fresh.dense_draw)
 
 
 def redraw_topology(swap: Swap, module: nn.Module, seed: int, within: Collection[nn.Module] | None = None) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch as th
 from torch import nn
 
-from sb3_sparse import SparseLinear, Topology, sparsify_
+from sb3_sparse import SparseConv2d, SparseLinear, Topology, sparsify_
 from sb3_sparse.networks import RunningNorm, SimBaEncoder, orthogonal_linear
 from sb3_sparse.plasticity.resets import (
     reset_full_,
@@ -317,3 +317,48 @@ def test_a_layer_that_draws_its_own_values_is_redrawn_as_it_was_drawn(rescale):
     bound = 300**-0.5 * (2 if rescale else 1)
     assert net[0].values.abs().max() <= bound
     assert net[0].values.std().item() == pytest.approx(bound / 3**0.5, rel=0.03)
+
+
+MADE = {
+    "by itself": lambda: SparseLinear(60, 50, density=0.2, seed=1),
+    "from a dense one": lambda: SparseLinear.from_dense(nn.Linear(60, 50), Topology.random((50, 60), 300, 1)),
+    "a convolution": lambda: SparseConv2d.from_dense(nn.Conv2d(10, 20, 3), Topology.random((20, 10, 3, 3), 300, 1)),
+}
+
+
+@pytest.mark.parametrize("made", MADE)
+def test_layers_of_any_origin_can_be_redrawn(made):
+    def build():
+        return nn.Sequential(MADE[made]())
+
+    net = build()
+    before, plain = net[0].topology, draw_fresh(build, 3)[0].weight.detach()
+    reset_full_(net, draw_fresh(build, 3), redraw_seed=7)
+    both = net[0].topology.mask() & before.mask()
+    assert net[0].topology != before
+    assert both.any()
+    assert th.equal(net[0].weight[both], plain[both])
+    assert net[0].values.std().item() == pytest.approx(plain[before.mask()].std().item(), rel=0.2)
+
+
+@pytest.mark.parametrize("seed", [1, None])
+@pytest.mark.parametrize("redraw_seed", [None, 7])
+def test_values_that_were_given_after_pruning_are_those_of_a_reset(seed, redraw_seed):
+    def build():
+        net = nn.Sequential(SparseLinear(60, 50, density=0.2, seed=seed))
+        nn.init.constant_(net[0].values, 1e-3)
+        return net
+
+    net = build()
+    nn.init.normal_(net[0].values)
+    reset_full_(net, draw_fresh(build, 3), redraw_seed=redraw_seed)
+    assert (net[0].values == 1e-3).all()
+
+
+def test_a_fresh_module_holds_no_more_than_its_layers_and_what_they_were_drawn_from():
+    fresh = draw_fresh(simba, 1)
+    sources = [layer.dense_source() for layer in fresh.modules() if isinstance(layer, SparseLinear)]
+    assert sources
+    # The dense weights themselves are gone; their copies are kept.
+    assert all(source is None for source in sources)
+    assert copy.deepcopy(fresh)[0].blocks[0].fc1.dense_draw is not None

@@ -1,0 +1,88 @@
+"""Atari games as Dopamine prepares them, against the game itself."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from sb3_sparse.atari import DopamineAtari, make_atari
+
+pytest.importorskip("ale_py")
+cv2 = pytest.importorskip("cv2")
+
+
+def play(env, n, seed=0):
+    generator = np.random.default_rng(seed)
+    for _ in range(n):
+        yield env.step(int(generator.integers(env.action_space.n)))
+
+
+def test_a_frame_is_the_brighter_one_of_the_last_two_grey_and_small():
+    env = make_atari("Breakout", max_no_ops=1)
+    ale = env.unwrapped.ale
+    screens, act = [], env.env.step
+    env.reset(seed=0)
+
+    def step(action):
+        result = act(action)
+        screens.append(ale.getScreenGrayscale())
+        return result
+
+    env.env.step = step
+    for obs, *_ in play(env, 20):
+        assert len(screens) == 4
+        expected = cv2.resize(np.maximum(screens[2], screens[3]), (84, 84), interpolation=cv2.INTER_AREA)
+        assert np.array_equal(obs[:, :, 0], expected)
+        assert (obs.dtype, obs.shape) == (np.uint8, (84, 84, 1))
+        screens.clear()
+
+
+def test_a_lost_life_ends_an_episode_and_not_the_game():
+    env = make_atari("Breakout", max_no_ops=1)
+    env.reset(seed=1)
+    ale, frames, lives = env.unwrapped.ale, [], []
+    for _, _, terminated, truncated, _ in play(env, 2000):
+        if terminated or truncated:
+            frames.append(ale.getEpisodeFrameNumber())
+            lives.append(ale.lives())
+            env.reset()
+            if not ale.game_over() and lives[-1]:
+                # Nothing was played between two lives.
+                assert ale.getEpisodeFrameNumber() == frames[-1]
+        if len(lives) == 6:
+            break
+    assert lives[:5] == [4, 3, 2, 1, 0]
+    assert frames[5] < frames[4]
+
+
+def test_for_evaluation_an_episode_is_a_game_and_rewards_are_those_of_the_game():
+    env = make_atari("Qbert", max_no_ops=1, terminal_on_life_loss=False, clip_rewards=False)
+    env.reset(seed=0)
+    rewards = []
+    for _, reward, terminated, truncated, _ in play(env, 3000):
+        rewards.append(reward)
+        if terminated or truncated:
+            break
+    assert env.unwrapped.ale.game_over()
+    assert max(rewards) >= 25
+    clipped = make_atari("Qbert", max_no_ops=1)
+    clipped.reset(seed=0)
+    assert {reward for _, reward, *_ in play(clipped, 300)} <= {-1.0, 0.0, 1.0}
+
+
+def test_games_begin_with_steps_of_doing_nothing():
+    begins = set()
+    env = make_atari("Pong")
+    for seed in range(12):
+        env.reset(seed=seed)
+        begins.add(env.unwrapped.ale.getEpisodeFrameNumber())
+    assert len(begins) > 4
+    assert all(frame % 4 == 0 and frame <= 29 * 4 for frame in begins)
+
+
+def test_it_says_what_is_wrong():
+    with pytest.raises(ValueError, match="no game of ale-py"):
+        DopamineAtari(gym.make("CartPole-v1"))
+    with pytest.raises(ValueError, match="frameskip=4"):
+        DopamineAtari(gym.make("ALE/Pong-v5", frameskip=4))
+    with pytest.raises(ValueError, match="max_no_ops=0"):
+        make_atari("Pong", max_no_ops=0)
