@@ -17,8 +17,8 @@ def registered(loads_only: bool = False) -> Iterator[None]:
     What this package adds to rl-zoo3, inside a ``with`` block: its algorithms and search spaces, the
     :func:`experiment_manager` of ``rl_zoo3.train``, and with ``loads_only`` algorithms that load without a replay buffer.
 
-    Afterwards rl-zoo3 and gymnasium's registry are as before, also after an exception. What rl-zoo3 does by itself when it
-    is imported stays: it puts its own ``TimeLimit`` into gymnasium, and registers some environments.
+    Afterwards rl-zoo3 is as before, and so is what gymnasium's registry had, also after an exception. Environments that were
+    registered meanwhile stay, and so does what rl-zoo3 does when it is imported: it puts its own ``TimeLimit`` into gymnasium.
 
     :param loads_only: Whether agents are only loaded, as ``enjoy`` does.
     :raises ImportError: If rl-zoo3 is missing, or a version that lacks something that is needed.
