@@ -2,13 +2,11 @@
 
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
-from typing import Any
 
 from sb3_sparse.zoo.environments import register_domain
 from sb3_sparse.zoo.hyperparameters import WrongSettingError
 from sb3_sparse.zoo.patches import registered
-from sb3_sparse.zoo.rl_zoo import part, replaced
+from sb3_sparse.zoo.rl_zoo import part
 
 
 def prepare_command(command: str, args: list[str], env_id: str) -> Callable[[], None]:
@@ -25,10 +23,8 @@ def prepare_command(command: str, args: list[str], env_id: str) -> Callable[[], 
 
     def run() -> None:
         argv = sys.argv
-        with registered(loads_only=command == "enjoy"), ExitStack() as stack:
+        with registered(loads_only=command == "enjoy"):
             register_domain(env_id)
-            if command == "enjoy":
-                stack.enter_context(replaced(vars(part("enjoy")), {"get_model_path": _get_model_path}))
             try:
                 # rl-zoo3's commands read no other arguments than those of the process.
                 sys.argv = [f"sb3-sparse {command}", *args]
@@ -39,11 +35,3 @@ def prepare_command(command: str, args: list[str], env_id: str) -> Callable[[], 
                 sys.argv = argv
 
     return run
-
-
-def _get_model_path(exp_id: int, folder: str, *args: Any) -> tuple[str, str, str]:
-    """rl-zoo3's, which of an agent that there is not says so by errors that could come from anywhere."""
-    try:
-        return part("utils.get_model_path")(exp_id, folder, *args)
-    except (AssertionError, ValueError) as error:
-        raise WrongSettingError(f"{error}. -f names the log folder, --exp-id the run.") from error

@@ -145,13 +145,12 @@ def package_of_a_user(tmp_path, monkeypatch):
     """A module that registers an environment, and another in place of gymnasium's Pendulum-v1."""
     lines = ["import gymnasium", "from gymnasium.envs.classic_control import PendulumEnv"]
     lines += ["class Mine(PendulumEnv):", "    pass"]
-    # gymnasium warns of what is put in place of something else.
-    lines += ["gymnasium.logger.set_level(gymnasium.logger.ERROR)"]
     lines += [f"gymnasium.register('{name}', Mine, max_episode_steps=9)" for name in ("FromPackage-v0", "Pendulum-v1")]
     (tmp_path / "package_of_a_user.py").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(tmp_path)
     before = dict(gym.registry)
-    monkeypatch.setattr(gym.logger, "min_level", gym.logger.min_level)
+    # gymnasium warns of what is put in place of something else.
+    monkeypatch.setattr(gym.logger, "min_level", gym.logger.ERROR)
     yield "package_of_a_user"
     sys.modules.pop("package_of_a_user", None)
     gym.registry.clear()
@@ -249,7 +248,8 @@ def test_errors_of_the_users_code_are_not_taken_for_mistakes_in_the_settings(tmp
     def fails(*args, **kwargs):
         raise AssertionError("of the user")
 
-    SAC("SparseSimBaPolicy", "Pendulum-v1", policy_kwargs={"width_scale": 0.1}).save("logs/sac/Pendulum-v1_1/Pendulum-v1")
+    Path("logs/sac/Pendulum-v1_1").mkdir(parents=True)
+    Path("logs/sac/Pendulum-v1_1/Pendulum-v1.zip").touch()
     monkeypatch.setattr("rl_zoo3.enjoy.create_test_env", fails)
     with pytest.raises(AssertionError, match=r"^of the user$"):
         main(["enjoy", "--algo", "sac", "--env", "Pendulum-v1", "--no-render"])

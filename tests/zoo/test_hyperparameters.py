@@ -68,7 +68,14 @@ def test_the_strings_of_rl_zoos_own_files_are_read_as_it_evaluates_them():
 
 def test_what_rl_zoo3_takes_itself_is_no_unknown_hyperparameter():
     taken = {
-        **{"n_timesteps": 20, "n_envs": 2, "normalize": True, "frame_stack": 2, "callback": None, "env_wrapper": None},
+        **{
+            "n_timesteps": 20,
+            "n_envs": 2,
+            "normalize": {"norm_obs": False},
+            "frame_stack": 2,
+            "callback": None,
+            "env_wrapper": None,
+        },
         **{"vec_env_wrapper": None, "monitor_kwargs": {}, "env_kwargs": {}, "noise_type": "normal", "noise_std": 0.1},
         **{"train_freq": [1, "step"], "learning_rate": "lin_1e-3"},
     }
@@ -77,7 +84,7 @@ def test_what_rl_zoo3_takes_itself_is_no_unknown_hyperparameter():
     assert model.n_envs == 2
     # A keyword of a parent's constructor.
     zoo.untrained_agent("stream_ac", "Pendulum-v1", hyperparams={"stats_window_size": 7})
-    zoo.untrained_agent("ppo", "CartPole-v1", hyperparams={"n_envs": 2, "clip_range_vf": -1})
+    zoo.untrained_agent("ppo", "CartPole-v1", hyperparams={"clip_range": "lin_0.1"})
 
 
 def test_the_packaged_and_rl_zoo3s_own_entries_have_known_hyperparameters_only():

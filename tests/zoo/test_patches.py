@@ -100,6 +100,7 @@ def test_entries_are_put_back_in_their_order():
     [
         ("train", "train"),
         ("train", "ExperimentManager"),
+        ("enjoy", "get_model_path"),
         ("utils", "ALGOS"),
         ("hyperparams_opt", "HYPERPARAMS_SAMPLER"),
         ("hyperparams_opt", "HYPERPARAMS_CONVERTER"),
