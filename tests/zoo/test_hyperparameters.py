@@ -67,18 +67,9 @@ def test_the_strings_of_rl_zoos_own_files_are_read_as_it_evaluates_them():
 
 
 def test_what_rl_zoo3_takes_itself_is_no_unknown_hyperparameter():
-    taken = {
-        **{
-            "n_timesteps": 20,
-            "n_envs": 2,
-            "normalize": {"norm_obs": False},
-            "frame_stack": 2,
-            "callback": None,
-            "env_wrapper": None,
-        },
-        **{"vec_env_wrapper": None, "monitor_kwargs": {}, "env_kwargs": {}, "noise_type": "normal", "noise_std": 0.1},
-        **{"train_freq": [1, "step"], "learning_rate": "lin_1e-3"},
-    }
+    taken = dict.fromkeys(["callback", "env_wrapper", "vec_env_wrapper"]) | {"monitor_kwargs": {}, "env_kwargs": {}}
+    taken |= {"n_timesteps": 20, "n_envs": 2, "normalize": {"norm_obs": False}, "frame_stack": 2}
+    taken |= {"noise_type": "normal", "noise_std": 0.1, "train_freq": [1, "step"], "learning_rate": "lin_1e-3"}
     model = zoo.untrained_agent("td3", "Pendulum-v1", hyperparams={**taken, "policy_kwargs": {"width_scale": 0.1}})
     assert model.action_noise is not None
     assert model.n_envs == 2
