@@ -26,7 +26,9 @@ from torch import nn
 from torch.nn.utils import prune
 
 from sb3_sparse import sparsity_report
-from sb3_sparse.simba.networks import SimBaContinuousCritic
+
+# By its old address, which earlier versions have too: versions.py runs this with them.
+from sb3_sparse.policy_networks import SimBaContinuousCritic
 
 N_OBSERVATIONS, N_ACTIONS, BATCH = 67, 21, 256
 

@@ -8,7 +8,7 @@ from sb3_sparse.common.figures import new_figure, save_figure
 from sb3_sparse.common.literals import parse_literal
 from sb3_sparse.common.model_report import describe_model, trained_networks
 from sb3_sparse.results.weights import draw_weights
-from sb3_sparse.zoo import algorithms, literal_names, make_known, registered, untrained_agent
+from sb3_sparse.zoo import algorithms, import_packages, literal_names, make_known, registered, untrained_agent
 
 
 class ReadDict(argparse.Action):
@@ -49,9 +49,10 @@ def describe(args: list[str]) -> None:
             parser.error(f"--plot {options.plot}: expected the name of a .png file.")
         # Before the agent is built: what is missing is better said at once.
         new_figure()
+    import_packages(options.gym_packages)
     with registered():
         try:
-            make_known(options.env, options.gym_packages)
+            make_known(options.env)
         except ValueError as error:
             parser.error(str(error))
         model = untrained_agent(

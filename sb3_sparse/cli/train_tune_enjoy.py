@@ -7,8 +7,9 @@ Each function looks at the options, says what is wrong with them, and returns wh
 import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
-from sb3_sparse.zoo import algorithms, hyperparams_file, make_known, prepare_command, registered
+from sb3_sparse.zoo import algorithms, hyperparams_file, import_packages, make_known, prepare_command, registered
 
 
 def train(args: list[str]) -> Callable[[], None]:
@@ -39,15 +40,15 @@ def _known_options(args: list[str]) -> argparse.Namespace:
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--algo", default="ppo")
     parser.add_argument("--env", default="CartPole-v1")
-    parser.add_argument("--gym-packages", nargs="+", default=[])
+    # rl-zoo3 knows abbreviations too. Here, of one option they matter: it may be what registers the environment.
+    abbreviated = ["--gym-packages"[:length] for length in range(len("--g"), len("--gym-packages"))]
+    parser.add_argument("--gym-packages", *abbreviated, nargs="+", default=[])
+    parser.add_argument("-i", "--trained-agent", default="")
     parser.add_argument("-conf", "--conf-file")
     parser.add_argument("-f", "--folder", "--log-folder")
     parser.add_argument("-P", "--progress", action="store_true")
     parser.add_argument("-optimize", "--optimize-hyperparameters", dest="optimize", action="store_true")
-    known, others = parser.parse_known_args(args)
-    # rl-zoo3 knows abbreviations too. Here, of one option they matter: it may be what registers the environment.
-    known.is_complete = not known.help and not any(argument.startswith("--g") for argument in others)
-    return known
+    return parser.parse_known_args(args)[0]
 
 
 # Options are added in front: where the user names one, also by an abbreviation that only rl-zoo3 knows, the later one wins.
@@ -64,7 +65,11 @@ def _with_packaged_hyperparams(args: list[str], known: argparse.Namespace) -> li
 
 
 def _prepared(command: str, args: list[str], known: argparse.Namespace) -> Callable[[], None]:
-    if known.is_complete and known.algo in algorithms():
+    if not known.help and known.algo in algorithms():
+        import_packages(known.gym_packages)
         with registered():
-            make_known(known.env, known.gym_packages)
+            make_known(known.env)
+        agent = known.trained_agent
+        if agent and not (agent.endswith(".zip") and Path(agent).is_file()):
+            raise ValueError(f"--trained-agent {agent}: there is no such .zip file.")
     return prepare_command(command, args, known.env)

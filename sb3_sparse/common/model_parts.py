@@ -6,7 +6,7 @@ algorithms of SB3 and sb3-contrib. An algorithm of its own says them by methods,
 that you need, none has to be inherited. docs/extending/algorithm.md has an example of each.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -89,6 +89,61 @@ class ModelParts:
     """By name. The learned entropy coefficient is the ``"temperature"``."""
     build_policy: Callable[[], nn.Module] | None = None
     """Builds a policy as the model built its own, for the fresh values of a reset. None: the model cannot be reset."""
+
+
+def check_parts(what: str, parts: object) -> ModelParts:
+    """
+    What a method ``model_parts`` returned.
+
+    :param what: Whose method it is, for the message.
+    :param parts: What it returned.
+    :raises ValueError: If a field holds something else than it should.
+    """
+    if not isinstance(parts, ModelParts):
+        raise ValueError(f"{what} returned {_short(parts)}: expected ModelParts(networks, ...).")
+    if not isinstance(parts.networks, Mapping) or not parts.networks:
+        raise ValueError(f"{what} has networks={_short(parts.networks)}: expected a dictionary of a Network by each name.")
+    for name, network in parts.networks.items():
+        if not isinstance(name, str) or not name or not isinstance(network, Network):
+            raise ValueError(f"{what} has networks={{{name!r}: {_short(network)}}}: expected a name, and a Network.")
+        for key, fits, expected in _FIELDS:
+            if not fits(value := getattr(network, key)):
+                raise ValueError(f"{what}: {name!r} has {key}={_short(value)}: expected {expected}.")
+    if not isinstance(parts.others, Mapping) or not all(isinstance(o, LearnedTensor) for o in parts.others.values()):
+        raise ValueError(f"{what} has others={_short(parts.others)}: expected a dictionary of a LearnedTensor by each name.")
+    if parts.build_policy is not None and not callable(parts.build_policy):
+        raise ValueError(f"{what} has build_policy={_short(parts.build_policy)}: expected a function, or None.")
+    return parts
+
+
+def _short(value: object) -> str:
+    """A module would fill the screen."""
+    return repr(value) if len(repr(value)) <= 60 else f"a {type(value).__name__}"
+
+
+def _all(value: object, kind: type) -> bool:
+    """Whether it can be gone through more than once, and holds nothing else."""
+    return isinstance(value, Iterable) and isinstance(value, Sized) and all(isinstance(entry, kind) for entry in value)
+
+
+# Each field of a network, whether a value fits, and what is expected.
+_FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("module", lambda value: isinstance(value, nn.Module), "a torch module"),
+    ("forward", callable, "a function of a batch"),
+    ("place", lambda value: value is None or isinstance(value, str), 'a name such as "critic", or None'),
+    ("target", lambda value: value is None or isinstance(value, nn.Module), "a torch module, or None"),
+    ("optimizer", lambda value: value is None or hasattr(value, "param_groups"), "an optimizer, or None"),
+    (
+        "parameters",
+        lambda value: value is None or (not isinstance(value, str) and _all(value, str)),
+        "a list of names, or None",
+    ),
+    (
+        "layers",
+        lambda value: value is None or (_all(value, object) and all(_all(chain, nn.Module) for chain in value)),
+        "a list of lists of modules, or None",
+    ),
+)
 
 
 class NoKnownNetworks(ValueError):

@@ -27,6 +27,7 @@ from sb3_sparse.common.model_parts import (
     ModelParts,
     Network,
     NoKnownNetworks,
+    check_parts,
     leaves,
     runs_on_actions_too,
     runs_on_observations,
@@ -52,6 +53,7 @@ def model_parts(model: BaseAlgorithm) -> ModelParts:
 
     :param model: Any model of SB3, sb3-contrib or this package, or one that has a method ``model_parts``.
     :raises NoKnownNetworks: If nobody knows. It is a ``ValueError``.
+    :raises ValueError: If its own method returns something else than parts.
     :raises TypeError: If the model has ``plasticity_networks``, by which version 0.2 of this package asked for the same.
     """
     if callable(getattr(model, "plasticity_networks", None)):
@@ -59,7 +61,9 @@ def model_parts(model: BaseAlgorithm) -> ModelParts:
             f"{type(model).__name__}.plasticity_networks() is not asked for any more: write model_parts(), which also says "
             "how networks are trained, see docs/extending/algorithm.md."
         )
-    return model.model_parts() if isinstance(model, HasModelParts) else sb3_model_parts(model)
+    if isinstance(model, HasModelParts):
+        return check_parts(f"{type(model).__name__}.model_parts()", model.model_parts())
+    return sb3_model_parts(model)
 
 
 def sb3_model_parts(model: BaseAlgorithm) -> ModelParts:

@@ -3,7 +3,7 @@
 from sb3_sparse.zoo.agents import find_agent, train_agent, untrained_agent
 from sb3_sparse.zoo.algorithms import algorithms, register_algorithms
 from sb3_sparse.zoo.commands import prepare_command
-from sb3_sparse.zoo.environments import make_known
+from sb3_sparse.zoo.environments import import_packages, make_known
 from sb3_sparse.zoo.hyperparameters import hyperparams_file, literal_names
 from sb3_sparse.zoo.manager import experiment_manager
 from sb3_sparse.zoo.patches import registered
@@ -13,6 +13,7 @@ __all__ = [
     "experiment_manager",
     "find_agent",
     "hyperparams_file",
+    "import_packages",
     "literal_names",
     "make_known",
     "prepare_command",

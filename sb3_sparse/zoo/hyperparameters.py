@@ -1,11 +1,15 @@
 """Hyperparameter files: where ours are, and how the strings in them are read without running any of them."""
 
+import difflib
+import importlib.util
+import inspect
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch as th
 from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
 from sb3_sparse.common.literals import parse_literal
@@ -18,6 +22,65 @@ ACTIVATIONS = (
     *("SiLU", "Sigmoid", "Softplus", "Softsign", "Tanh"),
 )
 OPTIMIZERS = ("ASGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
+
+# What is no keyword of an algorithm's either: rl-zoo3 makes `action_noise` of it, once it has seen the environment.
+NOISE_OF_RL_ZOO = ("noise_type", "noise_std")
+
+
+class WrongSettingError(ValueError):
+    """What a user has set is a mistake, as was seen before anything was built: a command says no more than this."""
+
+
+def check_config(config: str) -> None:
+    """
+    See whether there are such hyperparameters as ``-conf`` names: a file, or a module that can be imported.
+
+    :raises WrongSettingError: If there are none.
+    """
+    wrong = f"hyperparameters of {config!r}"
+    if config.endswith((".yml", ".yaml", ".py")):
+        if not Path(config).is_file():
+            raise WrongSettingError(f"{wrong}: there is no such file.")
+        return
+    try:
+        found = importlib.util.find_spec(config)
+    except (ModuleNotFoundError, ValueError) as error:
+        raise WrongSettingError(f"{wrong}: {error}.") from error
+    if found is None:
+        raise WrongSettingError(f"{wrong}: expected a file .yml, .yaml or .py, or a module that can be imported.")
+
+
+def check_names(algorithm: type[BaseAlgorithm], hyperparams: dict[str, Any]) -> None:
+    """
+    See whether hyperparameters, without those that rl-zoo3 itself takes, are keywords of an algorithm.
+
+    :raises WrongSettingError: If one is not.
+    """
+    known = _keywords(algorithm)
+    for name, value in hyperparams.items():
+        if name in known or name in NOISE_OF_RL_ZOO:
+            continue
+        close = difflib.get_close_matches(name, known, n=1)
+        keyword = name.removeprefix("policy_kwargs.")
+        raise WrongSettingError(
+            f"unknown hyperparameter {name!r}: {algorithm.__name__} has no such keyword."
+            + (f" Did you mean {close[0]!r}?" if close and keyword == name else "")
+            + f' A keyword of the policy is given as -params "policy_kwargs:dict({keyword}={value!r})".'
+        )
+
+
+def _keywords(algorithm: type[BaseAlgorithm]) -> set[str]:
+    """What the constructor takes by name, and the parents' constructors, where ``**kwargs`` go on to them."""
+    names: set[str] = set()
+    for kind in algorithm.__mro__:
+        constructor = vars(kind).get("__init__")
+        if constructor is None:
+            continue
+        parameters = inspect.signature(constructor).parameters.values()
+        names |= {each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
+        if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+            break
+    return names - {"self"}
 
 
 def hyperparams_file(algo: str) -> Path | None:

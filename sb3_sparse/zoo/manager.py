@@ -5,14 +5,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sb3_sparse.zoo.hyperparameters import EVALUATED_BY_RL_ZOO, is_our_policy, read_setting
+from sb3_sparse.zoo.hyperparameters import (
+    EVALUATED_BY_RL_ZOO,
+    WrongSettingError,
+    check_config,
+    check_names,
+    is_our_policy,
+    read_setting,
+)
 from sb3_sparse.zoo.rl_zoo import part, replaced
 from sb3_sparse.zoo.search_spaces import STREAM_KAPPAS, sparse_converter, sparse_sampler
 
 # Of DeepMind Control tasks whose entry names no `env_wrapper` (null stands for none at all).
 DMC_WRAPPER = {"sb3_sparse.dmc.DMCWrapper": {"action_repeat": 2}}
 # What is overridden: a version of rl-zoo3 that never calls one of these would do something else without a word.
-OVERRIDDEN = ("read_hyperparameters", "load_trial", "hyperparameters_optimization")
+OVERRIDDEN = ("read_hyperparameters", "_preprocess_hyperparams", "load_trial", "hyperparameters_optimization")
 
 
 def experiment_manager(reads_only: bool = False) -> type:
@@ -38,8 +45,15 @@ def experiment_manager(reads_only: bool = False) -> type:
         trial_id: int | None
 
         def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+            check_config(self.config)
             trial_id, self.trial_id = self.trial_id, None
-            hyperparams, saved = super().read_hyperparameters()
+            try:
+                hyperparams, saved = super().read_hyperparameters()
+            except ValueError as error:
+                # No entry for the environment. A file .py or a module is the user's code, whose errors are left alone.
+                if not self.config.endswith((".yml", ".yaml")):
+                    raise
+                raise WrongSettingError(str(error)) from error
             if is_our_policy(hyperparams.get("policy")):
                 kept = read_setting("policy_kwargs", hyperparams.get("policy_kwargs") or {})
                 self.kept_policy_kwargs = dict(kept)
@@ -54,6 +68,13 @@ def experiment_manager(reads_only: bool = False) -> type:
             if reads_only:
                 hyperparams.pop("callback", None)
             return hyperparams, saved
+
+        def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> tuple[Any, ...]:
+            for_algorithm, *others = super()._preprocess_hyperparams(hyperparams)
+            # A saved agent takes any attribute.
+            if not self.continue_training:
+                check_names(part("utils.ALGOS")[self.algo], for_algorithm)
+            return (for_algorithm, *others)
 
         def load_trial(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
             with self.search_space():

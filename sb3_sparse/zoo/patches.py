@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_sparse.zoo.algorithms import loading_without_buffer, registrations
 from sb3_sparse.zoo.environments import registry_restored
+from sb3_sparse.zoo.hyperparameters import WrongSettingError
 from sb3_sparse.zoo.manager import experiment_manager
 from sb3_sparse.zoo.rl_zoo import part, replaced
 
@@ -17,15 +19,16 @@ def registered(loads_only: bool = False) -> Iterator[None]:
     What this package adds to rl-zoo3, inside a ``with`` block: its algorithms and search spaces, the
     :func:`experiment_manager` of ``rl_zoo3.train``, and with ``loads_only`` algorithms that load without a replay buffer.
 
-    Afterwards rl-zoo3 and gymnasium's registry are as before, also after an exception. What rl-zoo3 does by itself when it
-    is imported stays: it puts its own ``TimeLimit`` into gymnasium, and registers some environments.
+    Afterwards rl-zoo3 is as before, and so is what gymnasium's registry had, also after an exception. Environments that were
+    registered meanwhile stay, and so does what rl-zoo3 does when it is imported: it puts its own ``TimeLimit`` into gymnasium.
 
     :param loads_only: Whether agents are only loaded, as ``enjoy`` does.
     :raises ImportError: If rl-zoo3 is missing, or a version that lacks something that is needed.
     """
     manager = experiment_manager()
-    # In a version without it, the name that is put there would be one that nobody reads.
+    # In a version without them, the names that are put there would be some that nobody reads.
     part("train.ExperimentManager")
+    part("enjoy.get_model_path")
     with ExitStack() as stack:
         stack.enter_context(registry_restored())
         for table, entries in registrations():
@@ -36,5 +39,14 @@ def registered(loads_only: bool = False) -> Iterator[None]:
                 name: loading_without_buffer(kind) for name, kind in known.items() if issubclass(kind, OffPolicyAlgorithm)
             }
             stack.enter_context(replaced(known, off_policy))
+            stack.enter_context(replaced(vars(part("enjoy")), {"get_model_path": _get_model_path}))
         stack.enter_context(replaced(vars(part("train")), {"ExperimentManager": manager}))
         yield
+
+
+def _get_model_path(*args: Any) -> tuple[str, str, str]:
+    """rl-zoo3's, whose errors about an agent that there is not could come from anywhere."""
+    try:
+        return part("utils.get_model_path")(*args)
+    except (AssertionError, ValueError) as error:
+        raise WrongSettingError(f"{error}. -f names the log folder, --exp-id the run.") from error

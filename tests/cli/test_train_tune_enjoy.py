@@ -140,15 +140,119 @@ def test_an_environment_that_there_is_not_is_one_sentence(command, told):
     assert not told
 
 
-def test_an_environment_may_come_from_a_package(told, tmp_path, monkeypatch):
-    lines = "from gymnasium.envs.classic_control import PendulumEnv\ngymnasium.register('FromPackage-v0', PendulumEnv)\n"
-    (tmp_path / "package_of_a_user.py").write_text("import gymnasium\n" + lines)
+@pytest.fixture
+def package_of_a_user(tmp_path, monkeypatch):
+    """A module that registers an environment, and another in place of gymnasium's Pendulum-v1."""
+    lines = ["import gymnasium", "from gymnasium.envs.classic_control import PendulumEnv"]
+    lines += ["class Mine(PendulumEnv):", "    pass"]
+    lines += [f"gymnasium.register('{name}', Mine, max_episode_steps=9)" for name in ("FromPackage-v0", "Pendulum-v1")]
+    (tmp_path / "package_of_a_user.py").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(tmp_path)
-    # The second is an abbreviation, which only rl-zoo3 understands; the third finds the package imported already.
-    for option in ("--gym-packages", "--gym-pack", "--gym-packages"):
-        main(["train", "--algo", "sac", "--env", "FromPackage-v0", option, "package_of_a_user"])
-    assert len(told) == 3
-    assert "FromPackage-v0" not in gym.registry
+    before = dict(gym.registry)
+    # gymnasium warns of what is put in place of something else.
+    monkeypatch.setattr(gym.logger, "min_level", gym.logger.ERROR)
+    yield "package_of_a_user"
+    sys.modules.pop("package_of_a_user", None)
+    gym.registry.clear()
+    gym.registry.update(before)
+
+
+# The second is an abbreviation, which rl-zoo3 understands too.
+@pytest.mark.parametrize("option", ["--gym-packages", "--gym-pack"])
+def test_environments_of_a_package_are_the_users(option, package_of_a_user, told):
+    # The second time, the package is imported already.
+    for _ in range(2):
+        main(["train", "--algo", "sac", "--env", "FromPackage-v0", option, package_of_a_user])
+    assert len(told) == 2
+    mine = sys.modules[package_of_a_user].Mine
+    # Also what was registered in place of something else: the command, and the next, are to use it.
+    for env_id in ("FromPackage-v0", "Pendulum-v1"):
+        env = gym.make(env_id)
+        assert isinstance(env.unwrapped, mine)
+        env.close()
+
+
+def test_training_uses_what_a_package_registered_in_place_of_another(package_of_a_user, tmp_path, capsys):
+    main(
+        [
+            *("train", "--algo", "sac", "--env", "Pendulum-v1", "--gym-packages", package_of_a_user, "-f", str(tmp_path)),
+            *("-n", "30", "--eval-freq", "-1", "-params", "policy_kwargs:dict(width_scale=0.1)"),
+        ]
+    )
+    monitor = (tmp_path / "sac/Pendulum-v1_1/0.monitor.csv").read_text().splitlines()
+    # Its episodes have 9 steps.
+    assert [line.split(",")[1] for line in monitor[2:]] == ["9"] * 3
+    assert isinstance(gym.make("Pendulum-v1").unwrapped, sys.modules[package_of_a_user].Mine)
+
+
+WRONG = [
+    (["-conf", "nope.yml"], r"hyperparameters of 'nope.yml': there is no such file"),
+    (["-conf", "nope.py"], r"hyperparameters of 'nope.py': there is no such file"),
+    (["-conf", "nope"], r"hyperparameters of 'nope': expected a file .yml, .yaml or .py, or a module that can be imported"),
+    (["-conf", "nope.settings"], r"hyperparameters of 'nope.settings': No module named 'nope'"),
+    (["-conf", "other.yml"], r"Hyperparameters not found for sac-Pendulum-v1 in other.yml"),
+    (["-i", "nope.zip"], r"--trained-agent nope.zip: there is no such .zip file"),
+    (
+        ["-params", "policy_kwargs.sparsity:0.9"],
+        r"unknown hyperparameter 'policy_kwargs.sparsity': SAC has .* -params \"policy_kwargs:dict\(sparsity=0.9\)\"\.",
+    ),
+    (["-params", "sparsity:0.9"], r"unknown hyperparameter 'sparsity': .* \"policy_kwargs:dict\(sparsity=0.9\)\"\."),
+    (["-params", "learning_rat:0.9"], r"unknown hyperparameter 'learning_rat': .*Did you mean 'learning_rate'\?"),
+]
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+@pytest.mark.parametrize(("arguments", "sentence"), WRONG)
+def test_a_mistake_in_the_settings_is_one_sentence(command, arguments, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("other.yml").write_text("Other-v0: {policy: MlpPolicy}")
+    with pytest.raises(SystemExit, match=f"^sb3-sparse (train|tune): {sentence}"):
+        main([command, "--algo", "sac", "--env", "Pendulum-v1", "-f", "logs", *arguments])
+    # Nothing was begun.
+    assert not Path("logs").exists()
+
+
+def test_describe_says_it_too(tmp_path):
+    with pytest.raises(SystemExit, match=r"^sb3-sparse describe: unknown hyperparameter 'policy_kwargs.sparsity'"):
+        main(["describe", "--env", "Pendulum-v1", "-params", "policy_kwargs.sparsity:0.9"])
+    with pytest.raises(SystemExit, match=r"^sb3-sparse describe: hyperparameters of 'nope.yml': there is no such file"):
+        main(["describe", "--env", "Pendulum-v1", "-conf", "nope.yml"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-f", "empty"], r"The empty.sac folder was not found. -f names"),
+        (["--exp-id", "7"], r"The logs.sac.Pendulum-v1_7 folder was not found. -f names the log folder, --exp-id the run\."),
+        # An abbreviation, which rl-zoo3 understands.
+        (["--exp", "1"], r"No model found for sac on Pendulum-v1, path: logs.sac.Pendulum-v1_1.Pendulum-v1.zip"),
+        (["--load-best"], r"No model found for sac on Pendulum-v1, path: logs.sac.Pendulum-v1_1.best_model.zip"),
+        (["--load-checkpoint", "5"], r"No model found .*rl_model_5_steps.zip"),
+        (["--load-last-checkpoint"], r"No checkpoint found for sac on Pendulum-v1"),
+    ],
+)
+def test_an_agent_that_there_is_not_is_one_sentence(arguments, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("logs/sac/Pendulum-v1_1").mkdir(parents=True)
+    with pytest.raises(SystemExit, match=f"^sb3-sparse enjoy: {sentence}"):
+        main(["enjoy", "--algo", "sac", "--env", "Pendulum-v1", *arguments])
+
+
+def test_errors_of_the_users_code_are_not_taken_for_mistakes_in_the_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("settings.py").write_text("raise ValueError('of the user')")
+    with pytest.raises(ValueError, match=r"^of the user$"):
+        main(["train", "--algo", "sac", "--env", "Pendulum-v1", "-conf", "settings.py"])
+
+    def fails(*args, **kwargs):
+        raise AssertionError("of the user")
+
+    Path("logs/sac/Pendulum-v1_1").mkdir(parents=True)
+    Path("logs/sac/Pendulum-v1_1/Pendulum-v1.zip").touch()
+    monkeypatch.setattr("rl_zoo3.enjoy.create_test_env", fails)
+    with pytest.raises(AssertionError, match=r"^of the user$"):
+        main(["enjoy", "--algo", "sac", "--env", "Pendulum-v1", "--no-render"])
 
 
 def test_a_progress_bar_on_a_terminal_only(told, monkeypatch):

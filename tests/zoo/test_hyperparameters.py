@@ -1,5 +1,6 @@
 """Hyperparameter files: the packaged ones, and how strings in them are read."""
 
+import importlib
 import inspect
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import yaml
 
 from sb3_sparse import policies, zoo
-from sb3_sparse.zoo.hyperparameters import EVALUATED_BY_RL_ZOO, read_setting
+from sb3_sparse.zoo.hyperparameters import EVALUATED_BY_RL_ZOO, check_names, read_setting
 
 ALGOS = pytest.importorskip("rl_zoo3").ALGOS
 
@@ -63,3 +64,27 @@ def test_the_strings_of_rl_zoos_own_files_are_read_as_it_evaluates_them():
                     strings += 1
                     assert read_setting(name, text) == eval(text, dict(vars(exp_manager)))
     assert strings > 50
+
+
+def test_what_rl_zoo3_takes_itself_is_no_unknown_hyperparameter():
+    taken = dict.fromkeys(["callback", "env_wrapper", "vec_env_wrapper"]) | {"monitor_kwargs": {}, "env_kwargs": {}}
+    taken |= {"n_timesteps": 20, "n_envs": 2, "normalize": {"norm_obs": False}, "frame_stack": 2}
+    taken |= {"noise_type": "normal", "noise_std": 0.1, "train_freq": [1, "step"], "learning_rate": "lin_1e-3"}
+    model = zoo.untrained_agent("td3", "Pendulum-v1", hyperparams={**taken, "policy_kwargs": {"width_scale": 0.1}})
+    assert model.action_noise is not None
+    assert model.n_envs == 2
+    # A keyword of a parent's constructor.
+    zoo.untrained_agent("stream_ac", "Pendulum-v1", hyperparams={"stats_window_size": 7})
+    zoo.untrained_agent("ppo", "CartPole-v1", hyperparams={"clip_range": "lin_0.1"})
+
+
+def test_the_packaged_and_rl_zoo3s_own_entries_have_known_hyperparameters_only():
+    own = Path(importlib.import_module("rl_zoo3").__file__).parent / "hyperparams"
+    taken = {"n_timesteps", "n_envs", "normalize", "frame_stack", "callback", "env_wrapper", "vec_env_wrapper", "env_kwargs"}
+    n_entries = 0
+    for algo, algorithm in zoo.algorithms().items():
+        for path in {zoo.hyperparams_file(algo), own / f"{algo}.yml"} - {None}:
+            for entry in (yaml.safe_load(path.read_text()) if path.is_file() else {}).values():
+                check_names(algorithm, {name: value for name, value in entry.items() if name not in taken})
+                n_entries += 1
+    assert n_entries > 100

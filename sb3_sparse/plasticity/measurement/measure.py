@@ -9,7 +9,7 @@ from sb3_sparse.common.model_parts import NETWORKS, check_networks
 from sb3_sparse.common.warn import warn_user
 from sb3_sparse.plasticity.measurement.batches import DEFAULT_N_SAMPLES, undisturbed
 from sb3_sparse.plasticity.measurement.losses import has_losses, why_no_losses
-from sb3_sparse.plasticity.measurement.named_metrics import METRICS, check_metrics
+from sb3_sparse.plasticity.measurement.named_metrics import METRICS, check_metrics, columns, metric_results
 from sb3_sparse.plasticity.measurement.probe import Probe
 
 
@@ -71,15 +71,18 @@ def measure_probe(probe: Probe, metrics: Sequence[str], networks: Sequence[str])
     :param probe: What to measure.
     :param metrics: Names from ``METRICS``.
     :param networks: Networks that the probe has.
+    :raises ValueError: If two numbers would have the same name, or a metric is unknown or does not return its numbers.
     """
+    # Refuses what would be lost.
+    columns(metrics, networks)
     values = {}
     for network in networks:
         part = probe.network(network)
-        for metric in map(METRICS.__getitem__, metrics):
-            if part.has_losses or not metric.needs_losses:
+        for name in metrics:
+            if part.has_losses or not METRICS[name].needs_losses:
                 # For metrics from outside, which may run a network themselves.
                 with undisturbed(probe.model, probe.seed):
-                    results = metric.results(part)
+                    results = metric_results(name, part)
                 values.update({f"{network}_{column}": value for column, value in results.items()})
     return values
 

@@ -7,9 +7,10 @@ from (activations, features, gradients) is there already and shared with the oth
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch as th
 
@@ -37,24 +38,12 @@ class Metric:
     def __post_init__(self) -> None:
         if isinstance(self.columns, str):
             raise ValueError(f"columns={self.columns!r}: expected a tuple of names, e.g. ({self.columns!r},).")
-        object.__setattr__(self, "columns", tuple(validation.names("columns", self.columns)))
+        columns = tuple(validation.names("columns", self.columns))
+        if len(columns) != len(self.columns):
+            raise ValueError(f"columns={self.columns!r}: each name can stand there only once.")
+        object.__setattr__(self, "columns", columns)
         if not callable(self.compute):
             raise ValueError(f"compute={self.compute!r}: expected a function of a network of a probe.")
-
-    def results(self, network: NetworkProbe) -> dict[str, float]:
-        """
-        Numbers by column.
-
-        :param network: Of a probe.
-        :raises ValueError: If there is not one number for each column.
-        """
-        result = self.compute(network)
-        if not isinstance(result, Iterable):
-            raise ValueError(f"compute returned {result!r}: expected a list of {len(self.columns)}, one number per column.")
-        numbers = list(result)
-        if len(numbers) != len(self.columns):
-            raise ValueError(f"a metric returned {len(numbers)} numbers for its columns {list(self.columns)}.")
-        return dict(zip(self.columns, map(float, numbers), strict=True))
 
 
 def _ranks(part: NetworkProbe, *functions: Callable[[functional.Spectrum], float]) -> list[float]:
@@ -140,14 +129,57 @@ def unregister_metric(name: str) -> None:
     del METRICS[name]
 
 
+def metric_results(name: str, network: NetworkProbe) -> dict[str, float]:
+    """
+    What one metric has to say about one network: numbers by column.
+
+    :param name: From ``METRICS``.
+    :param network: Of a probe.
+    :raises ValueError: If there is not one number for each column.
+    :raises RuntimeError: From an error in a metric that was registered.
+    """
+    metric, what = METRICS[name], f"metric {name!r} of the {network.name}"
+    try:
+        result = metric.compute(network)
+    except Exception as error:
+        if name in _OURS:
+            raise
+        raise RuntimeError(f"{what} failed: {type(error).__name__}: {error}") from error
+    expected = f"expected a list with one number for each of its columns {list(metric.columns)}"
+    if isinstance(result, (str, bytes, Mapping, Set)) or not isinstance(result, Iterable) or getattr(result, "ndim", 1) == 0:
+        raise ValueError(f"{what} returned {result!r}: {expected}.")
+    found = list(result)
+    if len(found) != len(metric.columns):
+        raise ValueError(f"{what} returned {len(found)} numbers: {expected}.")
+    return {column: _number(entry, f"{what} returned", column) for column, entry in zip(metric.columns, found, strict=True)}
+
+
+def _number(entry: Any, what: str, column: str) -> float:
+    problem = ValueError(f"{what} {entry!r} for its column {column!r}: expected a number.")
+    if isinstance(entry, (str, bytes)):
+        raise problem
+    try:
+        return float(entry)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise problem from error
+
+
 def columns(metrics: Sequence[str], networks: Sequence[str]) -> list[str]:
     """
     Names of the results of :func:`measure`, in their order.
 
     :param metrics: Names from ``METRICS``.
     :param networks: Names of networks.
+    :raises ValueError: If a metric was unregistered since, or two results would have the same name.
     """
-    return [f"{network}_{column}" for network in networks for name in metrics for column in METRICS[name].columns]
+    writers: dict[str, str] = {}
+    for network in networks:
+        for name in check_metrics(metrics):
+            for column in METRICS[name].columns:
+                writer = f"{column!r} of the {network!r}"
+                if (other := writers.setdefault(f"{network}_{column}", writer)) != writer:
+                    raise ValueError(f"{other} and {writer} would both be {network}_{column}: rename one.")
+    return list(writers)
 
 
 def check_metrics(metrics: str | Sequence[str]) -> list[str]:

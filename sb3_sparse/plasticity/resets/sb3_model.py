@@ -1,17 +1,17 @@
 """Resets of a Stable-Baselines3 model, in place: what each strategy does to its networks, targets and temperature."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
-from sb3_sparse.common.model_parts import HasPlasticityBatch, ModelParts, Network, NoKnownNetworks, check_networks
-from sb3_sparse.common.sb3_models import keeps_samples, model_parts, n_stored, replay_batch
+from sb3_sparse.common.model_parts import HasPlasticityBatch
+from sb3_sparse.common.sb3_models import model_parts, n_stored, replay_batch
 from sb3_sparse.plasticity.measurement.batches import sample_batch
 from sb3_sparse.plasticity.resets.options import ResetOptions, default_target
+from sb3_sparse.plasticity.resets.parts import ResetPart, check_fresh, check_no_target_is_forgotten, parts_to_reset
 from sb3_sparse.plasticity.resets.redo import ReDoReport, hidden_layers, redo_
 from sb3_sparse.plasticity.resets.torch_module import (
     blend,
@@ -23,23 +23,6 @@ from sb3_sparse.sparse import SparseConv2d, SparseLinear
 from sb3_sparse.sparse.surgery.redraw import copy_topology, draw_fresh, redraw_topology
 from sb3_sparse.sparse.surgery.swap import Swap
 from sb3_sparse.sparse.topology import derive_seed
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One network of a model that is going to be reset."""
-
-    name: str
-    network: Network
-    online: nn.Module
-    """The module at its place in the policy."""
-    names: frozenset[str]
-    """Of the parameters of ``online`` that are its own."""
-
-    @property
-    def place(self) -> str:
-        assert self.network.place is not None
-        return self.network.place
 
 
 def reset_model_(
@@ -94,7 +77,7 @@ def _prepare(
 ) -> tuple[Swap, dict[str, ReDoReport]]:
     """All that is going to change; nothing of the model moves here."""
     swap, reports = Swap(), {}
-    known, parts = _parts(model, options.strategy, networks)
+    known, parts = parts_to_reset(model, options.strategy, networks)
     seed = int(th.randint(2**31, ())) if options.seed is None else options.seed
     fresh = fresh_policy(model, seed)
     for part in parts:
@@ -125,10 +108,13 @@ def _prepare(
 def check_model(model: BaseAlgorithm, networks: str | Sequence[str] | None, options: ResetOptions) -> None:
     """
     :raises TypeError: If resets make no sense for the model.
-    :raises ValueError: If the model does not have one of the networks, as many layers, or a learned temperature.
+    :raises ValueError: If the model does not have one of the networks, as many layers, or a learned temperature, or says
+        something about its networks that cannot be.
     """
-    known, parts = _parts(model, options.strategy, networks)
+    known, parts = parts_to_reset(model, options.strategy, networks)
     for part in parts:
+        if (options.target or default_target(options.strategy)) != "keep":
+            check_no_target_is_forgotten(model, part)
         if options.strategy == "last_layers":
             last_layers(part.network.chains(), options.n_layers)
         if options.strategy == "redo" and not hidden_layers(part.online, part.network.chains()):
@@ -158,79 +144,11 @@ def fresh_policy(model: BaseAlgorithm, seed: int) -> nn.Module:
     """A policy with new weights, on the CPU, built with the arguments that the model built its own with."""
     build = model_parts(model).build_policy
     assert build is not None
-    return draw_fresh(build, seed)
+    # Before anything is done with it: it might be the model's own.
+    return draw_fresh(lambda: check_fresh(model, build()), seed)
 
 
-def _parts(model: BaseAlgorithm, strategy: str, networks: str | Sequence[str] | None) -> tuple[ModelParts, list[_Part]]:
-    """All parts of the model, and those of its networks that are going to be reset."""
-    networks = None if networks is None else check_networks(networks)
-    known = _known_parts(model)
-    if strategy == "redo" and not keeps_samples(model):
-        raise TypeError(f"{type(model).__name__} has no replay buffer to score units on: 'redo' is for off-policy models.")
-    online = {name: model.policy.get_submodule(network.place or "") for name, network in known.networks.items()}
-    _check_all_trained(model, known.networks, online)
-    if networks is not None and (missing := [name for name in networks if name not in known.networks]):
-        raise ValueError(f"networks={networks}: {type(model).__name__} has no {missing[0]!r}, only {sorted(known.networks)}.")
-    names = {name: network.parameter_names(online[name]) for name, network in known.networks.items()}
-    for name, network in known.networks.items():
-        _check_names(f"{type(model).__name__}.model_parts(): {name!r}", network, online[name], names[name])
-    parts = []
-    for name, network in known.networks.items():
-        if networks is None or name in networks:
-            # What two networks of one module share is reset with both alone.
-            others = [other for other in known.networks if networks is not None and other not in networks]
-            kept = [names[other] for other in others if known.networks[other].place == network.place]
-            parts.append(_Part(name, network, online[name], names[name].difference(*kept)))
-    return known, parts
-
-
-def _known_parts(model: BaseAlgorithm) -> ModelParts:
-    """
-    :raises TypeError: If the model cannot be reset.
-    """
-    reason = "nothing says how its policy is built anew"
-    try:
-        known = model_parts(model)
-    except NoKnownNetworks as error:
-        reason = str(error).rstrip(".")
-    else:
-        incomplete = [name for name, part in known.networks.items() if part.place is None or part.optimizer is None]
-        if incomplete:
-            reason = f"the place or the optimizer of its network {incomplete[0]!r} is not known"
-        elif known.build_policy is not None:
-            return known
-    raise TypeError(
-        f"{type(model).__name__} cannot be reset: {reason}. Resets are for PPO and A2C, for off-policy models of SB3 and "
-        "sb3-contrib (SAC, TQC, CrossQ, TD3, DDPG, DQN, QRDQN), and for an algorithm of yours whose method model_parts() says "
-        "all that is needed (docs/extending/algorithm.md)."
-    )
-
-
-def _check_all_trained(model: BaseAlgorithm, networks: Mapping[str, Network], online: Mapping[str, nn.Module]) -> None:
-    optimizers = [network.optimizer for network in networks.values() if network.optimizer is not None]
-    trained = {p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-    for key, network in networks.items():
-        # Where it is said what belongs to a network, nothing has to be found out.
-        for name, parameter in online[key].named_parameters() if network.parameters is None else ():
-            if parameter.requires_grad and parameter not in trained:
-                raise ValueError(
-                    f"{network.place}.{name} of {type(model).__name__} is in no optimizer: it is neither trained nor reset. "
-                    "Make the optimizer after changing layers, e.g. after sparsify_."
-                )
-
-
-def _check_names(what: str, network: Network, online: nn.Module, names: frozenset[str]) -> None:
-    """What nobody would notice: a reset of nothing, or of half."""
-    place = f"policy.{network.place}".rstrip(".")
-    if not names:
-        raise ValueError(f"{what} has no parameter at {place} that its optimizer trains: name another place or optimizer.")
-    for module, where in ((online, place), (network.target, "its target, which has to be a copy of " + place)):
-        known = names if module is None else {name for name, _ in module.named_parameters(remove_duplicate=False)}
-        if missing := sorted(names - known):
-            raise ValueError(f"{what} has a parameter {missing[0]!r} that is not in {where}.")
-
-
-def _owners(swap: Swap, part: _Part, within: Collection[nn.Module] | None) -> set[nn.Module]:
+def _owners(swap: Swap, part: ResetPart, within: Collection[nn.Module] | None) -> set[nn.Module]:
     """The sparse layers that get new values, but for those of a network before, which have their new topology already."""
     owners = {name.rpartition(".")[0] for name in part.names}
     layers: set[nn.Module] = {
@@ -245,7 +163,7 @@ def _select(values: dict[str, th.Tensor], names: frozenset[str]) -> dict[str, th
     return {name: value for name, value in values.items() if name in names}
 
 
-def _redo(swap: Swap, model: BaseAlgorithm, part: _Part, twin: nn.Module, options: ResetOptions) -> ReDoReport:
+def _redo(swap: Swap, model: BaseAlgorithm, part: ResetPart, twin: nn.Module, options: ResetOptions) -> ReDoReport:
     batch = replay_batch(model, options.batch_size)
     if batch is None:
         raise ValueError("strategy='redo' scores units on a batch from the replay buffer, which is empty: collect first.")
@@ -261,7 +179,7 @@ def _redo(swap: Swap, model: BaseAlgorithm, part: _Part, twin: nn.Module, option
     )
 
 
-def _prepare_targets(swap: Swap, model: BaseAlgorithm, parts: list[_Part], target: str, seed: int) -> None:
+def _prepare_targets(swap: Swap, model: BaseAlgorithm, parts: list[ResetPart], target: str, seed: int) -> None:
     """Treat, in every target network, the parameters whose online counterparts change."""
     if target == "keep":
         return

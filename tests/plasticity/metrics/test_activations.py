@@ -118,7 +118,7 @@ def test_a_linear_network_has_a_head_and_nothing_else():
 
 def test_a_pass_through_another_network_is_refused():
     net = nn.Linear(3, 2)
-    with pytest.raises(ValueError, match="no linear layer of the network took part"):
+    with pytest.raises(ValueError, match="no linear or convolutional layer of the network took part"):
         record_activations(nn.Linear(3, 2), lambda: net(th.randn(4, 3)))
 
 
