@@ -9,7 +9,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from sb3_sparse.zoo import algorithms, hyperparams_file, import_packages, make_known, prepare_command, registered
+from sb3_sparse.zoo import (
+    WrongSettingError,
+    algorithms,
+    hyperparams_file,
+    import_packages,
+    make_known,
+    prepare_command,
+    registered,
+)
 
 
 def train(args: list[str]) -> Callable[[], None]:
@@ -72,4 +80,12 @@ def _prepared(command: str, args: list[str], known: argparse.Namespace) -> Calla
         agent = known.trained_agent
         if agent and not (agent.endswith(".zip") and Path(agent).is_file()):
             raise ValueError(f"--trained-agent {agent}: there is no such .zip file.")
-    return prepare_command(command, args, known.env)
+    run = prepare_command(command, args, known.env)
+
+    def go_on() -> None:
+        try:
+            run()
+        except WrongSettingError as error:
+            sys.exit(f"sb3-sparse {command}: {error}")
+
+    return go_on

@@ -4,11 +4,12 @@ from sb3_sparse.zoo.agents import find_agent, train_agent, untrained_agent
 from sb3_sparse.zoo.algorithms import algorithms, register_algorithms
 from sb3_sparse.zoo.commands import prepare_command
 from sb3_sparse.zoo.environments import import_packages, make_known
-from sb3_sparse.zoo.hyperparameters import hyperparams_file, literal_names
+from sb3_sparse.zoo.hyperparameters import WrongSettingError, hyperparams_file, literal_names
 from sb3_sparse.zoo.manager import experiment_manager
 from sb3_sparse.zoo.patches import registered
 
 __all__ = [
+    "WrongSettingError",
     "algorithms",
     "experiment_manager",
     "find_agent",

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable
 
 from sb3_sparse.zoo.environments import register_domain
-from sb3_sparse.zoo.hyperparameters import WrongSettingError
 from sb3_sparse.zoo.patches import registered
 from sb3_sparse.zoo.rl_zoo import part
 
@@ -16,7 +15,8 @@ def prepare_command(command: str, args: list[str], env_id: str) -> Callable[[], 
     :param command: ``"train"`` or ``"enjoy"``.
     :param args: Its arguments.
     :param env_id: The environment that they name.
-    :return: Runs it. Raises ``SystemExit`` if an argument is wrong: as argparse does, or with one sentence.
+    :return: Runs it. Raises ``SystemExit`` if an argument is wrong, as argparse does, and :class:`WrongSettingError` if a
+        file or a hyperparameter is.
     :raises ImportError: If rl-zoo3 is missing, or a version that lacks something that is needed.
     """
     called = part(f"{command}.{command}")
@@ -29,8 +29,6 @@ def prepare_command(command: str, args: list[str], env_id: str) -> Callable[[], 
                 # rl-zoo3's commands read no other arguments than those of the process.
                 sys.argv = [f"sb3-sparse {command}", *args]
                 called()
-            except WrongSettingError as error:
-                sys.exit(f"sb3-sparse {command}: {error}")
             finally:
                 sys.argv = argv
 

@@ -47,16 +47,10 @@ def experiment_manager(reads_only: bool = False) -> type:
         def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
             check_config(self.config)
             trial_id, self.trial_id = self.trial_id, None
-            try:
+            with _about_the_file(self.config):
                 hyperparams, saved = super().read_hyperparameters()
-            except ValueError as error:
-                # No entry for the environment. A file .py or a module is the user's code, whose errors are left alone.
-                if not self.config.endswith((".yml", ".yaml")):
-                    raise
-                raise WrongSettingError(str(error)) from error
             if is_our_policy(hyperparams.get("policy")):
-                kept = read_setting("policy_kwargs", hyperparams.get("policy_kwargs") or {})
-                self.kept_policy_kwargs = dict(kept)
+                self.kept_policy_kwargs = dict(read_setting("policy_kwargs", hyperparams.get("policy_kwargs") or {}))
             self.trial_id = trial_id
             if trial_id:
                 hyperparams, saved = super().read_hyperparameters()
@@ -98,6 +92,18 @@ def experiment_manager(reads_only: bool = False) -> type:
                 yield
 
     return SparseExperimentManager
+
+
+@contextmanager
+def _about_the_file(config: str) -> Iterator[None]:
+    """What goes wrong inside is that the file has no entry for the environment."""
+    try:
+        yield
+    except ValueError as error:
+        # A file .py or a module is the user's code, whose errors are left alone.
+        if not config.endswith((".yml", ".yaml")):
+            raise
+        raise WrongSettingError(str(error)) from error
 
 
 def _wrap_dmc(env_id: str, *settings: dict[str, Any]) -> None:
