@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import DQN
+from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
+from torch import nn
 from torch.nn import functional as F
 
 from sb3_sparse.rainbow import Rainbow
@@ -48,6 +50,30 @@ def test_double_alone():
     ours = Rainbow("MlpPolicy", "CartPole-v1", **{**OFF, "double": True}, **COMMON).learn(1000)
     assert same(theirs, ours)
     assert not same(ours, DQN("MlpPolicy", "CartPole-v1", **COMMON).learn(1000))
+
+
+class DuelingNetwork(QNetwork):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.body = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+        self.advantage, self.value = nn.Linear(64, 2), nn.Linear(64, 1)
+        del self.q_net
+
+    def forward(self, obs):
+        features = self.body(self.extract_features(obs, self.features_extractor))
+        advantage = self.advantage(features)
+        return self.value(features) + advantage - advantage.mean(dim=1, keepdim=True)
+
+
+class DuelingPolicy(DQNPolicy):
+    def make_q_net(self):
+        return DuelingNetwork(**self._update_features_extractor(self.net_args, features_extractor=None))
+
+
+def test_dueling_alone():
+    theirs = DQN(DuelingPolicy, "CartPole-v1", **COMMON).learn(1000)
+    ours = Rainbow("MlpPolicy", "CartPole-v1", **{**OFF, "dueling": True}, **COMMON).learn(1000)
+    assert same(theirs, ours)
 
 
 def test_everything_on_trains():

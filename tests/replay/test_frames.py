@@ -80,6 +80,22 @@ def test_ends_at_every_offset_from_the_wrap():
             assert np.array_equal(frames.next_observations(steps, envs), plain.next_observations(steps, envs))
 
 
+@pytest.mark.full
+def test_stacks_come_back_over_many_steps():
+    size, space = 1000, spaces.Box(0, 255, (4, 4, 4), np.uint8)
+    source = Stacks(2, 4, 1, seed=0, how="anything", side=4)
+    frames, plain = FrameStacks(space, size, 2), WholeObservations(space, size, 2)
+    steps, envs = (grid.ravel() for grid in np.meshgrid(np.arange(size), np.arange(2)))
+    for step in range(10**5):
+        obs, next_obs, _ = source.step(p_done=0.02, p_jump=0.001)
+        for storage in (frames, plain):
+            storage.add(step % size, obs, next_obs)
+        # At offsets from the wrap that are all different.
+        if step >= size and step % 997 == 0:
+            assert np.array_equal(frames.observations(steps, envs), plain.observations(steps, envs))
+            assert np.array_equal(frames.next_observations(steps, envs), plain.next_observations(steps, envs))
+
+
 def test_what_is_kept_beside_the_frames_goes_with_them():
     space = spaces.Box(0, 255, (4, 4, 4), np.uint8)
     source, frames = Stacks(2, 4, 1, seed=0, how="anything", side=4), FrameStacks(space, 10, 2)

@@ -8,12 +8,16 @@ from sb3_sparse.replay.sum_tree import SumTree
 CAPACITIES = [1, 2, 3, 15, 16, 17, 255, 256, 257, 1000, 2**20 - 1]
 
 
-@pytest.mark.parametrize("capacity", CAPACITIES)
-def test_against_an_array_over_many_mixed_operations(capacity):
+@pytest.mark.parametrize(
+    ("capacity", "n_operations"),
+    # Of the largest, whose array takes long to add up, a tenth.
+    [(capacity, 200 if capacity > 10**5 else 2_000) for capacity in CAPACITIES]
+    + [pytest.param(capacity, 10**5, marks=pytest.mark.full) for capacity in (1, 2, 3, 1000)],
+)
+def test_against_an_array_over_many_mixed_operations(capacity, n_operations):
     generator = np.random.default_rng(capacity)
     tree, array = SumTree(capacity), np.zeros(capacity)
-    # Of the largest, whose array takes long to add up, a tenth.
-    for step in range(200 if capacity > 10**5 else 2_000):
+    for step in range(n_operations):
         n = int(generator.integers(1, 50))
         indices = generator.integers(0, capacity, n)
         values = generator.random(n) * 10.0 ** generator.integers(-6, 6) * (generator.random(n) < 0.8)
