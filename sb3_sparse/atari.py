@@ -64,14 +64,15 @@ class DopamineAtari(gym.Wrapper, RecordConstructorArgs):
         self.frame_skip, self.max_no_ops = frame_skip, max_no_ops
         self.terminal_on_life_loss, self.clip_rewards = terminal_on_life_loss, clip_rewards
         self.observation_space = spaces.Box(0, 255, (84, 84, 1), np.uint8)
-        self._lives, self._is_over = 0, True
+        self._lives, self._goes_on = 0, False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin a game, or go on with the one in which a life was lost."""
-        if not self._is_over and seed is None:
+        """Begin a game; where the last step ended an episode by a lost life, go on in the same one."""
+        if self._goes_on and seed is None:
+            self._goes_on = False
             return self._observe([self._screen()]), {}
         _, info = self.env.reset(seed=seed, options=options)
-        self._lives, self._is_over = self._ale.lives(), False
+        self._goes_on = False
         obs = self._observe([self._screen()])
         for _ in range(int(self.np_random.integers(self.max_no_ops))):
             obs, _, terminated, truncated, info = self._play(0)
@@ -84,11 +85,10 @@ class DopamineAtari(gym.Wrapper, RecordConstructorArgs):
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Play an action for some frames."""
         obs, reward, terminated, truncated, info = self._play(action)
-        self._is_over = terminated or truncated
         lives = self._ale.lives()
         lost, self._lives = lives < self._lives, lives
-        if self.terminal_on_life_loss and lost:
-            terminated = True
+        self._goes_on = self.terminal_on_life_loss and lost and not (terminated or truncated)
+        terminated = terminated or self._goes_on
         return obs, float(np.clip(reward, -1, 1)) if self.clip_rewards else reward, terminated, truncated, info
 
     def _play(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:

@@ -86,3 +86,17 @@ def test_it_says_what_is_wrong():
         DopamineAtari(gym.make("ALE/Pong-v5", frameskip=4))
     with pytest.raises(ValueError, match="max_no_ops=0"):
         make_atari("Pong", max_no_ops=0)
+
+
+@pytest.mark.parametrize("terminal_on_life_loss", [True, False])
+def test_a_reset_in_the_middle_begins_a_new_game(terminal_on_life_loss):
+    # As evaluate_policy does, whose returns would otherwise be those of the rest of a game.
+    env = make_atari("Breakout", max_no_ops=1, terminal_on_life_loss=terminal_on_life_loss)
+    env.reset(seed=1)
+    ale = env.unwrapped.ale
+    begins = ale.getEpisodeFrameNumber()
+    for _ in play(env, 5):
+        pass
+    assert ale.getEpisodeFrameNumber() > begins
+    env.reset()
+    assert ale.getEpisodeFrameNumber() == begins
