@@ -1,10 +1,13 @@
 """Rainbow (Hessel et al. 2018): what makes DQN better, each part with a switch of its own."""
 
+import io
+import pathlib
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch as th
 from stable_baselines3 import DQN
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
@@ -98,11 +101,12 @@ class Rainbow(DQN):
         if taken := sorted(network.keys() & (policy_kwargs or {})):
             raise ValueError(f"policy_kwargs={policy_kwargs!r}: {taken} are keywords of {type(self).__name__} itself.")
         buffer_kwargs = dict(replay_buffer_kwargs or {})
-        if prioritized and "replay_buffer_class" not in kwargs:
-            kwargs["replay_buffer_class"] = PrioritizedReplayBuffer
-            buffer_kwargs = {"alpha": alpha, "beta": beta, "n_steps": n_steps, "gamma": gamma, **buffer_kwargs}
-        elif issubclass(kwargs.get("replay_buffer_class") or object, ComposedReplayBuffer):
+        buffer_class = kwargs.pop("replay_buffer_class", None) or (PrioritizedReplayBuffer if prioritized else None)
+        self._check_buffer_class(buffer_class)
+        if issubclass(buffer_class or object, ComposedReplayBuffer):
             buffer_kwargs = {"n_steps": n_steps, "gamma": gamma, **buffer_kwargs}
+        if prioritized:
+            buffer_kwargs = {"alpha": alpha, "beta": beta, **buffer_kwargs}
         super().__init__(
             policy,
             env,
@@ -113,6 +117,7 @@ class Rainbow(DQN):
             exploration_initial_eps=_epsilon(exploration_initial_eps, 1.0, noisy),
             exploration_final_eps=_epsilon(exploration_final_eps, 0.05, noisy),
             policy_kwargs={**(policy_kwargs or {}), **network},
+            replay_buffer_class=buffer_class,
             replay_buffer_kwargs=buffer_kwargs,
             _init_setup_model=_init_setup_model,
             **kwargs,
@@ -122,6 +127,35 @@ class Rainbow(DQN):
     def noisy(self) -> bool:
         """Whether it explores by noise on the weights."""
         return bool(self.policy_kwargs["noisy"])
+
+    def _check_buffer_class(self, buffer_class: type[ReplayBuffer] | None) -> None:
+        if self.prioritized != issubclass(buffer_class or object, PrioritizedReplayBuffer):
+            raise ValueError(
+                f"prioritized={self.prioritized} with a replay buffer of the class {buffer_class and buffer_class.__name__}: "
+                "expected a PrioritizedReplayBuffer or a subclass of it with prioritized=True, and only then."
+            )
+
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """
+        Go on with the transitions in a file.
+
+        :param path: The file, or its path.
+        :param truncate_last_traj: Of SB3, for HER.
+        :raises ValueError: If the file holds a buffer of another kind, or of transitions of another number of steps or
+            another discount factor than the present one; then the present one stays.
+        """
+        before = self.replay_buffer
+        super().load_replay_buffer(path, truncate_last_traj)
+        loaded = self.replay_buffer
+        try:
+            self._check_buffer_class(None if loaded is None else type(loaded))
+            for name in ("n_steps", "gamma", "n_envs", "observation_space", "action_space"):
+                ours, theirs = (getattr(buffer, name, None) for buffer in (before, loaded))
+                if before is not None and ours != theirs:
+                    raise ValueError(f"{path}: a replay buffer with {name}={theirs!r}, this agent's has {ours!r}.")
+        except ValueError:
+            self.replay_buffer = before
+            raise
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Update the network; SB3 calls this."""

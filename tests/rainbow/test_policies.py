@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 
 from sb3_sparse import sparsity_report, to_dense
 from sb3_sparse.networks.noisy import noisy_layers
 from sb3_sparse.rainbow import DER, Rainbow, RainbowPolicy
+from sb3_sparse.replay import PrioritizedReplayBuffer
 
 ATARI = spaces.Box(0, 255, (4, 84, 84), np.uint8)
 GRID = spaces.Box(0.0, 1.0, (10, 10, 4), bool)
@@ -190,3 +192,39 @@ def test_bad_spaces():
         DER("MlpPolicy", Random(spaces.Box(0, 255, (3, 20, 20), np.uint8)), policy_kwargs=dict(encoder="nature"))
     with pytest.raises(ValueError, match="encoder='cnn'"):
         DER("MlpPolicy", Random(ATARI), policy_kwargs=dict(encoder="cnn"))
+
+
+def test_a_buffer_of_ones_own_gets_the_settings_too():
+    class Mine(PrioritizedReplayBuffer):
+        pass
+
+    model = Rainbow("MlpPolicy", "CartPole-v1", replay_buffer_class=Mine, alpha=0.9, beta=0.3, n_steps=2, gamma=0.9)
+    buffer = model.replay_buffer
+    assert (buffer.priorities.alpha, buffer.beta, buffer.n_steps, buffer.gamma) == (0.9, 0.3, 2, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("prioritized", "buffer_class"), [(True, ReplayBuffer), (False, PrioritizedReplayBuffer), (True, NStepReplayBuffer)]
+)
+def test_buffers_that_do_not_fit_are_refused(prioritized, buffer_class):
+    with pytest.raises(ValueError, match=f"prioritized={prioritized}.*{buffer_class.__name__}"):
+        Rainbow("MlpPolicy", "CartPole-v1", prioritized=prioritized, replay_buffer_class=buffer_class)
+
+
+def test_a_buffer_of_another_agent_is_refused(tmp_path):
+    model = Rainbow("MlpPolicy", "CartPole-v1", buffer_size=50)
+    before = model.replay_buffer
+    others = {
+        "prioritized": Rainbow("MlpPolicy", "CartPole-v1", buffer_size=50, prioritized=False, n_steps=1),
+        "n_steps=5": Rainbow("MlpPolicy", "CartPole-v1", buffer_size=50, n_steps=5),
+        "gamma=0.5": Rainbow("MlpPolicy", "CartPole-v1", buffer_size=50, gamma=0.5),
+        "observation_space": Rainbow("MlpPolicy", "Acrobot-v1", buffer_size=50),
+    }
+    for expected, other in others.items():
+        other.save_replay_buffer(tmp_path / "buffer.pkl")
+        with pytest.raises(ValueError, match=expected):
+            model.load_replay_buffer(tmp_path / "buffer.pkl")
+        assert model.replay_buffer is before
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    model.load_replay_buffer(tmp_path / "buffer.pkl")
+    assert model.replay_buffer is not before
