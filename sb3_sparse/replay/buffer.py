@@ -80,16 +80,33 @@ class ComposedReplayBuffer(ReplayBuffer):
         done: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        """Keep a step of all environments, see :meth:`ReplayBuffer.add`."""
+        """
+        Keep a step of all environments, see :meth:`ReplayBuffer.add`.
+
+        :raises ValueError: If something has the wrong shape; then nothing changes.
+        """
+        if self.storage.newest == self.pos and self.buffer_size > 1:
+            # The last call was interrupted when all of it was there, only not counted.
+            self._advance()
         place = self.pos
+        for name, values, n in (
+            ("reward", reward, np.size(reward)),
+            ("done", done, np.size(done)),
+            ("infos", infos, len(infos)),
+        ):
+            if n != self.n_envs:
+                raise ValueError(f"{name}={values!r}: expected one for each of {self.n_envs} environments.")
+        action = np.reshape(action, (self.n_envs, self.action_dim))
+        timeouts = [self.handle_timeout_termination and info.get("TimeLimit.truncated", False) for info in infos]
+        self.storage.check(obs, next_obs)
+        self.actions[place], self.rewards[place], self.dones[place], self.timeouts[place] = action, reward, done, timeouts
         self.storage.add(place, obs, next_obs)
-        self.actions[place] = np.asarray(action).reshape(self.n_envs, self.action_dim)
-        self.rewards[place] = reward
-        self.dones[place] = done
-        if self.handle_timeout_termination:
-            self.timeouts[place] = [info.get("TimeLimit.truncated", False) for info in infos]
-        self.pos = (place + 1) % self.buffer_size
-        self.full = self.full or self.pos == 0
+        self._advance()
+
+    def _advance(self) -> None:
+        # In this order: a full buffer may be drawn from at any place.
+        self.full = self.full or self.pos + 1 == self.buffer_size
+        self.pos = (self.pos + 1) % self.buffer_size
 
     def reset(self) -> None:
         """Forget all transitions."""
@@ -117,10 +134,17 @@ class ComposedReplayBuffer(ReplayBuffer):
             rewards, discounts = self._normalize_reward(self.rewards[steps, envs], env), None
             terminated = self.dones[steps, envs] * (1 - self.timeouts[steps, envs])
         else:
-            all_rewards = self._normalize_reward(self.rewards, env)
             newest = (self.pos - 1) % self.buffer_size
             rewards, discounts, last, terminated = windows(
-                all_rewards, self.dones, self.timeouts, steps, envs, newest, self.n_steps, self.gamma
+                self.rewards,
+                self.dones,
+                self.timeouts,
+                steps,
+                envs,
+                newest,
+                self.n_steps,
+                self.gamma,
+                lambda drawn: self._normalize_reward(drawn, env),
             )
         observations = self._normalize_obs(self.storage.observations(steps, envs), env)
         next_observations = self._normalize_obs(self.storage.next_observations(last, envs), env)

@@ -6,6 +6,7 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_sparse.common.validation import whole_number
+from sb3_sparse.replay.storage import check_size
 
 # How the stack begins that is not the one before with a frame more: with black frames, or kept whole.
 _ZEROS, _WHOLE = 0, 1
@@ -47,36 +48,45 @@ class FrameStacks:
         # of which the newest frame says all if the rest goes on.
         self._stacks: dict[tuple[int, int], np.ndarray] = {}
         self._ends: dict[tuple[int, int], np.ndarray] = {}
-        # How many steps were added, where in the ring the last one is, and what it was.
-        self._steps, self._newest = 0, -1
-        self._last: tuple[np.ndarray, np.ndarray] | None = None
+        # How many steps were added, where in the ring the last one is, and what it was. Set at once, when a step is whole.
+        self._state: tuple[int, int | None, tuple[np.ndarray, np.ndarray] | None] = 0, None, None
         self.nbytes = self._frames.nbytes + self._back.nbytes + self._kind.nbytes
+
+    @property
+    def newest(self) -> int | None:
+        """See :class:`ObservationStorage`."""
+        return self._state[1]
+
+    def check(self, obs: Any, next_obs: Any) -> None:
+        """See :class:`ObservationStorage`."""
+        for given in (obs, next_obs):
+            check_size(given, (self._n_envs, *self._shape))
 
     def add(self, place: int, obs: Any, next_obs: Any) -> None:
         """See :class:`ObservationStorage`."""
         shape = (self._n_envs, *self._shape)
         obs, next_obs = np.array(obs).reshape(shape), np.array(next_obs).reshape(shape)
-        new = self._steps % self._length
+        steps, _, last = self._state
+        new = steps % self._length
         for env in range(self._n_envs):
             self._stacks.pop((new, env), None)
             self._ends.pop((new, env), None)
-            self._keep(new, env, obs[env])
+            self._keep(new, env, obs[env], None if last is None else last[0][env])
             goes_on = np.array_equal(self._older(next_obs[env]), self._newer(obs[env]))
             self._ends[new, env] = self._frame(next_obs[env]) if goes_on else next_obs[env]
-        self._steps += 1
-        self._newest, self._last = place, (obs, next_obs)
+        self._state = steps + 1, place, (obs, next_obs)
+        # What followed the step before is this one: it need not be kept twice.
+        for env in range(self._n_envs):
+            if last is not None and np.array_equal(obs[env], last[1][env]):
+                del self._ends[(new - 1) % self._length, env]
 
-    def _keep(self, new: int, env: int, obs: np.ndarray) -> None:
+    def _keep(self, new: int, env: int, obs: np.ndarray, last_obs: np.ndarray | None) -> None:
         self._frames[new, env] = self._frame(obs)
         before = (new - 1) % self._length
-        if self._last is not None:
-            last_obs, last_next = self._last[0][env], self._last[1][env]
-            if np.array_equal(obs, last_next):
-                del self._ends[before, env]
-            if np.array_equal(self._older(obs), self._newer(last_obs)):
-                back = min(self._back[before, env] + 1, self._n_stack - 1)
-                self._back[new, env], self._kind[new, env] = back, self._kind[before, env]
-                return
+        if last_obs is not None and np.array_equal(self._older(obs), self._newer(last_obs)):
+            back = min(self._back[before, env] + 1, self._n_stack - 1)
+            self._back[new, env], self._kind[new, env] = back, self._kind[before, env]
+            return
         is_black = not self._older(obs).any()
         self._back[new, env], self._kind[new, env] = 0, _ZEROS if is_black else _WHOLE
         if not is_black:
@@ -100,7 +110,8 @@ class FrameStacks:
 
     def _slots(self, steps: np.ndarray) -> np.ndarray:
         """Where the frames of steps are, which has more places than the ring."""
-        return (self._steps - 1 - (self._newest - np.asarray(steps)) % self._size) % self._length
+        n_steps, newest, _ = self._state
+        return (n_steps - 1 - ((newest or 0) - np.asarray(steps)) % self._size) % self._length
 
     def _rebuilt(self, slots: np.ndarray, envs: np.ndarray) -> np.ndarray:
         n_stack, back = self._n_stack, self._back[slots, envs].astype(np.int64)

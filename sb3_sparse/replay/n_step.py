@@ -1,5 +1,6 @@
 """Several steps as one transition: rewards added up until the episode ends, is cut off, or the newest step is reached."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ def windows(
     newest: int,
     n_steps: int,
     gamma: float,
+    normalize: Callable[[np.ndarray], np.ndarray] = lambda rewards: rewards,
 ) -> Windows:
     """
     Transitions of several steps, from a ring of single ones.
@@ -43,6 +45,7 @@ def windows(
     :param newest: Place of the step that was stored last.
     :param n_steps: How many steps a window has at most.
     :param gamma: Discount factor.
+    :param normalize: Applied to each reward, before they are added up.
     """
     size = len(rewards)
     ahead = np.arange(n_steps)
@@ -53,7 +56,7 @@ def windows(
     inside = ahead <= length[:, None]
     # In float32, as in SB3's NStepReplayBuffer: the same numbers bit by bit.
     discounts = gamma ** np.arange(n_steps, dtype=np.float32)
-    total = (rewards[places, columns] * discounts * inside).sum(axis=1)
+    total = (normalize(rewards[places, columns]) * discounts * inside).sum(axis=1)
     last = (steps + length) % size
     terminated = dones[last, envs].astype(np.float32) * (1.0 - timeouts[last, envs].astype(np.float32))
     return Windows(total, gamma ** inside.sum(axis=1).astype(np.float32), last, terminated)

@@ -82,8 +82,8 @@ class PrioritizedReplayBuffer(ComposedReplayBuffer):
 
     def add(self, *args: Any, **kwargs: Any) -> None:
         """Keep a step of all environments, with the largest priority that there ever was."""
-        place = self.pos
         super().add(*args, **kwargs)
+        place = (self.pos - 1) % self.buffer_size
         self.priorities.enter(place * self.n_envs + np.arange(self.n_envs))
 
     def reset(self) -> None:
@@ -130,7 +130,11 @@ def _refuse_who_never_updates(caller: FrameType) -> None:
     Priorities that nobody updates are all those of the first day: the draw then looks uniform until a buffer that was
     loaded, or a schedule, makes it something else, and nothing weighs it.
     """
-    owner = caller.f_locals.get("self")
+    frame: FrameType | None = caller
+    owner = None
+    # Past subclasses of the buffer and functions around it.
+    while frame is not None and (owner is None or isinstance(owner, PrioritizedReplayBuffer)):
+        owner, frame = frame.f_locals.get("self"), frame.f_back
     if isinstance(owner, BaseAlgorithm) and not _updates_priorities(type(owner)):
         name = type(owner).__name__
         raise ValueError(

@@ -16,6 +16,20 @@ class ObservationStorage(Protocol):
     nbytes: int
     """Memory that it takes, once the ring is full."""
 
+    @property
+    def newest(self) -> int | None:
+        """
+        Place of the last step, where adding the same step twice would do harm. It changes in one moment, when the step is
+        whole: after an interruption it tells whether the step is there.
+        """
+
+    def check(self, obs: Observations, next_obs: Observations) -> None:
+        """
+        Whether :meth:`add` could keep them.
+
+        :raises ValueError: If not.
+        """
+
     def add(self, place: int, obs: Observations, next_obs: Observations) -> None:
         """
         Keep a step of all environments.
@@ -54,6 +68,16 @@ class WholeObservations:
             for name, part in self._parts.items()
         }
         self.nbytes = sum(ring.nbytes for rings in self._rings.values() for ring in rings)
+        # A step that is added again only takes its place again.
+        self.newest: int | None = None
+
+    def check(self, obs: Observations, next_obs: Observations) -> None:
+        """See :class:`ObservationStorage`."""
+        for name, rings in self._rings.items():
+            for given in (obs, next_obs):
+                if name and name not in given:
+                    raise ValueError(f"observations with the parts {sorted(given)}: {name!r} is missing.")
+                check_size(given[name] if self._is_dict else given, rings[0].shape[1:])
 
     def add(self, place: int, obs: Observations, next_obs: Observations) -> None:
         """See :class:`ObservationStorage`."""
@@ -73,3 +97,13 @@ class WholeObservations:
     def _get(self, which: int, steps: np.ndarray, envs: np.ndarray) -> Observations:
         found = {name: rings[which][steps, envs] for name, rings in self._rings.items()}
         return found if self._is_dict else found[""]
+
+
+def check_size(given: Any, shape: tuple[int, ...]) -> None:
+    """
+    :param given: Observations of all environments.
+    :param shape: ``(n_envs, ...)``
+    :raises ValueError: If they cannot have this shape.
+    """
+    if np.size(given) != np.prod(shape):
+        raise ValueError(f"observations of shape {np.shape(given)}: expected {shape}.")

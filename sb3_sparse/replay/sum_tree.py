@@ -28,6 +28,8 @@ class SumTree:
         self.capacity = whole_number("capacity", capacity, 1)
         # From the weights themselves to the sum of all; each is filled up to whole blocks with zeros.
         self._levels: list[np.ndarray] = []
+        # Indices whose sums are not yet added anew: some only where that was interrupted.
+        self._changed: list[np.ndarray] = []
         size = self.capacity
         while not self._levels or size > 1:
             blocks = -(-size // _WIDTH)
@@ -37,6 +39,7 @@ class SumTree:
     @property
     def total(self) -> float:
         """The sum of all weights."""
+        self._add_up()
         return float(self._levels[-1].sum())
 
     @property
@@ -64,10 +67,18 @@ class SumTree:
         places, values = self._checked(indices), np.asarray(weights, dtype=np.float64)
         if not np.isfinite(values).all() or (values < 0).any():
             raise ValueError(f"weights={weights!r}: expected finite numbers of at least 0.")
+        self._changed.append(places)
         self._levels[0].reshape(-1)[places] = values
+        self._add_up()
+
+    def _add_up(self) -> None:
+        if not self._changed:
+            return
+        places = np.concatenate(self._changed)
         for below, above in zip(self._levels[:-1], self._levels[1:], strict=True):
             places = np.unique(places // _WIDTH)
             above.reshape(-1)[places] = below[places].sum(axis=1)
+        self._changed = []
 
     def find(self, masses: np.ndarray | list[float]) -> np.ndarray:
         """

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -303,3 +304,112 @@ def test_bad_priorities_change_nothing(indices, priorities, expected):
         buffer.update_priorities(np.array(indices), th.tensor(priorities))
     assert np.array_equal(buffer.priorities._tree.weights, before)
     assert buffer.priorities.largest == 1.0
+
+
+STACKS = spaces.Box(0, 255, (4, 6, 6), np.uint8)
+KINDS = {
+    "whole": (BOX, lambda space: ComposedReplayBuffer(14, space, ACTIONS, "cpu", 2)),
+    "frames": (STACKS, lambda space: FrameReplayBuffer(14, space, ACTIONS, "cpu", 2, n_stack=4)),
+    "prioritized": (STACKS, lambda space: PrioritizedReplayBuffer(14, space, ACTIONS, "cpu", 2, n_stack=4)),
+}
+
+
+def stacked_steps(space, n, seed=0):
+    """Steps of two environments; of images each goes on from the one before, as frame stacks do."""
+    for obs, next_obs, *rest in random_steps(space, 2, n, seed, p_done=0.2):
+        if len(space.shape) == 3:
+            next_obs = np.concatenate([obs[:, 1:], next_obs[:, -1:]], axis=1)
+        yield obs, next_obs, *rest
+
+
+def contents(buffer):
+    """What can be drawn, by the action that it came with."""
+    steps = np.repeat(np.arange(buffer.size()), 2)
+    samples = buffer._at(steps, np.tile([0, 1], buffer.size()), None)
+    return [tuple(part[i].numpy().tobytes() for part in samples if part is not None) for i in range(len(steps))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bad", ["obs", "next_obs", "action", "reward", "done", "infos", "info"])
+def test_what_cannot_be_kept_changes_nothing(kind, bad):
+    space, make = KINDS[kind]
+    buffer = make(space)
+    *steps, last = stacked_steps(space, 10)
+    for step in steps:
+        buffer.add(*step)
+    before = contents(buffer)
+    names = ["obs", "next_obs", "action", "reward", "done", "infos"]
+    wrong = dict(zip(names, last, strict=True))
+    if bad == "info":
+        wrong["infos"] = [{}, None]
+    else:
+        wrong[bad] = wrong[bad][:1]
+    with pytest.raises((ValueError, AttributeError)):
+        buffer.add(**wrong)
+    assert contents(buffer) == before
+    twin = make(space)
+    for step in [*steps, last]:
+        twin.add(*step)
+    buffer.add(*last)
+    assert contents(buffer) == contents(twin)
+
+
+class Interrupts:
+    """Raises KeyboardInterrupt before the n-th line of the replay room that runs."""
+
+    def __init__(self, n):
+        self.left = n
+
+    def __call__(self, frame, event, argument):
+        if "sb3_sparse/replay" not in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            self.left -= 1
+            if self.left < 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interrupted_step_harms_no_other(kind):
+    space, make = KINDS[kind]
+    steps = list(stacked_steps(space, 14))
+    for n in range(1000):
+        buffer = make(space)
+        for step in steps[:10]:
+            buffer.add(*step)
+        before, place = contents(buffer), buffer.pos
+        trace = sys.gettrace()
+        try:
+            sys.settrace(Interrupts(n))
+            buffer.add(*steps[10])
+        except KeyboardInterrupt:
+            pass
+        else:
+            break
+        finally:
+            sys.settrace(trace)
+        others = [i for i in range(len(before)) if i // 2 != place]
+        after = contents(buffer)
+        assert [after[i] for i in others] == [before[i] for i in others], n
+        # The steps go on, with the one that was interrupted or without it.
+        for step in steps[11:]:
+            buffer.add(*step)
+        twins = [make(space), make(space)]
+        for twin, tail in zip(twins, (steps[10:], steps[11:]), strict=True):
+            for step in [*steps[:10], *tail]:
+                twin.add(*step)
+        assert sorted(contents(buffer)) in [sorted(contents(twin)) for twin in twins], n
+    assert n > 10
+
+
+@pytest.mark.parametrize("algorithm", [DQN, SAC])
+def test_subclasses_of_the_buffer_are_refused_likewise(algorithm):
+    class Mine(PrioritizedReplayBuffer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+
+    env = "CartPole-v1" if algorithm is DQN else "Pendulum-v1"
+    with pytest.raises(ValueError, match="never updates priorities"):
+        algorithm("MlpPolicy", env, replay_buffer_class=Mine)

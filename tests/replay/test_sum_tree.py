@@ -113,3 +113,18 @@ def test_nothing_to_do_is_nothing_done():
     assert tree.total == 0.0
     tree[[1]] = 1.0
     assert tree.find([]).tolist() == []
+
+
+def test_an_interrupted_write_leaves_sums_right(monkeypatch):
+    tree = SumTree(1000)
+    tree[np.arange(1000)] = 1.0
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "unique", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tree[[5]] = [500.0]
+    assert tree.total == tree.weights.sum()
+    assert tree.find([100.0]).tolist() == [5]
