@@ -96,7 +96,7 @@ class ComposedReplayBuffer(ReplayBuffer):
         ):
             if n != self.n_envs:
                 raise ValueError(f"{name}={values!r}: expected one for each of {self.n_envs} environments.")
-        action = np.reshape(action, (self.n_envs, self.action_dim))
+        action = np.asarray(action).reshape(self.n_envs, self.action_dim)
         timeouts = [self.handle_timeout_termination and info.get("TimeLimit.truncated", False) for info in infos]
         self.storage.check(obs, next_obs)
         self.actions[place], self.rewards[place], self.dones[place], self.timeouts[place] = action, reward, done, timeouts

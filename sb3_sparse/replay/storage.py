@@ -1,5 +1,6 @@
 """Where observations are kept: one array of observations and one of those that followed, for each part of them."""
 
+import math
 from typing import Any, Protocol
 
 import numpy as np
@@ -105,5 +106,5 @@ def check_size(given: Any, shape: tuple[int, ...]) -> None:
     :param shape: ``(n_envs, ...)``
     :raises ValueError: If they cannot have this shape.
     """
-    if np.size(given) != np.prod(shape):
+    if np.size(given) != math.prod(shape):
         raise ValueError(f"observations of shape {np.shape(given)}: expected {shape}.")
