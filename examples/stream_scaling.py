@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from stream_runs import EpisodeRecorder, last_mean, make_env, read_episodes, run_all, window_means, write_csv
+from study_runs import EpisodeRecorder, last_mean, make_env, read_episodes, run_all, window_means, write_csv
 
 from sb3_sparse.common.figures import new_figure, save_figure
 

@@ -7,37 +7,37 @@ import pytest
 
 
 @pytest.fixture
-def stream_runs(monkeypatch):
+def study_runs(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
-    import stream_runs
+    import study_runs
 
-    return stream_runs
+    return study_runs
 
 
-def test_windows(stream_runs):
+def test_windows(study_runs):
     episodes = [(10, 1.0), (20, 3.0), (75, 8.0)]
     # Episodes end in windows 1, 1 and 4 of 5; the third and second take the one under way; nothing ends in the last.
-    np.testing.assert_array_equal(stream_runs.window_means(episodes, 100, 5), [2, 8, 8, 8, np.nan])
-    assert np.isnan(stream_runs.window_means([], 100, 2)).all()
-    assert stream_runs.last_mean([(i, float(i)) for i in range(20)]) == 14.5
+    np.testing.assert_array_equal(study_runs.window_means(episodes, 100, 5), [2, 8, 8, 8, np.nan])
+    assert np.isnan(study_runs.window_means([], 100, 2)).all()
+    assert study_runs.last_mean([(i, float(i)) for i in range(20)]) == 14.5
 
 
-def test_a_run_is_written_whole_and_not_again(stream_runs, tmp_path):
+def test_a_run_is_written_whole_and_not_again(study_runs, tmp_path):
     path = tmp_path / "new" / "run.csv"
-    stream_runs._run_one((path, lambda: [(7, 1.25), (9, -2.0)], ["stream_ac", "Hopper-v5", "ours", 3]))
-    assert stream_runs.read_episodes(path) == [(7, 1.25), (9, -2.0)]
+    study_runs._run_one((path, lambda: [(7, 1.25), (9, -2.0)], ["stream_ac", "Hopper-v5", "ours", 3], study_runs.HEADER))
+    assert study_runs.read_episodes(path) == [(7, 1.25), (9, -2.0)]
     assert [file.name for file in path.parent.iterdir()] == ["run.csv"]
 
     def explode():
         raise AssertionError("a finished run was started again")
 
-    stream_runs.run_all({path: explode}, {path: []}, jobs=1)
+    study_runs.run_all({path: explode}, {path: []}, jobs=1)
 
 
-def test_a_broken_run_leaves_no_file(stream_runs, tmp_path):
+def test_a_broken_run_leaves_no_file(study_runs, tmp_path):
     def explode():
         raise RuntimeError("no episodes")
 
     with pytest.raises(RuntimeError, match="no episodes"):
-        stream_runs._run_one((tmp_path / "run.csv", explode, []))
+        study_runs._run_one((tmp_path / "run.csv", explode, [], study_runs.HEADER))
     assert not list(tmp_path.iterdir())

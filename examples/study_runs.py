@@ -1,4 +1,4 @@
-"""What the streaming studies share: runs that can be resumed, one CSV of episodes each, and curves of equal windows."""
+"""What the learning studies share: runs that can be resumed, one CSV of episodes each, and curves of equal windows."""
 
 import csv
 import itertools
@@ -36,15 +36,19 @@ def make_env(env_id: str, max_episode_steps: int | None = None) -> gym.Env:
     return gym.make(env_id) if max_episode_steps is None else gym.make(env_id, max_episode_steps=max_episode_steps)
 
 
-def run_all(runs: dict[Path, Callable[[], list[tuple[int, float]]]], labels: dict[Path, list], jobs: int) -> None:
+def run_all(
+    runs: dict[Path, Callable[[], list[tuple]]], labels: dict[Path, list], jobs: int, header: list[str] = HEADER
+) -> None:
     """
     Do the runs whose file does not exist yet, in the order given.
 
-    :param runs: For each file, a picklable function that trains and returns the episodes.
+    :param runs: For each file, a picklable function that trains and returns the episodes: step, return, and whatever else
+        the header names.
     :param labels: For each file, its first four columns.
     :param jobs: Processes at a time, one thread each.
+    :param header: Names of all columns.
     """
-    todo = [(path, run, labels[path]) for path, run in runs.items() if not path.exists()]
+    todo = [(path, run, labels[path], header) for path, run in runs.items() if not path.exists()]
     print(f"{len(runs) - len(todo)} runs are finished, {len(todo)} to do", flush=True)
     if not todo:
         return
@@ -53,12 +57,12 @@ def run_all(runs: dict[Path, Callable[[], list[tuple[int, float]]]], labels: dic
             print(message, flush=True)
 
 
-def _run_one(task: tuple[Path, Callable[[], list[tuple[int, float]]], list]) -> str:
-    path, run, label = task
+def _run_one(task: tuple[Path, Callable[[], list[tuple]], list, list[str]]) -> str:
+    path, run, label, header = task
     th.set_num_threads(1)
     start = time.perf_counter()
     episodes = run()
-    write_csv(path, HEADER, ([*label, step, f"{value:.6g}"] for step, value in episodes))
+    write_csv(path, header, ([*label, step, f"{value:.6g}", *others] for step, value, *others in episodes))
     return f"{path.stem}: last 10 {last_mean(episodes):.1f}, {time.perf_counter() - start:.0f} s"
 
 
@@ -74,9 +78,9 @@ def read_episodes(path: Path) -> list[tuple[int, float]]:
         return [(int(row["step"]), float(row["return"])) for row in csv.DictReader(file)]
 
 
-def last_mean(episodes: list[tuple[int, float]], n: int = 10) -> float:
+def last_mean(episodes: list[tuple], n: int = 10) -> float:
     """Mean return of the last episodes."""
-    return float(np.mean([value for _, value in episodes[-n:]])) if episodes else float("nan")
+    return float(np.mean([episode[1] for episode in episodes[-n:]])) if episodes else float("nan")
 
 
 def window_means(episodes: list[tuple[int, float]], n_steps: int, n_windows: int) -> np.ndarray:

@@ -1,0 +1,193 @@
+"""
+Does Rainbow learn better than SB3's DQN, also with four fifths of its weights gone, and which of its parts matter?
+
+    python examples/rainbow_study.py tune --jobs 2      # learning rates, of both algorithms, over the same trials
+    python examples/rainbow_study.py compare --jobs 2   # DQN and Rainbow, with the learning rates found
+    python examples/rainbow_study.py ablate --jobs 2    # one part of Rainbow switched off at a time
+    python examples/rainbow_study.py plot               # docs/images/rainbow_*.png and .csv, and the tables
+
+Finished runs are skipped, so each command can be resumed. All arms of a task have the same trunk, number of steps,
+warm-up, batch size and number of updates. A run writes one CSV: the episodes of training as the environment pays them,
+and 30 episodes of the finished agent, without random actions and without noise.
+"""
+
+import argparse
+import csv
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from study_runs import HEADER, EpisodeRecorder, run_all, write_csv
+
+from sb3_sparse.common.figures import new_figure, save_figure
+
+EVALUATION_EPISODES = 30
+# Above the longest game that was ever seen in 100,000 steps; without a limit, a greedy agent could play for ever.
+MINATAR_LIMIT = 5_000
+RATES = (1e-4, 3e-4, 1e-3)
+# Apart from those that are compared.
+TUNING_SEEDS = (100, 101)
+SEEDS = (0, 1, 2, 3, 4)
+
+
+class Task(NamedTuple):
+    """What is trained on, for how long, and how often an update is made; the same for all arms."""
+
+    env_id: str
+    n_steps: int
+    trunk: dict[str, Any]
+    returns: tuple[float, float]
+    """The smallest and the largest return of Rainbow's distributions, with a discount factor of 0.99."""
+    train_freq: int
+    batch_size: int
+    target_update_interval: int
+
+
+VECTORS: dict[str, Any] = {"net_arch": [128, 128]}
+GRIDS: dict[str, Any] = {"encoder": "grid", "net_arch": [128]}
+TASKS = {
+    "CartPole": Task("CartPole-v1", 30_000, VECTORS, (0.0, 100.0), 2, 64, 500),
+    "LunarLander": Task("LunarLander-v3", 100_000, VECTORS, (-200.0, 200.0), 2, 64, 1_000),
+    "Breakout": Task("MinAtar/Breakout-v1", 100_000, GRIDS, (-10.0, 10.0), 4, 32, 1_000),
+    "Freeway": Task("MinAtar/Freeway-v1", 100_000, GRIDS, (-10.0, 10.0), 4, 32, 1_000),
+}
+# Keywords of each arm; "sparsity" is one of its policy.
+ARMS: dict[str, dict[str, Any]] = {
+    "DQN": {},
+    "Rainbow": {},
+    "Rainbow S=0.8": {"sparsity": 0.8},
+    "no distributions": {"distributional": False},
+    "no dueling": {"dueling": False},
+    "no double": {"double": False},
+    "no noise": {"noisy": False},
+    "no priorities": {"prioritized": False},
+    "one step": {"n_steps": 1},
+}
+COMPARED = ("DQN", "Rainbow", "Rainbow S=0.8")
+ABLATED = tuple(ARMS)[3:]
+ABLATION_TASK, ABLATION_SEEDS = "Breakout", (0, 1, 2)
+COLOURS = {"DQN": "#d62728", "Rainbow": "#1f77b4", "Rainbow S=0.8": "#2ca02c"}
+N_WINDOWS = 20
+
+
+def make_env(task: Task) -> gym.Env:
+    """The environment, and a limit where it has none."""
+    if not task.env_id.startswith("MinAtar/"):
+        return gym.make(task.env_id)
+    import minatar.gym
+
+    if task.env_id not in gym.registry:
+        minatar.gym.register_envs()
+    return gym.make(task.env_id, max_episode_steps=MINATAR_LIMIT)
+
+
+def make_model(name: str, arm: str, rate: float, seed: int) -> Any:
+    """The untrained agent of an arm."""
+    from stable_baselines3 import DQN
+
+    from sb3_sparse.rainbow import ImageEncoder, Rainbow
+
+    task = TASKS[name]
+    shared: dict[str, Any] = dict(
+        learning_rate=rate,
+        buffer_size=task.n_steps,
+        learning_starts=1_000,
+        batch_size=task.batch_size,
+        train_freq=task.train_freq,
+        target_update_interval=task.target_update_interval,
+        gamma=0.99,
+        seed=seed,
+        device="cpu",
+    )
+    trunk = dict(task.trunk)
+    if arm == "DQN":
+        if "encoder" in trunk:
+            trunk["features_extractor_class"] = ImageEncoder
+            trunk["features_extractor_kwargs"] = {"encoder": trunk.pop("encoder")}
+        return DQN("MlpPolicy", make_env(task), policy_kwargs=trunk, **shared)
+    settings = dict(ARMS[arm])
+    trunk["sparsity"] = settings.pop("sparsity", 0.0)
+    v_min, v_max = task.returns
+    return Rainbow("MlpPolicy", make_env(task), policy_kwargs=trunk, v_min=v_min, v_max=v_max, **settings, **shared)
+
+
+def train(name: str, arm: str, rate: float, seed: int) -> list[tuple[int, float, str]]:
+    """Step at its end, return and phase of every episode."""
+    from stable_baselines3.common.evaluation import evaluate_policy
+    from stable_baselines3.common.monitor import Monitor
+
+    task = TASKS[name]
+    model, recorder = make_model(name, arm, rate, seed), EpisodeRecorder()
+    model.learn(task.n_steps, callback=recorder)
+    env = Monitor(make_env(task))
+    env.reset(seed=10_000 + seed)
+    returns, _ = evaluate_policy(model, env, EVALUATION_EPISODES, return_episode_rewards=True)
+    rows = [(step, value, "train") for step, value in recorder.episodes]
+    return rows + [(task.n_steps, float(value), "evaluate") for value in returns]
+
+
+def run_path(folder: Path, name: str, arm: str, rate: float, seed: int) -> Path:
+    """The file of one run."""
+    return folder / f"{name}-{arm.replace(' ', '_')}-{rate:g}-{seed}.csv"
+
+
+def read(path: Path, phase: str) -> list[tuple[int, float]]:
+    """The episodes of one phase of a finished run."""
+    with path.open(newline="") as file:
+        return [(int(row["step"]), float(row["return"])) for row in csv.DictReader(file) if row["phase"] == phase]
+
+
+def best_rate(folder: Path, name: str, arm: str) -> float:
+    """Of the trials, the rate with the best mean return over the last quarter of training, over both seeds."""
+    scores = {}
+    for rate in RATES:
+        paths = [run_path(folder, name, arm, rate, seed) for seed in TUNING_SEEDS]
+        if missing := [path.name for path in paths if not path.exists()]:
+            raise SystemExit(f"{missing} are missing: run tune first")
+        start = 0.75 * TASKS[name].n_steps
+        scores[rate] = np.mean([np.mean([value for step, value in read(p, "train") if step > start]) for p in paths])
+    return max(scores, key=lambda rate: scores[rate])
+
+
+def rate_of(folder: Path, name: str, arm: str) -> float:
+    """What an arm was tuned to; variants of Rainbow take Rainbow's."""
+    return best_rate(folder, name, "DQN" if arm == "DQN" else "Rainbow")
+
+
+def runs_of(command: str, folder: Path, names: list[str]) -> list[tuple[str, str, float, int]]:
+    """Task, arm, learning rate and seed of every run of a command."""
+    if command == "tune":
+        return [(n, arm, rate, s) for s in TUNING_SEEDS for n in names for arm in ("DQN", "Rainbow") for rate in RATES]
+    if command == "ablate":
+        rate = rate_of(folder, ABLATION_TASK, "Rainbow")
+        return [(ABLATION_TASK, arm, rate, seed) for seed in ABLATION_SEEDS for arm in ABLATED]
+    rates = {(name, arm): rate_of(folder, name, arm) for name in names for arm in COMPARED}
+    return [(name, arm, rates[name, arm], seed) for seed in SEEDS for name in names for arm in COMPARED]
+
+
+def main() -> None:
+    """Run, or draw what was run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["tune", "compare", "ablate", "plot"])
+    parser.add_argument("--folder", type=Path, default=Path("logs/rainbow_study"), help="of the CSV files")
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time, one thread each")
+    parser.add_argument("--output", type=Path, default=Path("docs/images"), help="folder of pictures and tables")
+    args = parser.parse_args()
+    th.set_num_threads(1)
+    if args.command == "plot":
+        plot(args.folder, args.tasks, args.output)
+        return
+    runs, labels = {}, {}
+    for name, arm, rate, seed in runs_of(args.command, args.folder, args.tasks):
+        path = run_path(args.folder, name, arm, rate, seed)
+        runs[path] = partial(train, name, arm, rate, seed)
+        labels[path] = ["dqn" if arm == "DQN" else "rainbow", TASKS[name].env_id, arm, seed]
+    run_all(runs, labels, args.jobs, [*HEADER, "phase"])
+
+
+if __name__ == "__main__":
+    main()
