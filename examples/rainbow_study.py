@@ -50,7 +50,7 @@ VECTORS: dict[str, Any] = {"net_arch": [128, 128]}
 GRIDS: dict[str, Any] = {"encoder": "grid", "net_arch": [128]}
 TASKS = {
     "CartPole": Task("CartPole-v1", 30_000, VECTORS, (0.0, 100.0), 2, 64, 500),
-    "LunarLander": Task("LunarLander-v3", 100_000, VECTORS, (-200.0, 200.0), 2, 64, 1_000),
+    "LunarLander": Task("LunarLander-v3", 100_000, VECTORS, (-200.0, 200.0), 4, 64, 1_000),
     "Breakout": Task("MinAtar/Breakout-v1", 100_000, GRIDS, (-10.0, 10.0), 4, 32, 1_000),
     "Freeway": Task("MinAtar/Freeway-v1", 100_000, GRIDS, (-10.0, 10.0), 4, 32, 1_000),
 }
