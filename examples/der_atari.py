@@ -12,7 +12,6 @@ import argparse
 import csv
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch as th
@@ -49,7 +48,9 @@ class Games(BaseCallback):
         self.rows += [(self.num_timesteps, info["episode"]["r"]) for info in self.locals["infos"] if "episode" in info]
         if self.num_timesteps % 5_000 == 0:
             last = np.mean([value for _, value in self.rows[-10:]] or [np.nan])
-            print(f"{self.num_timesteps} steps, {time.perf_counter() - self.start:.0f} s, last ten games {last:.1f}", flush=True)
+            print(
+                f"{self.num_timesteps} steps, {time.perf_counter() - self.start:.0f} s, last ten games {last:.1f}", flush=True
+            )
         return True
 
 

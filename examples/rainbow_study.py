@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch as th
-from study_runs import HEADER, EpisodeRecorder, run_all, write_csv
+from sb3_sparse.results.aggregates import estimate, iqm
+from study_runs import HEADER, EpisodeRecorder, run_all, window_means, write_csv
 
 from sb3_sparse.common.figures import new_figure, save_figure
 
@@ -166,6 +167,78 @@ def runs_of(command: str, folder: Path, names: list[str]) -> list[tuple[str, str
         return [(ABLATION_TASK, arm, rate, seed) for seed in ABLATION_SEEDS for arm in ABLATED]
     rates = {(name, arm): rate_of(folder, name, arm) for name in names for arm in COMPARED}
     return [(name, arm, rates[name, arm], seed) for seed in SEEDS for name in names for arm in COMPARED]
+
+
+def final_return(path: Path) -> float:
+    """Mean return of the finished agent."""
+    return float(np.mean([value for _, value in read(path, "evaluate")]))
+
+
+def finished(folder: Path, name: str, arm: str, seeds: tuple[int, ...]) -> dict[int, Path]:
+    """The runs of an arm that are there."""
+    rate = rate_of(folder, name, arm)
+    paths = {seed: run_path(folder, name, arm, rate, seed) for seed in seeds}
+    return {seed: path for seed, path in paths.items() if path.exists()}
+
+
+def line(label: str, rate: float, values: list[float]) -> str:
+    """A row of a table: each seed, then the interquartile mean and its interval."""
+    found = estimate(iqm, np.array(values)[:, None])
+    interval = "" if found.low is None else f"{found.low:.1f} to {found.high:.1f}"
+    return f"| {label} | {rate:g} | {', '.join(f'{value:.1f}' for value in values)} | {found.value:.1f} | {interval} |"
+
+
+def plot(folder: Path, names: list[str], output: Path) -> None:
+    """Curves of all tasks, the table of final returns, the ablation, and the numbers behind them."""
+    names = [name for name in names if any(finished(folder, name, arm, SEEDS) for arm in COMPARED)]
+    figure = new_figure((3.6 * len(names), 3.4))
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    rows: list[list] = []
+    print("| task, arm | learning rate | seeds 0 to 4 | IQM | 95 % interval |\n|---|---:|---|---:|---:|")
+    for axes, name in zip(panels, names, strict=True):
+        n_steps = TASKS[name].n_steps
+        x = (np.arange(N_WINDOWS) + 0.5) * n_steps / N_WINDOWS / 1000
+        for arm in COMPARED:
+            paths, rate = finished(folder, name, arm, SEEDS), rate_of(folder, name, arm)
+            curves = [window_means(read(path, "train"), n_steps, N_WINDOWS) for path in paths.values()]
+            if not curves:
+                continue
+            draw_curves(axes, x, np.array(curves), arm)
+            print(line(f"{name}, {arm}", rate, [final_return(path) for path in paths.values()]))
+            rows += [
+                [name, arm, f"{rate:g}", seed, f"{final_return(path):.2f}", *(f"{value:.2f}" for value in curve)]
+                for (seed, path), curve in zip(paths.items(), curves, strict=True)
+            ]
+        axes.set(title=name, xlabel="thousand steps")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("return of an episode of training")
+    panels[0].legend(fontsize=8)
+    save_figure(figure, output / "rainbow_learning.png", dpi=80)
+    windows = [f"return_window_{i + 1}" for i in range(N_WINDOWS)]
+    write_csv(output / "rainbow_learning.csv", ["task", "arm", "learning_rate", "seed", "final_return", *windows], rows)
+    plot_ablation(folder, output)
+
+
+def draw_curves(axes: Any, x: np.ndarray, curves: np.ndarray, arm: str) -> None:
+    """The interquartile mean over seeds with its interval, and every seed, thinly."""
+    axes.plot(x, curves.T, color=COLOURS[arm], alpha=0.25, linewidth=0.7)
+    found = [estimate(iqm, curves[:, i : i + 1]) for i in range(curves.shape[1])]
+    axes.plot(x, [point.value for point in found], color=COLOURS[arm], linewidth=2, label=f"{arm}, n = {len(curves)}")
+    if len(curves) > 1:
+        axes.fill_between(x, [p.low for p in found], [p.high for p in found], color=COLOURS[arm], alpha=0.15, linewidth=0)
+
+
+def plot_ablation(folder: Path, output: Path) -> None:
+    """The table of the parts that were switched off, and its numbers."""
+    rows = []
+    print(f"\n| {ABLATION_TASK}, 3 seeds | learning rate | seeds 0 to 2 | IQM | 95 % interval |\n|---|---:|---|---:|---:|")
+    for arm in ("Rainbow", *ABLATED):
+        paths, rate = finished(folder, ABLATION_TASK, arm, ABLATION_SEEDS), rate_of(folder, ABLATION_TASK, arm)
+        values = [final_return(path) for path in paths.values()]
+        if values:
+            print(line(arm, rate, values))
+            rows += [[arm, f"{rate:g}", seed, f"{value:.2f}"] for seed, value in zip(paths, values, strict=True)]
+    write_csv(output / "rainbow_ablation.csv", ["arm", "learning_rate", "seed", "final_return"], rows)
 
 
 def main() -> None:
