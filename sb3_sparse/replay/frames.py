@@ -72,22 +72,22 @@ class FrameStacks:
             self._stacks.pop((new, env), None)
             self._ends.pop((new, env), None)
             self._keep(new, env, obs[env], None if last is None else last[0][env])
-            goes_on = np.array_equal(self._older(next_obs[env]), self._newer(obs[env]))
+            goes_on = _same(self._older(next_obs[env]), self._newer(obs[env]))
             self._ends[new, env] = self._frame(next_obs[env]) if goes_on else next_obs[env]
         self._state = steps + 1, place, (obs, next_obs)
         # What followed the step before is this one: it need not be kept twice.
         for env in range(self._n_envs):
-            if last is not None and np.array_equal(obs[env], last[1][env]):
+            if last is not None and _same(obs[env], last[1][env]):
                 del self._ends[(new - 1) % self._length, env]
 
     def _keep(self, new: int, env: int, obs: np.ndarray, last_obs: np.ndarray | None) -> None:
         self._frames[new, env] = self._frame(obs)
         before = (new - 1) % self._length
-        if last_obs is not None and np.array_equal(self._older(obs), self._newer(last_obs)):
+        if last_obs is not None and _same(self._older(obs), self._newer(last_obs)):
             back = min(self._back[before, env] + 1, self._n_stack - 1)
             self._back[new, env], self._kind[new, env] = back, self._kind[before, env]
             return
-        is_black = not self._older(obs).any()
+        is_black = not self._older(obs).tobytes().strip(b"\0")
         self._back[new, env], self._kind[new, env] = 0, _ZEROS if is_black else _WHOLE
         if not is_black:
             self._stacks[new, env] = obs
@@ -136,3 +136,8 @@ class FrameStacks:
 
     def _newer(self, stack: np.ndarray) -> np.ndarray:
         return stack[self._frame_shape[0] :]
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Bit by bit, in half the time of comparing numbers."""
+    return a.tobytes() == b.tobytes()

@@ -80,6 +80,19 @@ def test_ends_at_every_offset_from_the_wrap():
             assert np.array_equal(frames.next_observations(steps, envs), plain.next_observations(steps, envs))
 
 
+def test_numbers_that_are_equal_and_not_the_same_come_back():
+    space = spaces.Box(-1, 1, (2, 4, 4), np.float32)
+    frames = FrameStacks(space, 3, 1, n_stack=2)
+    # The second stack goes on from the first, but for the sign of a zero; nan goes on.
+    first, second = np.full((1, 2, 4, 4), 0.0, np.float32), np.full((1, 2, 4, 4), -0.0, np.float32)
+    for step, (obs, next_obs) in enumerate([(first, second), (second, first * np.nan), (first * np.nan, first * np.nan)]):
+        frames.add(step, obs, next_obs)
+        where = np.array([step]), np.array([0])
+        assert frames.observations(*where).tobytes() == obs.tobytes()
+        assert frames.next_observations(*where).tobytes() == next_obs.tobytes()
+    assert len(frames._ends) == 1
+
+
 @pytest.mark.full
 def test_stacks_come_back_over_many_steps():
     size, space = 1000, spaces.Box(0, 255, (4, 4, 4), np.uint8)
