@@ -99,7 +99,7 @@ def compare(title, contenders, rounds, clock):
     }
     seconds = alternate(updates, rounds, warmups=3, clock=clock)
     rows = [
-        [name, milliseconds(value), f"{1 / value:.1f}", f"{seconds['plain'] / value:.2f}", convolutions(updates[name])]
+        [name, milliseconds(value), f"{1 / value:.3g}", f"{seconds['plain'] / value:.2f}", convolutions(updates[name])]
         for name, value in seconds.items()
     ]
     header = ["contender", "ms per update", "updates per second", "times plain", "convolutions' share"]
