@@ -1,7 +1,8 @@
 """Linear layers that explore by noise on their weights, whose size is learned (Fortunato et al. 2018)."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch as th
@@ -33,6 +34,9 @@ class NoisyLinear(nn.Linear):
     noise_out: th.Tensor
     #: Whether the noise acts.
     noisy: bool = True
+    # Memory for the weights with their noise, and whether it holds those of the moment: see `noise_added`.
+    _sum: th.Tensor | None = None
+    _added: bool = False
 
     def __init__(self, in_features: int, out_features: int, sigma: float = 0.5):
         sigma = non_negative("sigma", sigma)
@@ -50,6 +54,7 @@ class NoisyLinear(nn.Linear):
 
     def reset_noise(self) -> None:
         """Draw another noise, from torch's generator."""
+        self._added = False
         _draw(self.noise_in, self.noise_out)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
@@ -57,6 +62,9 @@ class NoisyLinear(nn.Linear):
         :param x: ``(..., in_features)``
         :return: ``(..., out_features)``
         """
+        if self.noisy and self._added:
+            parameters = (self.weight, self.weight_sigma, self.bias, self.bias_sigma)
+            return _WithSum.apply(x, *parameters, self.noise_in, self.noise_out, self._sum)
         means = super().forward(x)
         if not self.noisy:
             return means
@@ -64,8 +72,33 @@ class NoisyLinear(nn.Linear):
         deviations = nn.functional.linear(x * self.noise_in, self.weight_sigma, self.bias_sigma)
         return means + deviations * self.noise_out
 
+    @th.no_grad()
+    def _add_noise(self) -> None:
+        if self._sum is None or self._sum.device != self.weight.device or self._sum.dtype != self.weight.dtype:
+            self._sum = th.empty_like(self.weight)
+        th.mul(self.weight_sigma, self.noise_in, out=self._sum)
+        th.addcmul(self.weight, self._sum, self.noise_out[:, None], out=self._sum)
+        self._added = True
+
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, noisy={self.noisy}"
+
+
+class _WithSum(th.autograd.Function):
+    """What :class:`NoisyLinear` computes, from weights to which the noise is added already: one product instead of two."""
+
+    @staticmethod
+    def forward(ctx, x, weight, weight_sigma, bias, bias_sigma, noise_in, noise_out, total):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x, noise_in, noise_out, total)
+        return nn.functional.linear(x, total, bias + bias_sigma * noise_out)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        x, noise_in, noise_out, total = ctx.saved_tensors
+        of_x = grad @ total if ctx.needs_input_grad[0] else None
+        of_weight, of_bias = grad.T @ x, grad.sum(0)
+        of_sigma = (of_weight * noise_in).mul_(noise_out[:, None])
+        return of_x, of_weight, of_sigma, of_bias, of_bias * noise_out, None, None, None
 
 
 class SparseNoisyLinear(SparseLinear):
@@ -144,3 +177,21 @@ def noisy_layers(module: nn.Module) -> Iterable[NoisyLinear | SparseNoisyLinear]
     :param module: Any module.
     """
     return (layer for layer in module.modules() if isinstance(layer, NoisyLinear | SparseNoisyLinear))
+
+
+@contextmanager
+def noise_added(*modules: nn.Module) -> Iterator[None]:
+    """
+    Add weights and noise up once for all passes inside, instead of multiplying with each in each pass. Weights must not
+    change there; where another noise is drawn, that layer goes on as outside. Sparse layers compute as ever.
+
+    :param modules: Whose noisy layers are meant; inputs are ``(batch, features)``.
+    """
+    layers = [layer for module in modules for layer in noisy_layers(module) if isinstance(layer, NoisyLinear)]
+    try:
+        for layer in layers:
+            layer._add_noise()
+        yield
+    finally:
+        for layer in layers:
+            layer._added = False

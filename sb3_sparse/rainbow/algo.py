@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch.nn import functional as F
 
 from sb3_sparse.common.validation import flag, whole_number
+from sb3_sparse.networks.noisy import noise_added
 from sb3_sparse.rainbow.networks import RainbowNetwork
 from sb3_sparse.rainbow.policies import RainbowCnnPolicy, RainbowMultiInputPolicy, RainbowPolicy
 from sb3_sparse.replay.buffer import ComposedReplayBuffer
@@ -166,7 +167,8 @@ class Rainbow(DQN):
             samples = self._sample(batch_size)
             self.q_net.reset_noise()
             self.q_net_target.reset_noise()
-            found = self._losses(samples)
+            with noise_added(self.q_net, self.q_net_target):
+                found = self._losses(samples)
             losses.append(self._update(found.losses, samples))
             if self.prioritized:
                 self.replay_buffer.update_priorities(samples.indices, found.priorities)  # type: ignore[union-attr]
@@ -217,7 +219,8 @@ class Rainbow(DQN):
         loss = (losses * samples.weights).mean() if self.prioritized else losses.mean()
         self.policy.optimizer.zero_grad()
         loss.backward()
-        th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        if self.max_grad_norm < float("inf"):
+            th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         self.policy.optimizer.step()
         return loss.detach()
 

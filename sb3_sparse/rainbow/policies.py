@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MultiInputPolicy
@@ -39,7 +40,8 @@ class RainbowPolicy(LoadsWhole, DQNPolicy):
         deviations of a noisy layer live at the same positions and count once.
     :param mask_seed: Fixes which weights exist, apart from the initial values. None: follows SB3's ``seed=``.
     :param rescale: Multiply the surviving initial weights of a layer by ``1 / sqrt(density)``.
-    :param kwargs: Of SB3's ``DQNPolicy``.
+    :param kwargs: Of SB3's ``DQNPolicy``. With ``distributional`` or ``noisy``, where SB3's DQN cannot be met bit by bit, Adam
+        is torch's fused one, unless ``optimizer_kwargs`` say otherwise.
     :raises ValueError: If a value is out of range.
     """
 
@@ -87,6 +89,11 @@ class RainbowPolicy(LoadsWhole, DQNPolicy):
             net_arch = [128 if encoder == "grid" else 512] if net_arch is None else net_arch
         elif width_scale != 1.0:
             raise ValueError(f"width_scale={width_scale!r} multiplies the channels of an encoder: name one by encoder=.")
+        given = kwargs.get("optimizer_kwargs") or {}
+        is_adam = kwargs.get("optimizer_class", th.optim.Adam) is th.optim.Adam
+        if is_adam and (distributional or noisy) and not (given.get("foreach") or given.get("differentiable")):
+            # A third of the time, and no memory that is asked for anew in each step.
+            kwargs["optimizer_kwargs"] = {"fused": True, **given}
         super().__init__(observation_space, action_space, lr_schedule, net_arch, *args, **kwargs)
 
     def _encoder_arguments(self, space: spaces.Space, kwargs: dict[str, Any]) -> dict[str, Any]:

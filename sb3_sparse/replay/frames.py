@@ -48,9 +48,17 @@ class FrameStacks:
         # of which the newest frame says all if the rest goes on.
         self._stacks: dict[tuple[int, int], np.ndarray] = {}
         self._ends: dict[tuple[int, int], np.ndarray] = {}
-        # How many steps were added, where in the ring the last one is, and what it was. Set at once, when a step is whole.
-        self._state: tuple[int, int | None, tuple[np.ndarray, np.ndarray] | None] = 0, None, None
+        # How many steps were added, where in the ring the last one is, and what followed it, as the bytes of each
+        # environment. Set at once, when a step is whole.
+        self._state: tuple[int, int | None, list[bytes] | None] = 0, None, None
         self.nbytes = self._frames.nbytes + self._back.nbytes + self._kind.nbytes
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        n_steps, newest, last = self._state
+        if isinstance(last, tuple):
+            # A file from when the last step was kept as arrays of what was seen and what followed.
+            self._state = n_steps, newest, [stack.tobytes() for stack in last[1]]
 
     @property
     def newest(self) -> int | None:
@@ -65,32 +73,45 @@ class FrameStacks:
     def add(self, place: int, obs: Any, next_obs: Any) -> None:
         """See :class:`ObservationStorage`."""
         shape = (self._n_envs, *self._shape)
-        obs, next_obs = np.array(obs).reshape(shape), np.array(next_obs).reshape(shape)
+        obs = np.asarray(obs, dtype=self._frames.dtype).reshape(shape)
+        next_obs = np.asarray(next_obs, dtype=self._frames.dtype).reshape(shape)
         steps, _, last = self._state
-        new = steps % self._length
+        new, before = steps % self._length, (steps - 1) % self._length
+        follows, following = [], []
         for env in range(self._n_envs):
             self._stacks.pop((new, env), None)
             self._ends.pop((new, env), None)
-            self._keep(new, env, obs[env], None if last is None else last[0][env])
-            goes_on = np.array_equal(self._older(next_obs[env]), self._newer(obs[env]))
-            self._ends[new, env] = self._frame(next_obs[env]) if goes_on else next_obs[env]
-        self._state = steps + 1, place, (obs, next_obs)
+            # Bytes are what is compared fastest, and say that nothing differs, not even the sign of a zero.
+            now, then = obs[env].tobytes(), next_obs[env].tobytes()
+            follows.append(last is not None and now == last[env])
+            following.append(then)
+            self._keep(new, env, obs[env], last is not None and self._continues(before, env, obs[env], follows[env]))
+            goes_on = then.startswith(memoryview(now)[self._frames[new, env].nbytes :])
+            self._ends[new, env] = (self._frame(next_obs[env]) if goes_on else next_obs[env]).copy()
+        self._state = steps + 1, place, following
         # What followed the step before is this one: it need not be kept twice.
-        for env in range(self._n_envs):
-            if last is not None and np.array_equal(obs[env], last[1][env]):
-                del self._ends[(new - 1) % self._length, env]
+        for env, is_kept in enumerate(follows):
+            if is_kept:
+                del self._ends[before, env]
 
-    def _keep(self, new: int, env: int, obs: np.ndarray, last_obs: np.ndarray | None) -> None:
+    def _continues(self, before: int, env: int, obs: np.ndarray, follows: bool) -> bool:
+        """Whether the stack goes on from the one of the step before."""
+        if follows:
+            return self._ends[before, env].shape == self._frame_shape
+        (stack,) = self._rebuilt(np.array([before]), np.array([env]))
+        return self._older(obs).tobytes() == self._newer(stack).tobytes()
+
+    def _keep(self, new: int, env: int, obs: np.ndarray, continues: bool) -> None:
         self._frames[new, env] = self._frame(obs)
         before = (new - 1) % self._length
-        if last_obs is not None and np.array_equal(self._older(obs), self._newer(last_obs)):
+        if continues:
             back = min(self._back[before, env] + 1, self._n_stack - 1)
             self._back[new, env], self._kind[new, env] = back, self._kind[before, env]
             return
-        is_black = not self._older(obs).any()
+        is_black = not self._older(obs).tobytes().strip(b"\0")
         self._back[new, env], self._kind[new, env] = 0, _ZEROS if is_black else _WHOLE
         if not is_black:
-            self._stacks[new, env] = obs
+            self._stacks[new, env] = obs.copy()
 
     def observations(self, steps: np.ndarray, envs: np.ndarray) -> np.ndarray:
         """See :class:`ObservationStorage`."""

@@ -7,6 +7,8 @@ from sb3_sparse.replay.sum_tree import SumTree
 
 # Added to a magnitude, so that nothing is out of reach for ever.
 EPSILON = 1e-6
+# Entries are put off by so many steps at most: each takes memory of its own.
+_MOST_NEW = 1_000
 
 
 class Priorities:
@@ -34,6 +36,8 @@ class Priorities:
         :param indices: ``(n,)``
         """
         self._new.append(indices)
+        if len(self._new) >= _MOST_NEW:
+            self._flush()
 
     def update(self, indices: np.ndarray, priorities: np.ndarray) -> None:
         """

@@ -7,7 +7,7 @@ import pytest
 import torch as th
 
 from sb3_sparse import sparsify_, to_dense
-from sb3_sparse.networks.noisy import NoisyLinear, SparseNoisyLinear
+from sb3_sparse.networks.noisy import NoisyLinear, SparseNoisyLinear, noise_added
 
 
 def formula(layer, x):
@@ -25,6 +25,55 @@ def test_the_formula_and_its_gradients():
     direction = th.randn_like(found)
     for a, b in zip(*(th.autograd.grad(y, parameters, direction) for y in (found, expected)), strict=True):
         th.testing.assert_close(a, b)
+
+
+def test_noise_that_is_added_once_is_the_formula_and_has_its_gradients():
+    layer, x = NoisyLinear(7, 5).double(), th.randn(11, 7, dtype=th.float64, requires_grad=True)
+    with th.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_()
+    parameters = [x, *layer.parameters()]
+    for _ in range(2):
+        layer.reset_noise()
+        with noise_added(layer):
+            found = layer(x)
+            with th.no_grad():
+                assert th.equal(layer(x), found)
+        expected = formula(layer, x)
+        th.testing.assert_close(found, expected)
+        direction = th.randn_like(found)
+        for a, b in zip(*(th.autograd.grad(y, parameters, direction) for y in (found, expected)), strict=True):
+            th.testing.assert_close(a, b)
+    assert sorted(layer.state_dict()) == ["bias", "bias_sigma", "weight", "weight_sigma"]
+
+
+def test_noise_is_added_for_no_longer_than_it_holds():
+    layer, x = NoisyLinear(7, 5), th.randn(11, 7)
+    layer.reset_noise()
+    with noise_added(layer):
+        before = layer(x)
+        layer.noisy = False
+        th.testing.assert_close(layer(x), th.nn.functional.linear(x, layer.weight, layer.bias))
+        layer.noisy = True
+        layer.reset_noise()
+        th.testing.assert_close(layer(x), formula(layer, x))
+        assert not th.allclose(layer(x), before)
+    with pytest.raises(KeyError), noise_added(layer):
+        raise KeyError
+    with th.no_grad():
+        layer.weight.add_(1)
+    th.testing.assert_close(layer(x), formula(layer, x))
+    layer.double()
+    with noise_added(layer):
+        th.testing.assert_close(layer(x.double()), formula(layer, x.double()))
+
+
+def test_a_gradient_of_noise_that_is_gone_is_refused():
+    layer, x = NoisyLinear(7, 5), th.randn(11, 7)
+    with noise_added(layer):
+        loss = layer(x).sum()
+    with noise_added(layer), pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 def test_initial_values_and_moments_of_the_noise():
@@ -91,6 +140,8 @@ def test_a_sparse_noisy_layer_is_the_masked_one():
     theirs = th.autograd.grad(dense(x), [x, dense.weight, dense.weight_sigma, dense.bias, dense.bias_sigma], direction)
     for a, b in zip(ours, theirs, strict=True):
         th.testing.assert_close(a, layer.topology.gather(b) if b.shape == mask.shape else b, rtol=1e-5, atol=1e-5)
+    with noise_added(layer):
+        th.testing.assert_close(layer(x), formula(dense, x), rtol=1e-5, atol=1e-5)
     layer.noisy = False
     th.testing.assert_close(layer(x), th.nn.functional.linear(x, dense.weight, dense.bias), rtol=1e-5, atol=1e-5)
 

@@ -152,6 +152,48 @@ def test_no_random_actions_with_noise_and_sb3s_without():
     assert Rainbow("MlpPolicy", "CartPole-v1", exploration_final_eps=0.2, **SETTINGS).exploration_final_eps == 0.2
 
 
+@pytest.mark.parametrize(
+    ("switches", "given", "fused"),
+    [
+        ({}, {}, True),
+        ({"noisy": False}, {}, True),
+        ({"distributional": False}, {"eps": 1e-3}, True),
+        ({"noisy": False, "distributional": False}, {}, None),
+        ({}, {"fused": False}, False),
+        ({}, {"foreach": True}, None),
+    ],
+)
+def test_adam_is_fused_where_it_need_not_be_that_of_dqn(switches, given, fused):
+    model = Rainbow("MlpPolicy", "CartPole-v1", policy_kwargs=dict(optimizer_kwargs=given), **switches, **SETTINGS)
+    group = model.policy.optimizer.param_groups[0]
+    assert group["fused"] is fused
+    assert group.items() >= given.items()
+    model.learn(30)
+
+
+def test_another_optimizer_gets_its_own_arguments_alone():
+    policy_kwargs = dict(optimizer_class=th.optim.SGD, optimizer_kwargs=dict(momentum=0.5))
+    model = Rainbow("MlpPolicy", "CartPole-v1", policy_kwargs=policy_kwargs, **SETTINGS).learn(30)
+    assert model.policy.optimizer.param_groups[0]["momentum"] == 0.5
+
+
+@pytest.mark.parametrize("encoder", ["nature", "nature_same", "impala"])
+@pytest.mark.parametrize("sparsity", [0.0, 0.8])
+def test_the_layout_of_images_in_memory_changes_no_result(encoder, sparsity):
+    policy_kwargs = dict(encoder=encoder, sparsity=sparsity, width_scale=0.5, net_arch=[16])
+    net = DER("CnnPolicy", Random(ATARI), policy_kwargs=policy_kwargs, **SETTINGS).q_net.features_extractor
+    images = th.rand(3, *ATARI.shape)
+    expected = net.network(images)
+    with th.no_grad():
+        th.testing.assert_close(net(images), expected, rtol=1e-4, atol=1e-5)
+    found, parameters = net(images), list(net.parameters())
+    th.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    direction = th.randn_like(found)
+    for a, b in zip(*(th.autograd.grad(y, parameters, direction) for y in (found, expected)), strict=True):
+        th.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * b.abs().max().item())
+        assert a.shape == b.shape
+
+
 def test_defaults_of_der_are_table_5():
     model = DER("MlpPolicy", "CartPole-v1")
     assert (model.replay_buffer.n_steps, model.gamma, model.batch_size, model.gradient_steps) == (10, 0.99, 32, 1)

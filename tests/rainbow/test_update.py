@@ -145,6 +145,15 @@ def test_an_update_weighs_its_samples_and_gives_them_priorities():
     np.testing.assert_allclose(tree[list(last)], [(p + 1e-6) ** 0.5 for p in last.values()], rtol=1e-5)
 
 
+@pytest.mark.parametrize("limit", [1e-3, float("inf")])
+def test_gradients_are_clipped_where_there_is_a_limit(limit):
+    model = filled()
+    model.max_grad_norm = limit
+    model.train(1, 32)
+    norm = th.stack([p.grad.norm() for p in model.q_net.parameters()]).norm().item()
+    assert norm == pytest.approx(limit, rel=1e-2) if limit < 1 else norm > 0.1
+
+
 def _same_targets(model, twin, batch):
     """Losses of the network from before the step, on targets that were computed with it."""
     with th.no_grad():

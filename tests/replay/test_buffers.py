@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNorm
 
 from sb3_sparse.replay import FrameReplayBuffer, PrioritizedReplayBuffer
 from sb3_sparse.replay.buffer import ComposedReplayBuffer
+from sb3_sparse.replay.priorities import Priorities
 
 BOX = spaces.Box(-1, 1, (3,))
 IMAGE = spaces.Box(0, 255, (4, 12, 12), np.uint8)
@@ -196,6 +197,17 @@ def test_probabilities_are_the_formulas():
     np.testing.assert_allclose(batch.weights[:, 0], (weights / weights.max())[batch.indices], rtol=1e-5)
     steps, envs = np.divmod(batch.indices, 2)
     assert th.equal(batch.rewards[:, 0], th.from_numpy(buffer.rewards[steps, envs]))
+
+
+def test_what_enters_waits_for_no_longer_than_it_may():
+    priorities = Priorities(3000, 1.0)
+    priorities.update(np.array([0]), np.array([7.0]))
+    for index in range(2500):
+        priorities.enter(np.array([index]))
+    assert len(priorities._new) == 500
+    indices, probabilities = priorities.draw(10_000)
+    assert indices.max() < 2500
+    np.testing.assert_allclose(probabilities, 1 / 2500)
 
 
 def test_new_transitions_enter_with_the_largest_priority_there_ever_was():
