@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch.nn import functional as F
 
+from sb3_sparse.common.model_parts import ModelParts
+from sb3_sparse.common.sb3_models import sb3_model_parts
 from sb3_sparse.common.signatures import FullSignature
 from sb3_sparse.common.validation import flag, whole_number
 from sb3_sparse.rainbow.networks import RainbowNetwork
@@ -253,6 +256,11 @@ class Rainbow(DQN):
     ) -> tuple[np.ndarray, np.ndarray]:
         # Noise explores from the first step on; random actions would only come between.
         return super()._sample_action(0 if self.noisy else learning_starts, action_noise, n_envs)
+
+    def model_parts(self) -> ModelParts:
+        """Its network, for measurements and resets; see :class:`~sb3_sparse.common.model_parts.HasModelParts`."""
+        known = sb3_model_parts(self)
+        return replace(known, networks={"critic": replace(known.networks["critic"], layers=self.q_net.chains())})
 
     def per_sample_losses(self, network: str, batch: Any) -> th.Tensor:
         """
