@@ -33,8 +33,11 @@ from sb3_sparse.sparse import (
 )
 
 if TYPE_CHECKING:
+    from sb3_sparse.atari import DopamineAtari, make_atari
     from sb3_sparse.dmc import DMCWrapper, make_dmc
     from sb3_sparse.plasticity import PlasticityCallback, ResetCallback, measure, reset_model_
+    from sb3_sparse.rainbow import DER, Rainbow, RainbowCnnPolicy, RainbowMultiInputPolicy, RainbowPolicy
+    from sb3_sparse.replay import FrameReplayBuffer, PrioritizedReplayBuffer
     from sb3_sparse.streaming import (
         AdaptiveObGD,
         ObGD,
@@ -52,9 +55,17 @@ __version__ = "0.2.0"
 
 __all__ = [
     "AdaptiveObGD",
+    "DER",
     "DMCWrapper",
+    "DopamineAtari",
+    "FrameReplayBuffer",
     "ObGD",
     "PlasticityCallback",
+    "PrioritizedReplayBuffer",
+    "Rainbow",
+    "RainbowCnnPolicy",
+    "RainbowMultiInputPolicy",
+    "RainbowPolicy",
     "ResetCallback",
     "RunningNorm",
     "SimBaEncoder",
@@ -78,6 +89,7 @@ __all__ = [
     "StreamSARSA",
     "Topology",
     "__version__",
+    "make_atari",
     "make_dmc",
     "measure",
     "register_aliases",
@@ -91,8 +103,11 @@ __all__ = [
 
 # Loaded when asked for: the names of each room, and the rooms themselves.
 _ROOMS: dict[str, tuple[str, ...]] = {
+    "atari": ("DopamineAtari", "make_atari"),
     "dmc": ("DMCWrapper", "make_dmc"),
     "plasticity": ("PlasticityCallback", "ResetCallback", "measure", "reset_model_"),
+    "rainbow": ("DER", "Rainbow", "RainbowCnnPolicy", "RainbowMultiInputPolicy", "RainbowPolicy"),
+    "replay": ("FrameReplayBuffer", "PrioritizedReplayBuffer"),
     "streaming": (
         *("StreamAC", "StreamQ", "StreamSARSA", "ObGD", "AdaptiveObGD"),
         *("StreamPolicy", "StreamACPolicy", "StreamACCnnPolicy", "StreamQPolicy", "StreamQCnnPolicy"),

@@ -1,5 +1,7 @@
 """Atari games as Dopamine prepares them, against the game itself."""
 
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -100,3 +102,10 @@ def test_a_reset_in_the_middle_begins_a_new_game(terminal_on_life_loss):
     assert ale.getEpisodeFrameNumber() > begins
     env.reset()
     assert ale.getEpisodeFrameNumber() == begins
+
+
+@pytest.mark.parametrize("module", ["ale_py", "cv2"])
+def test_what_is_missing_is_named(module, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=r'Atari games need the extra "atari": pip install "sb3-sparse\[atari\]"'):
+        make_atari("Pong")

@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -13,6 +14,9 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch.nn import functional as F
 
+from sb3_sparse.common.model_parts import ModelParts
+from sb3_sparse.common.sb3_models import sb3_model_parts
+from sb3_sparse.common.signatures import FullSignature
 from sb3_sparse.common.validation import flag, whole_number
 from sb3_sparse.networks.noisy import noise_added
 from sb3_sparse.rainbow.networks import RainbowNetwork
@@ -28,6 +32,11 @@ class Losses(NamedTuple):
     """``(batch, 1)``"""
     priorities: th.Tensor
     """``(batch, 1)``: magnitudes, for prioritised replay; no gradient."""
+
+
+# Keywords that made the network and the replay buffer of a saved agent.
+_OF_NETWORK = ("distributional", "dueling", "noisy", "n_atoms", "v_min", "v_max", "sigma")
+_OF_BUFFER = ("prioritized", "n_steps", "gamma", "alpha", "beta", "replay_buffer_class", "replay_buffer_kwargs")
 
 
 class Rainbow(DQN):
@@ -64,9 +73,12 @@ class Rainbow(DQN):
         "CnnPolicy": RainbowCnnPolicy,
         "MultiInputPolicy": RainbowMultiInputPolicy,
     }
+    #: Keywords that :meth:`load` does not take: a saved agent has its own.
+    fixed_keywords: ClassVar[frozenset[str]] = frozenset((*_OF_NETWORK, *_OF_BUFFER))
     q_net: RainbowNetwork
     q_net_target: RainbowNetwork
     policy: RainbowPolicy
+    __signature__ = FullSignature()
 
     def __init__(
         self,
@@ -135,6 +147,24 @@ class Rainbow(DQN):
                 f"prioritized={self.prioritized} with a replay buffer of the class {buffer_class and buffer_class.__name__}: "
                 "expected a PrioritizedReplayBuffer or a subclass of it with prioritized=True, and only then."
             )
+
+    @classmethod
+    def load(cls, *args: Any, **kwargs: Any) -> "Rainbow":
+        """
+        An agent from a file.
+
+        :param args: Of SB3's ``load``.
+        :param kwargs: Of SB3's ``load``: other settings than the saved ones. Not those that made the network or the replay
+            buffer, which SB3 would write down and not use.
+        :raises ValueError: If there is such a one.
+        """
+        if fixed := sorted(cls.fixed_keywords & kwargs.keys()):
+            given = ", ".join(f"{name}={kwargs[name]!r}" for name in fixed)
+            raise ValueError(
+                f"load(..., {given}): the saved agent has its own, which made its network and its replay buffer. Leave them "
+                "out, or make a new agent."
+            )
+        return super().load(*args, **kwargs)
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """
@@ -229,6 +259,11 @@ class Rainbow(DQN):
     ) -> tuple[np.ndarray, np.ndarray]:
         # Noise explores from the first step on; random actions would only come between.
         return super()._sample_action(0 if self.noisy else learning_starts, action_noise, n_envs)
+
+    def model_parts(self) -> ModelParts:
+        """Its network, for measurements and resets; see :class:`~sb3_sparse.common.model_parts.HasModelParts`."""
+        known = sb3_model_parts(self)
+        return replace(known, networks={"critic": replace(known.networks["critic"], layers=self.q_net.chains())})
 
     def per_sample_losses(self, network: str, batch: Any) -> th.Tensor:
         """

@@ -4,7 +4,6 @@ from typing import Any
 
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
-from sb3_sparse.common.signatures import FullSignature
 from sb3_sparse.rainbow.algo import Rainbow
 from sb3_sparse.rainbow.policies import RainbowPolicy
 
@@ -30,8 +29,6 @@ class DER(Rainbow):
     :param policy_kwargs: Of the policy; the optimizer is Adam with ``eps=1.5e-4`` unless they say otherwise.
     :param kwargs: Of :class:`Rainbow`.
     """
-
-    __signature__ = FullSignature()
 
     def __init__(
         self,

@@ -25,7 +25,8 @@ class ImageEncoder(BaseFeaturesExtractor):
     An encoder without the hidden layer behind it, which belongs to the network: there it can be noisy.
 
     Numbers of any type that stand for a picture will do, also the bools of MinAtar. Where channels are is told by the
-    shape: they are the smallest dimension, the first of several such.
+    shape: they are the smallest dimension. Of several such it is the first, as in SB3; in grids of bools, such as MinAtar's
+    Seaquest of 10 x 10 x 10, the last.
 
     :param observation_space: A Box of three dimensions.
     :param encoder: ``"nature"`` (DQN's, padded as in SB3), ``"nature_same"`` (padded as in Dopamine), ``"impala"`` or
@@ -43,7 +44,7 @@ class ImageEncoder(BaseFeaturesExtractor):
             )
         super().__init__(observation_space, features_dim=1)
         shape = observation_space.shape
-        self.channels_last = shape[2] < shape[0]
+        self.channels_last = shape[2] < shape[0] or (observation_space.dtype == bool and shape[2] == shape[0])
         self.network = _BUILDERS[encoder](min(shape[0], shape[2]), width_scale)
         example = th.zeros(1, *shape)
         try:

@@ -10,6 +10,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
+from sb3_sparse.common.model_parts import leaves
 from sb3_sparse.networks.heads import DuelingHead, PlainHead, Support
 from sb3_sparse.networks.noisy import NoisyLinear, noisy_layers
 from sb3_sparse.sparse.sparsity import Sparsity
@@ -90,6 +91,12 @@ class RainbowNetwork(LoadsWhole, QNetwork):
             return self.support.mean(self.log_probabilities(obs).exp())
         values = super().forward(obs)
         return values.squeeze(2) if values.dim() == 3 else values
+
+    def chains(self) -> list[list[nn.Module]]:
+        """Its layers from input to output, without the encoder; a dueling head has two ends."""
+        *hidden, head = self.q_net
+        ends = [head.advantage, head.value] if isinstance(head, DuelingHead) else [head]
+        return [[leaf for part in (*hidden, end) for leaf in leaves(part)] for end in ends]
 
     def reset_noise(self) -> None:
         """Draw another noise for all noisy layers."""

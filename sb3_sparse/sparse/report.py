@@ -86,7 +86,8 @@ def sparsity_report(module: nn.Module) -> SparsityReport:
     for name, layer in module.named_modules():
         if isinstance(layer, SparseLayer):
             topology = layer.topology
-            hidden += topology.numel - topology.nnz
+            # Noisy layers have deviations at the same positions.
+            hidden += len(layer.gathered) * (topology.numel - topology.nnz)
             if isinstance(layer, SparseConv2d):
                 kept, backend = 8 * topology.nnz, "conv"
             else:

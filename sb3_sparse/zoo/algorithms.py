@@ -5,11 +5,18 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_sparse.rainbow import DER, Rainbow
 from sb3_sparse.streaming import StreamAC, StreamQ, StreamSARSA
 from sb3_sparse.zoo.rl_zoo import part
 from sb3_sparse.zoo.search_spaces import converters, samplers
 
-OURS: dict[str, type[BaseAlgorithm]] = {"stream_ac": StreamAC, "stream_q": StreamQ, "stream_sarsa": StreamSARSA}
+OURS: dict[str, type[BaseAlgorithm]] = {
+    "rainbow": Rainbow,
+    "der": DER,
+    "stream_ac": StreamAC,
+    "stream_q": StreamQ,
+    "stream_sarsa": StreamSARSA,
+}
 
 
 def algorithms() -> dict[str, type[BaseAlgorithm]]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import gymnasium as gym
 
+from sb3_sparse.atari import register_atari
 from sb3_sparse.dmc import register_dmc
 from sb3_sparse.zoo.rl_zoo import part
 
@@ -27,12 +28,31 @@ def registry_restored() -> Iterator[None]:
 
 def register_domain(env_id: str) -> None:
     """
-    Register the environments of DeepMind Control, if one of them is named.
+    Register the environments of DeepMind Control, Atari or MinAtar, if one of them is named.
 
-    :raises ImportError: If one is, and the extra ``dmc`` is missing.
+    :raises ImportError: If one is, and the extra for it is missing.
     """
-    if env_id.startswith("dm_control/"):
-        register_dmc()
+    domain = env_id.partition("/")[0]
+    if domain in DOMAINS:
+        DOMAINS[domain]()
+
+
+def register_minatar() -> None:
+    """
+    Let ``gymnasium.make`` know the environments ``MinAtar/...``, which nobody registers when the package is imported.
+
+    :raises ImportError: If the extra ``minatar`` is missing.
+    """
+    if any(env_id.startswith("MinAtar/") for env_id in gym.registry):
+        return
+    try:
+        from minatar.gym import register_envs
+    except ImportError as error:
+        raise ImportError('MinAtar needs the extra "minatar": pip install "sb3-sparse[minatar]".') from error
+    register_envs()
+
+
+DOMAINS = {"dm_control": register_dmc, "ALE": register_atari, "MinAtar": register_minatar}
 
 
 def import_packages(packages: Iterable[str]) -> None:
@@ -54,7 +74,7 @@ def make_known(env_id: str) -> None:
 
     :param env_id: Its ID.
     :raises ValueError: If nobody has registered such an environment.
-    :raises ImportError: If the extra ``dmc`` is missing, for an environment of DeepMind Control.
+    :raises ImportError: If the extra is missing that an environment of DeepMind Control, Atari or MinAtar needs.
     """
     register_domain(env_id)
     if env_id not in gym.registry:

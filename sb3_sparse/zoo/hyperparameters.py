@@ -13,6 +13,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
 from sb3_sparse.common.literals import parse_literal
+from sb3_sparse.rainbow import Rainbow
+from sb3_sparse.replay import FrameReplayBuffer, PrioritizedReplayBuffer
 
 # Hyperparameters that rl-zoo3 passes to Python's `eval` where they are strings.
 EVALUATED_BY_RL_ZOO = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "monitor_kwargs", "normalize")
@@ -22,6 +24,12 @@ ACTIVATIONS = (
     *("SiLU", "Sigmoid", "Softplus", "Softsign", "Tanh"),
 )
 OPTIMIZERS = ("ASGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
+# Replay buffers of ours, for `replay_buffer_class`, by their short names and by those to import.
+BUFFERS = {
+    f"{module}{kind.__name__}": kind for module in ("", "sb3_sparse.") for kind in (FrameReplayBuffer, PrioritizedReplayBuffer)
+}
+# The names of Rainbow, and of what is Rainbow with other defaults.
+RAINBOWS = ("rainbow", "der")
 
 # What is no keyword of an algorithm's either: rl-zoo3 makes `action_noise` of it, once it has seen the environment.
 NOISE_OF_RL_ZOO = ("noise_type", "noise_std")
@@ -94,7 +102,7 @@ def hyperparams_file(algo: str) -> Path | None:
 
 def literal_names() -> dict[str, Any]:
     """The names that a hyperparameter may have which is read as a literal, and what they stand for."""
-    names: dict[str, Any] = {"HerReplayBuffer": HerReplayBuffer, "RMSpropTFLike": RMSpropTFLike}
+    names: dict[str, Any] = {"HerReplayBuffer": HerReplayBuffer, "RMSpropTFLike": RMSpropTFLike, **BUFFERS}
     names |= {f"{module}.{name}": getattr(th.nn, name) for module in ("nn", "th.nn", "torch.nn") for name in ACTIVATIONS}
     return names | {f"{module}.optim.{name}": getattr(th.optim, name) for module in ("th", "torch") for name in OPTIMIZERS}
 
@@ -110,6 +118,15 @@ def read_setting(name: str, value: Any) -> Any:
     return parse_literal(name, value, literal_names()) if isinstance(value, str) else value
 
 
-def is_our_policy(policy: Any) -> bool:
-    """Whether a hyperparameter names one of our policies."""
-    return isinstance(policy, str) and policy.rpartition(".")[2].startswith("SparseSimBa")
+def is_our_policy(algo: str, policy: Any) -> bool:
+    """
+    Whether a hyperparameter names one of our policies: of SimBa, or of Rainbow, which has its own under SB3's names.
+
+    :param algo: Name of the algorithm.
+    :param policy: What is set.
+    """
+    if not isinstance(policy, str):
+        return False
+    return policy.rpartition(".")[2].startswith(("SparseSimBa", "Rainbow")) or (
+        algo in RAINBOWS and policy in Rainbow.policy_aliases
+    )

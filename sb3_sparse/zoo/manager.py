@@ -1,12 +1,16 @@
 """rl-zoo3's experiment manager, as this package uses it."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from stable_baselines3.common.base_class import BaseAlgorithm
+
 from sb3_sparse.zoo.hyperparameters import (
+    BUFFERS,
     EVALUATED_BY_RL_ZOO,
+    RAINBOWS,
     WrongSettingError,
     check_config,
     check_names,
@@ -27,7 +31,8 @@ def experiment_manager(reads_only: bool = False) -> type:
     A subclass of rl-zoo3's ``ExperimentManager``.
 
     rl-zoo3 replaces ``policy_kwargs`` by what its samplers propose; with our policies they are merged. Tasks of DeepMind
-    Control get their wrapper, without which they have Dict observations, where the file does not say it.
+    Control get their wrapper, without which they have Dict observations, where the file does not say it. Evaluations have
+    the same environment as the training, and no noise of Rainbow's.
 
     :param reads_only: Whether the hyperparameters may come from anybody: what rl-zoo3 would evaluate is read as literals
         instead, and callbacks are left out.
@@ -49,25 +54,29 @@ def experiment_manager(reads_only: bool = False) -> type:
             trial_id, self.trial_id = self.trial_id, None
             with _about_the_file(self.config):
                 hyperparams, saved = super().read_hyperparameters()
-            if is_our_policy(hyperparams.get("policy")):
+            if is_our_policy(self.algo, hyperparams.get("policy")):
                 self.kept_policy_kwargs = dict(read_setting("policy_kwargs", hyperparams.get("policy_kwargs") or {}))
             self.trial_id = trial_id
             if trial_id:
                 hyperparams, saved = super().read_hyperparameters()
-            is_ours = is_our_policy(hyperparams.get("policy"))
+            is_ours = is_our_policy(self.algo, hyperparams.get("policy"))
             if is_ours or self.algo in STREAM_KAPPAS:
                 _wrap_dmc(self.env_name.gym_id, hyperparams, saved)
             names = EVALUATED_BY_RL_ZOO if reads_only else ("policy_kwargs",) if is_ours else ()
-            hyperparams.update({name: read_setting(name, hyperparams[name]) for name in names if name in hyperparams})
+            _read(hyperparams, names)
             if reads_only:
                 hyperparams.pop("callback", None)
             return hyperparams, saved
 
         def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> tuple[Any, ...]:
             for_algorithm, *others = super()._preprocess_hyperparams(hyperparams)
-            # A saved agent takes any attribute.
-            if not self.continue_training:
-                check_names(part("utils.ALGOS")[self.algo], for_algorithm)
+            if self._eval_env_kwargs_args is None:
+                # Those of a file too, which rl-zoo3 leaves out of evaluations.
+                self.eval_env_kwargs = self.env_kwargs
+            if self.algo in RAINBOWS:
+                # rl-zoo3 lets agents explore in evaluations of Atari games. These agents' noise is for training.
+                self.deterministic_eval = True
+            _check(part("utils.ALGOS")[self.algo], for_algorithm, self.continue_training)
             return (for_algorithm, *others)
 
         def load_trial(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -84,14 +93,42 @@ def experiment_manager(reads_only: bool = False) -> type:
             if self.kept_policy_kwargs is None:
                 yield
                 return
-            kept, samplers = self.kept_policy_kwargs, part("hyperparams_opt.HYPERPARAMS_SAMPLER")
-            converters = part("hyperparams_opt.HYPERPARAMS_CONVERTER")
-            sampler = {self.algo: sparse_sampler(samplers[self.algo], kept)}
-            converter = {self.algo: sparse_converter(converters[self.algo], kept)}
-            with replaced(samplers, sampler), replaced(converters, converter):
+            with _sparse_search(self.algo, self.kept_policy_kwargs):
                 yield
 
     return SparseExperimentManager
+
+
+def _read(hyperparams: dict[str, Any], names: Iterable[str]) -> None:
+    """Put objects in place of strings: literals of some names, and our replay buffers, of which rl-zoo3 knows nothing."""
+    hyperparams.update({name: read_setting(name, hyperparams[name]) for name in names if name in hyperparams})
+    buffer = hyperparams.get("replay_buffer_class")
+    if isinstance(buffer, str) and buffer in BUFFERS:
+        hyperparams["replay_buffer_class"] = BUFFERS[buffer]
+
+
+def _check(algorithm: type[BaseAlgorithm], hyperparams: dict[str, Any], continues: bool) -> None:
+    """See whether the algorithm has such keywords. A saved agent takes any, but for those that made it what it is."""
+    if not continues:
+        check_names(algorithm, hyperparams)
+        return
+    kept = sorted(getattr(algorithm, "fixed_keywords", frozenset()) & hyperparams.keys())
+    if kept:
+        print(f"As they are in the saved agent, whatever is set: {', '.join(kept)}")
+    for name in kept:
+        del hyperparams[name]
+
+
+@contextmanager
+def _sparse_search(algo: str, policy_kwargs: dict[str, Any]) -> Iterator[None]:
+    """Inside, rl-zoo3 searches the sparsity and the width of one of our policies."""
+    samplers, converters = (part(f"hyperparams_opt.HYPERPARAMS_{kind}") for kind in ("SAMPLER", "CONVERTER"))
+    # Of Rainbow's policies, the width is that of a named encoder.
+    has_width = bool(policy_kwargs.get("encoder")) if algo in RAINBOWS else "net_arch" not in policy_kwargs
+    sampler = {algo: sparse_sampler(samplers[algo], policy_kwargs, has_width)}
+    converter = {algo: sparse_converter(converters[algo], policy_kwargs)}
+    with replaced(samplers, sampler), replaced(converters, converter):
+        yield
 
 
 @contextmanager

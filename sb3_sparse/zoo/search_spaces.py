@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from sb3_sparse.zoo.hyperparameters import RAINBOWS
 from sb3_sparse.zoo.rl_zoo import entry
 
 Sampler = Callable[..., dict[str, Any]]
@@ -23,15 +24,16 @@ STREAM_KAPPAS = {"stream_ac": ("kappa_policy", "kappa_value"), "stream_q": ("kap
 
 def samplers() -> dict[str, Sampler]:
     """Of algorithms for which rl-zoo3 has none."""
-    streams: dict[str, Sampler] = {name: partial(_sample_stream, kappas) for name, kappas in STREAM_KAPPAS.items()}
+    ours: dict[str, Sampler] = {name: partial(_sample_stream, kappas) for name, kappas in STREAM_KAPPAS.items()}
+    ours |= dict.fromkeys(RAINBOWS, _sample_rainbow)
     # The search space of SAC serves CrossQ, but for the target network that CrossQ does not have.
-    return {**streams, "crossq": _without_tau(entry("hyperparams_opt.HYPERPARAMS_SAMPLER", "sac"))}
+    return {**ours, "crossq": _without_tau(entry("hyperparams_opt.HYPERPARAMS_SAMPLER", "sac"))}
 
 
 def converters() -> dict[str, Converter]:
     """The way back of :func:`samplers`."""
-    streams: dict[str, Converter] = {name: dict for name in STREAM_KAPPAS}
-    return {**streams, "crossq": _without_tau(entry("hyperparams_opt.HYPERPARAMS_CONVERTER", "sac"))}
+    ours: dict[str, Converter] = {name: dict for name in STREAM_KAPPAS} | dict.fromkeys(RAINBOWS, _convert_rainbow)
+    return {**ours, "crossq": _without_tau(entry("hyperparams_opt.HYPERPARAMS_CONVERTER", "sac"))}
 
 
 def _sample_stream(kappas: tuple[str, ...], trial: Any, *args: Any) -> dict[str, Any]:
@@ -42,6 +44,23 @@ def _sample_stream(kappas: tuple[str, ...], trial: Any, *args: Any) -> dict[str,
     return hyperparams | {name: trial.suggest_float(name, 1.1, 10.0, log=True) for name in kappas}
 
 
+def _sample_rainbow(trial: Any, *args: Any) -> dict[str, Any]:
+    # The discount factor stays as it is: the returns that distributions are over depend on it.
+    return {
+        "learning_rate": trial.suggest_float("learning_rate", 1e-5, 2e-3, log=True),
+        "batch_size": trial.suggest_categorical("batch_size", (16, 32, 64, 128)),
+        "n_steps": trial.suggest_int("n_steps", 1, 10),
+        "target_update_interval": trial.suggest_int("target_update_interval", 50, 5_000, log=True),
+        "sigma": trial.suggest_float("sigma", 0.05, 1.0, log=True),
+        "alpha": trial.suggest_float("alpha", 0.2, 0.8),
+    }
+
+
+def _convert_rainbow(params: dict[str, Any]) -> dict[str, Any]:
+    # Where sparsity is searched as well, rl-zoo3's choice of an MLP size is among them.
+    return {name: value for name, value in params.items() if name != "net_arch"}
+
+
 def _without_tau(propose: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     def without_tau(*args: Any) -> dict[str, Any]:
         return {name: value for name, value in propose(*args).items() if name != "tau"}
@@ -49,18 +68,19 @@ def _without_tau(propose: Callable[..., dict[str, Any]]) -> Callable[..., dict[s
     return without_tau
 
 
-def sparse_sampler(stock: Sampler, policy_kwargs: dict[str, Any]) -> Sampler:
+def sparse_sampler(stock: Sampler, policy_kwargs: dict[str, Any], has_width: bool) -> Sampler:
     """
     With our policies: sparsity and width instead of MLP sizes, and the keywords of the hyperparameter file are kept.
 
-    :param stock: rl-zoo3's sampler of the algorithm.
+    :param stock: The sampler of the algorithm.
     :param policy_kwargs: Those of the file.
+    :param has_width: Whether the policy can be scaled by ``width_scale``.
     """
 
     def sample(trial: Any, *args: Any) -> dict[str, Any]:
         hyperparams = stock(_FixedSizeTrial(trial), *args)
         sampled: dict[str, Any] = {"sparsity": trial.suggest_float("sparsity", *SPARSITY_RANGE)}
-        if "net_arch" not in policy_kwargs:
+        if has_width:
             sampled["width_scale"] = trial.suggest_categorical("width_scale", WIDTH_SCALES)
         return _merge(hyperparams, policy_kwargs, sampled)
 
@@ -71,7 +91,7 @@ def sparse_converter(stock: Converter, policy_kwargs: dict[str, Any]) -> Convert
     """
     The way back of :func:`sparse_sampler`.
 
-    :param stock: rl-zoo3's converter of the algorithm.
+    :param stock: The converter of the algorithm.
     :param policy_kwargs: Those of the file.
     """
 

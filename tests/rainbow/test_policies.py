@@ -9,7 +9,7 @@ from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 
 from sb3_sparse import sparsity_report, to_dense
 from sb3_sparse.networks.noisy import noisy_layers
-from sb3_sparse.rainbow import DER, Rainbow, RainbowPolicy
+from sb3_sparse.rainbow import DER, ImageEncoder, Rainbow, RainbowPolicy
 from sb3_sparse.replay import PrioritizedReplayBuffer
 
 ATARI = spaces.Box(0, 255, (4, 84, 84), np.uint8)
@@ -54,6 +54,16 @@ def test_sizes_of_the_network_with_impala(scale, n_actions, means, with_deviatio
     sizes = {name: p.numel() for name, p in net.named_parameters()}
     assert sum(sizes.values()) == with_deviations
     assert sum(size for name, size in sizes.items() if "sigma" not in name) == means
+
+
+def test_a_report_counts_the_deviations_of_noisy_layers():
+    kwargs = dict(encoder="impala", width_scale=0.25)
+    dense = sparsity_report(network(6, **kwargs))
+    net = network(6, **kwargs, sparsity=0.8)
+    report = sparsity_report(net)
+    assert report.total_parameters == dense.total_parameters == dense.learnable_parameters
+    assert report.learnable_parameters == sum(p.numel() for p in net.parameters())
+    assert report.sparsity == pytest.approx(0.8, abs=1e-3)
 
 
 # Densities of the first convolution, the residual ones of the first stack, the second stack's first, all of 96 channels,
@@ -108,6 +118,37 @@ def test_agents_train_are_saved_and_go_on(name, tmp_path):
     model.policy.save(policy_file)
     again = type(model.policy).load(policy_file)
     assert np.array_equal(model.predict(obs, deterministic=True)[0], again.predict(obs, deterministic=True)[0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "channels", "is_last"),
+    [
+        ((10, 10, 4), bool, 4, True),
+        # MinAtar's Seaquest.
+        ((10, 10, 10), bool, 10, True),
+        ((4, 10, 10), bool, 4, False),
+        ((10, 10, 10), np.uint8, 10, False),
+        ((84, 84, 4), np.uint8, 4, True),
+        ((4, 84, 84), np.uint8, 4, False),
+    ],
+)
+def test_where_channels_are(shape, dtype, channels, is_last):
+    space = spaces.Box(0, 1 if dtype is bool else 255, shape, dtype)
+    encoder = ImageEncoder(space, "grid")
+    assert encoder.channels_last is is_last
+    assert encoder.network[0].in_channels == channels
+    obs = th.rand(2, *shape)
+    channels_first = obs.permute(0, 3, 1, 2) if is_last else obs
+    assert th.equal(encoder(obs), encoder.network(channels_first))
+
+
+@pytest.mark.parametrize("name", ["n_steps", "gamma", "v_min", "alpha", "replay_buffer_kwargs", "noisy"])
+def test_a_saved_agent_keeps_what_made_it(name, tmp_path):
+    model = DER("MlpPolicy", "CartPole-v1", **SETTINGS, policy_kwargs=dict(net_arch=[8]))
+    model.save(tmp_path / "agent")
+    with pytest.raises(ValueError, match=f"{name}=0.5.*the saved agent has its own"):
+        DER.load(tmp_path / "agent", **{name: 0.5})
+    assert DER.load(tmp_path / "agent", batch_size=5).batch_size == 5
 
 
 def test_a_dense_copy_computes_the_same():

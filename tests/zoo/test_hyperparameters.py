@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sb3_sparse import policies, zoo
+from sb3_sparse import FrameReplayBuffer, policies, zoo
 from sb3_sparse.zoo.hyperparameters import EVALUATED_BY_RL_ZOO, check_names, read_setting
 
 ALGOS = pytest.importorskip("rl_zoo3").ALGOS
@@ -88,3 +88,65 @@ def test_the_packaged_and_rl_zoo3s_own_entries_have_known_hyperparameters_only()
                 check_names(algorithm, {name: value for name, value in entry.items() if name not in taken})
                 n_entries += 1
     assert n_entries > 100
+
+
+# Of Atari-100k.
+GAMES = (
+    *("Alien", "Amidar", "Assault", "Asterix", "BankHeist", "BattleZone", "Boxing", "Breakout", "ChopperCommand"),
+    *("CrazyClimber", "DemonAttack", "Freeway", "Frostbite", "Gopher", "Hero", "Jamesbond", "Kangaroo", "Krull"),
+    *("KungFuMaster", "MsPacman", "Pong", "PrivateEye", "Qbert", "RoadRunner", "Seaquest", "UpNDown"),
+)
+MINATAR = ("Breakout", "Freeway", "Asterix", "SpaceInvaders", "Seaquest")
+
+
+@pytest.mark.parametrize("algo", ["rainbow", "der"])
+def test_rainbow_has_all_games_in_dopamines_protocol(algo):
+    settings = yaml.safe_load(zoo.hyperparams_file(algo).read_text())
+    assert len(set(GAMES)) == 26
+    expected = {f"ALE/{game}-v5" for game in GAMES} | {f"MinAtar/{game}-v1" for game in MINATAR}
+    assert set(settings) == expected | {"default", "CartPole-v1", "LunarLander-v3", "minatar", "atari"}
+    for game in GAMES:
+        entry = settings[f"ALE/{game}-v5"]
+        assert entry == settings["atari"]
+        assert entry["env_wrapper"] == ["sb3_sparse.atari.DopamineAtari"]
+        protocol = {"frameskip": 1, "repeat_action_probability": 0.0, "max_num_frames_per_episode": 100_000}
+        assert entry["env_kwargs"] == protocol
+        assert (entry["frame_stack"], entry["replay_buffer_kwargs"]) == (4, {"n_stack": 4})
+    assert algo != "der" or settings["ALE/Pong-v5"]["n_timesteps"] == 100_000
+
+
+@pytest.mark.parametrize("algo", ["rainbow", "der"])
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Acrobot-v1", "MinAtar/Seaquest-v1", "ALE/Pong-v5", "ALE/Venture-v5"])
+def test_every_kind_of_entry_makes_an_agent(algo, env_id):
+    if "/" in env_id:
+        pytest.importorskip({"ALE": "ale_py", "MinAtar": "minatar"}[env_id.partition("/")[0]])
+    # The paper's network is large.
+    small = {"policy_kwargs": {"encoder": "impala", "width_scale": 0.25, "sparsity": 0.8}}
+    model = zoo.untrained_agent(algo, env_id, hyperparams=small if env_id.startswith("ALE/") else None)
+    assert type(model) is zoo.algorithms()[algo]
+    assert model.q_net.sparsity.amount == 0.8
+    has_its_default = env_id in ("Acrobot-v1", "ALE/Pong-v5", "ALE/Venture-v5")
+    assert model.replay_buffer.n_steps == (10 if algo == "der" and has_its_default else 3)
+    if env_id.startswith("ALE/"):
+        assert model.observation_space.shape == (4, 84, 84)
+        assert model.replay_buffer.n_stack == 4
+
+
+@pytest.mark.parametrize("name", ["FrameReplayBuffer", "sb3_sparse.FrameReplayBuffer"])
+@pytest.mark.parametrize("reads_only", [False, True])
+def test_our_buffers_have_names_in_files(name, reads_only, tmp_path, monkeypatch):
+    pytest.importorskip("ale_py")
+    monkeypatch.chdir(tmp_path)
+    zoo.make_known("ALE/Pong-v5")
+    atari = yaml.safe_load(zoo.hyperparams_file("der").read_text())["atari"]
+    entry = {name: atari[name] for name in ("env_kwargs", "env_wrapper", "frame_stack", "policy")}
+    entry |= {"replay_buffer_class": name, "n_timesteps": 30, "buffer_size": 30, "learning_starts": 10, "batch_size": 4}
+    Path("my.yml").write_text(yaml.safe_dump({"atari": entry}))
+    if reads_only:
+        model = zoo.untrained_agent("dqn", "ALE/Pong-v5", config="my.yml")
+    else:
+        model, folder = zoo.train_agent("dqn", "ALE/Pong-v5", "logs", config="my.yml")
+        # What is kept beside the agent is what the file says.
+        saved = yaml.unsafe_load((folder / "ALE-Pong-v5/config.yml").read_text())
+        assert dict(saved)["replay_buffer_class"] == name
+    assert type(model.replay_buffer) is FrameReplayBuffer

@@ -11,9 +11,9 @@ from sb3_sparse import zoo
 from sb3_sparse.zoo.search_spaces import sparse_converter, sparse_sampler
 from tests.zoo.state import state_of_rl_zoo
 
-ALGOS = pytest.importorskip("rl_zoo3").ALGOS
+pytest.importorskip("rl_zoo3")
 
-ALGORITHMS = ("sac", "ddpg", "td3", "tqc", "crossq", "dqn", "qrdqn")
+ALGORITHMS = ("sac", "ddpg", "td3", "tqc", "crossq", "dqn", "qrdqn", "rainbow", "der")
 
 
 def test_the_sampler_proposes_sparse_networks_and_keeps_the_rest():
@@ -24,7 +24,7 @@ def test_the_sampler_proposes_sparse_networks_and_keeps_the_rest():
         {"one_minus_gamma": 0.01, "batch_size_pow": 5, "learning_rate": 1e-3, "train_freq": 1, "tau": 0.01}
         | {"sparsity": 0.7, "width_scale": 0.5}
     )
-    sampler = sparse_sampler(HYPERPARAMS_SAMPLER["sac"], {"n_critics": 1})
+    sampler = sparse_sampler(HYPERPARAMS_SAMPLER["sac"], {"n_critics": 1}, True)
     hyperparams = sampler(trial, 1, 1, {"using_her_replay_buffer": False})
     assert hyperparams["policy_kwargs"] == {"n_critics": 1, "sparsity": 0.7, "width_scale": 0.5}
     assert hyperparams["batch_size"] == 32
@@ -38,7 +38,7 @@ def test_the_search_proposes_keywords_of_the_algorithm(algo):
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    keywords = set(inspect.signature(ALGOS[algo]).parameters) | {"noise_type", "noise_std"}
+    keywords = set(inspect.signature(zoo.algorithms()[algo]).parameters) | {"noise_type", "noise_std"}
     with zoo.registered():
         sampled = HYPERPARAMS_SAMPLER[algo](study.ask(), 1, 1, {"using_her_replay_buffer": False})
         trial = study.get_trials()[0]
@@ -56,3 +56,35 @@ def test_the_search_leaves_rl_zoos_tables_as_they_were(tmp_path, monkeypatch):
     with manager.search_space():
         assert state_of_rl_zoo() != before
     assert state_of_rl_zoo() == before
+
+
+# The policy's keywords in the file, and which of them are searched.
+RAINBOWS = {
+    "a vector": ({"net_arch": [8], "mask_seed": 3}, {"sparsity"}),
+    "an encoder": ({"encoder": "impala", "rescale": True, "width_scale": 3}, {"sparsity", "width_scale"}),
+}
+
+
+@pytest.mark.parametrize("case", RAINBOWS)
+@pytest.mark.parametrize("algo", ["rainbow", "der"])
+def test_the_search_of_rainbow_keeps_the_policys_keywords_and_comes_back_the_same(algo, case, tmp_path, monkeypatch):
+    import optuna
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+
+    monkeypatch.chdir(tmp_path)
+    policy_kwargs, searched = RAINBOWS[case]
+    entry = {"policy": "CnnPolicy" if "encoder" in policy_kwargs else "MlpPolicy", "policy_kwargs": policy_kwargs}
+    Path("my.yml").write_text(yaml.safe_dump({"default": entry}))
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    with zoo.registered():
+        manager = zoo.experiment_manager()(argparse.Namespace(), algo, "CartPole-v1", log_folder=".", config="my.yml")
+        manager.read_hyperparameters()
+        with manager.search_space():
+            sampled = HYPERPARAMS_SAMPLER[algo](study.ask(), 2, 1, {"using_her_replay_buffer": False})
+            params = study.get_trials()[0].params
+            assert HYPERPARAMS_CONVERTER[algo](dict(params)) == sampled
+    assert sampled["policy_kwargs"] == {**policy_kwargs, **{name: params[name] for name in searched}}
+    assert searched <= params.keys()
+    assert ("width_scale" in params) == ("width_scale" in searched)
+    # Returns that distributions are over depend on it.
+    assert "gamma" not in sampled

@@ -17,6 +17,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, RolloutBufferSampl
 from sb3_sparse.common.interrupts import uninterrupted
 from sb3_sparse.common.model_parts import HasPlasticityBatch, HasPlasticityObservations
 from sb3_sparse.common.sb3_models import keeps_samples, n_stored, replay_batch
+from sb3_sparse.networks.noisy import noisy_layers
 
 # Samples that metrics are measured on, if nothing else is said.
 DEFAULT_N_SAMPLES = 256
@@ -70,9 +71,12 @@ def undisturbed(model: BaseAlgorithm, seed: int = 0) -> Iterator[None]:
     """
     Evaluation mode and random numbers of its own inside; afterwards everything is as it was before.
 
+    Noisy layers have one noise all the time inside, which follows from the seed: it would otherwise be that of the last step.
+
     :param model: The model.
     :param seed: Of the random numbers inside.
     """
+    noises = [(layer, layer.noise_in.clone(), layer.noise_out.clone()) for layer in noisy_layers(model.policy)]
     modes = [(module, module.training) for module in model.policy.modules()]
     # Actors keep their last distribution and the noise of gSDE there.
     owners: list[Any] = [model.policy, getattr(model.policy, "actor", None)]
@@ -92,11 +96,16 @@ def undisturbed(model: BaseAlgorithm, seed: int = 0) -> Iterator[None]:
                     th.cuda.manual_seed(seed)
             for module, _ in modes:
                 module.training = False
+            for layer, *_ in noises:
+                layer.reset_noise()
             yield
         finally:
             with uninterrupted():
                 for module, mode in modes:
                     module.training = mode
+                for layer, noise_in, noise_out in noises:
+                    layer.noise_in.copy_(noise_in)
+                    layer.noise_out.copy_(noise_out)
                 for distribution, content in zip(distributions, contents, strict=True):
                     vars(distribution).clear()
                     vars(distribution).update(content)

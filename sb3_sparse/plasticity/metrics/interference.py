@@ -6,6 +6,7 @@ the inputs it saw and the gradients of its outputs, both of which one ordinary p
 
 - dense linear layer: ``(d_i . d_j) (a_i . a_j + 1)``, the one for the bias;
 - sparse linear layer: the gradients ``d_i[row] a_i[column]`` of some living weights at a time, all samples, then the next;
+- noisy linear layer: the same once more for its deviations, whose inputs and gradients are multiplied by the noise;
 - any other module: its gradient for one sample after the other, by automatic differentiation of the module alone;
 - parameters outside such modules: the same through the whole graph.
 """
@@ -20,8 +21,10 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from sb3_sparse.common.interrupts import uninterrupted
+from sb3_sparse.networks.noisy import NoisyLinear, SparseNoisyLinear
 from sb3_sparse.sparse import SparseLinear
 
+_LINEAR = (nn.Linear, SparseLinear, NoisyLinear, SparseNoisyLinear)
 # Living weights of a sparse layer at a time: with 256 samples a block of gradients that stays in the cache.
 EDGES_PER_CHUNK = 4096
 # Numbers in a block of per-sample gradients of any other module (256 MiB in float32).
@@ -162,13 +165,14 @@ def _modules_to_record(network: nn.Module) -> list[nn.Module]:
 
 def _module_gram(module: nn.Module, uses: list[tuple[_Call, th.Tensor]], samples: int) -> th.Tensor:
     parameters = [p for p in module.parameters() if p.requires_grad]
-    if len(uses) == 1 and type(module) in (nn.Linear, SparseLinear) and len(parameters) == len(list(module.parameters())):
+    if len(uses) == 1 and type(module) in _LINEAR and len(parameters) == len(list(module.parameters())):
         call, delta = uses[0]
         if delta.dim() == 2 and not call.kwargs and not module._forward_pre_hooks:
             inputs = call.args[0].detach()
-            if isinstance(module, SparseLinear):
-                return _sparse_gram(module, inputs, delta)
-            return (delta @ delta.T).double() * ((inputs @ inputs.T).double() + float(module.bias is not None))
+            gram = _linear_gram(module, inputs, delta)
+            if isinstance(module, (NoisyLinear, SparseNoisyLinear)) and module.noisy:
+                gram += _linear_gram(module, inputs * module.noise_in, delta * module.noise_out)
+            return gram
 
     def gradients(sample: int) -> tuple[th.Tensor, ...]:
         with th.enable_grad():
@@ -177,6 +181,12 @@ def _module_gram(module: nn.Module, uses: list[tuple[_Call, th.Tensor]], samples
         return th.autograd.grad(outputs, parameters, deltas, allow_unused=True, materialize_grads=True)
 
     return _gram_of_rows(gradients, samples, parameters)
+
+
+def _linear_gram(layer: Any, inputs: th.Tensor, delta: th.Tensor) -> th.Tensor:
+    if isinstance(layer, SparseLinear):
+        return _sparse_gram(layer, inputs, delta)
+    return (delta @ delta.T).double() * ((inputs @ inputs.T).double() + float(layer.bias is not None))
 
 
 def _sparse_gram(layer: SparseLinear, inputs: th.Tensor, delta: th.Tensor) -> th.Tensor:

@@ -68,7 +68,8 @@ def redo_(
     The score of a unit is the mean absolute value behind its activation function, divided by the mean of that over
     its layer; a unit with a score of at most ``tau`` is dormant. Its incoming weights get fresh values, its bias
     becomes 0, parameters and statistics of a normalisation layer get fresh values at its place, its outgoing weights
-    become 0.
+    become 0. So it is with the deviations of noisy layers, but that of the bias gets a fresh value: the network computes
+    what it did, whatever the noise.
     Of a sparse layer only weights that exist are touched. Moments of the optimiser become 0 at those entries.
 
     :param module: Its hidden layers are found by looking for a linear layer, an activation module, a linear layer,
@@ -105,10 +106,12 @@ def redo_(
     names = {part: name for name, part in module.named_modules()}
     for layer in layers:
         units = dormant[layer.name]
-        weight, entries = _entries(layer.incoming, units, by_row=True)
-        recycler.set(weight, entries, new[weight])
-        if layer.incoming.bias is not None:
-            recycler.set(layer.incoming.bias, units, None)
+        entries, weights = _entries(layer.incoming, units, by_row=True), _weights(layer.incoming)
+        for parameter in layer.incoming.parameters(recurse=False):
+            if any(parameter is weight for weight in weights):
+                recycler.set(parameter, entries, new[parameter])
+            else:
+                recycler.set(parameter, units, None if parameter is layer.incoming.bias else new[parameter])
         for norm in layer.norms:
             for parameter in norm.parameters(recurse=False):
                 recycler.set(parameter, units, new[parameter])
@@ -120,7 +123,8 @@ def redo_(
     # After all incoming weights, since a layer may be the outgoing one of this layer and the incoming one of the next.
     for layer in layers:
         for outgoing in layer.outgoing:
-            recycler.set(*_entries(outgoing, dormant[layer.name], by_row=False), None)
+            for weight in _weights(outgoing):
+                recycler.set(weight, _entries(outgoing, dormant[layer.name], by_row=False), None)
     if swap is None:
         prepared.apply()
     return report
@@ -217,14 +221,21 @@ class _Recycler:
                 swap.set(remembered, swap.value_of(remembered).masked_fill(entries, 0.0))
 
 
-def _entries(layer: Any, units: th.Tensor, by_row: bool) -> tuple[nn.Parameter, th.Tensor]:
-    """The weight of a layer and a mask over it: the rows (incoming weights) or columns (outgoing weights) of units."""
+def _weights(layer: nn.Linear | SparseLinear) -> list[nn.Parameter]:
+    """The weight of a layer and, of a noisy one, its deviations."""
+    if isinstance(layer, SparseLinear):
+        return [getattr(layer, name) for name in layer.gathered]
+    return [parameter for parameter in layer.parameters(recurse=False) if parameter.ndim == 2]
+
+
+def _entries(layer: Any, units: th.Tensor, by_row: bool) -> th.Tensor:
+    """A mask over the weight of a layer: the rows (incoming weights) or columns (outgoing weights) of units."""
     if isinstance(layer, SparseLinear):
         if by_row:
-            return layer.values, units.repeat_interleave(layer.topology.fan_in().to(units.device))
-        return layer.values, units[layer.topology.column_index(units.device)]
+            return units.repeat_interleave(layer.topology.fan_in().to(units.device))
+        return units[layer.topology.column_index(units.device)]
     mask = units[:, None] if by_row else units[None, :]
-    return layer.weight, mask.expand_as(layer.weight)
+    return mask.expand_as(layer.weight)
 
 
 def _without_inputs(layer: HiddenLayer) -> th.Tensor:

@@ -50,20 +50,24 @@ def drawn_value(layer: nn.Module, key: str, fresh: nn.Module, swap: Swap | None 
     :param swap: Knows the topologies that layers get.
     :raises ValueError: If the fresh layer has values at other positions only.
     """
-    if not (isinstance(layer, SparseLayer) and key == "values"):
+    if not (isinstance(layer, SparseLayer) and key in layer.gathered):
         value = fresh._parameters.get(key)
         return None if value is None else value.detach()
     topology = layer.topology if swap is None else swap.topology_of(layer)
     if not isinstance(fresh, SparseLayer):
-        dense = fresh._parameters.get("weight")
+        dense = fresh._parameters.get(layer.gathered[key])
         return None if dense is None or tuple(dense.shape) != topology.shape else topology.gather(dense.detach())
-    values = fresh.values.detach()
+    drawn = fresh._parameters.get(key)
+    if drawn is None:
+        return None
+    values = drawn.detach()
     if fresh.topology == topology or (fresh.topology.shape, fresh.topology.nnz) != (topology.shape, topology.nnz):
         return values
     if fresh.dense_draw is None:
         raise ValueError("the fresh layer has values at other positions only. Make the fresh module with draw_fresh().")
-    if not th.equal(fresh.topology.gather(fresh.dense_draw), values):
+    if key != "values" or not th.equal(fresh.topology.gather(fresh.dense_draw), values):
         # Somebody gave the sparse layer other values than it was pruned with, each alike: one place is as good as another.
+        # So are those of the deviations of a noisy layer.
         return values
     return topology.gather(fresh.dense_draw)
 
