@@ -69,13 +69,13 @@ def find_saved(place: str | Path, best: bool = False) -> SavedAgent:
     :raises ValueError: If there is none.
     """
     path = Path(place)
-    if path.is_dir():
+    if not path.is_file() and Path(f"{path}.zip").is_file():
+        path = Path(f"{path}.zip")
+    elif path.is_dir():
         settings = settings_file(path)
         if settings is None:
             raise ValueError(f"{str(place)!r} is a folder, and none of a run of rl-zoo3: name the .zip of an agent.")
         path = path / ("best_model.zip" if best else f"{settings.parent.name}.zip")
-    elif not path.is_file() and path.with_name(path.name + ".zip").is_file():
-        path = path.with_name(path.name + ".zip")
     if not path.is_file():
         raise ValueError(f"there is no agent {str(path)!r}.")
     of_this_agent = path.with_suffix("") / "config.yml"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # Of a published column only means over runs are known, of which these can be computed.
 OF_MEANS = ("median", "mean")
 NONE = "–"
+TICKS = (0, 0.25, 0.5, 0.75, 1, 2, 5, 10, 20, 50)
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def _draw_aggregate(axes: Any, summary: SuiteSummary, name: str, colours: dict[s
             reached = published_aggregates(column, summary.games)[name]
             axes.axvline(reached, color="gray", linestyle=style, linewidth=1, label=column)
         if name == OF_MEANS[0]:
-            axes.legend(fontsize=7, frameon=False)
+            axes.legend(fontsize=7, loc="lower right")
     axes.set_yticks(range(len(summary.aggregates)), list(summary.aggregates) if with_names else [])
     axes.set_ylim(len(summary.aggregates) - 0.4, -0.6)
     axes.set_title(f"{name}{' (lower is better)' if name == 'optimality gap' else ''}", fontsize=10)
@@ -241,7 +242,10 @@ def _draw_games(axes: Any, summary: SuiteSummary, colours: dict[str, str]) -> No
                 if len(values) > 1:
                     axes.plot([x] * len(values), values, ".", color=colours[method], markersize=4)
     axes.axhline(0, color="black", linewidth=0.5)
+    # Large scores would hide the others.
     axes.set_yscale("symlog", linthresh=1.0)
+    axes.set_yticks([tick for tick in TICKS if tick <= axes.get_ylim()[1]], minor=False)
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xticks(range(len(games)), games, rotation=60, ha="right", fontsize=8)
     axes.set_ylabel("human-normalised score")
     axes.grid(alpha=0.3, axis="y")
