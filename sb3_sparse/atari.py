@@ -66,6 +66,11 @@ class DopamineAtari(gym.Wrapper, RecordConstructorArgs):
         self.observation_space = spaces.Box(0, 255, (84, 84, 1), np.uint8)
         self._lives, self._goes_on = 0, False
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the last step ended an episode by a lost life, and not the game, which the next reset goes on with."""
+        return self._goes_on
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin a game; where the last step ended an episode by a lost life, go on in the same one."""
         if self._goes_on and seed is None:

@@ -1,4 +1,4 @@
-"""The command ``sb3-sparse``: rl-zoo3's commands with our policies and hyperparameters, ``describe``, ``export``, ``plot``."""
+"""The command ``sb3-sparse``: rl-zoo3's commands with our policies and hyperparameters, and some of our own."""
 
 import importlib
 import sys
@@ -10,12 +10,13 @@ commands:
   train      train an agent:      sb3-sparse train --algo sac --env dm_control/cartpole-swingup-v0
   enjoy      watch a saved one:   sb3-sparse enjoy --algo sac --env dm_control/cartpole-swingup-v0 -f logs
   tune       search hyperparameters (rl-zoo3's -optimize)
+  evaluate   how good saved agents are: sb3-sparse evaluate logs/sac/Pendulum-v1_1 --episodes 20 --json returns.json
   describe   print the layers that an agent would have, without training; --plot draws where their weights are
   export     write an agent as ONNX, torch.export or SB3 file: sb3-sparse export --algo sac --env Pendulum-v1 --to onnx
   plot       draw return and plasticity of runs: sb3-sparse plot logs/sac/Pendulum-v1_1 logs/sac/Pendulum-v1_2
 
-Options of the first three are those of rl-zoo3 (sb3-sparse COMMAND --help). Hyperparameters come from the packaged file of the
-algorithm unless -conf names another.
+Options of train, enjoy and tune are those of rl-zoo3 (sb3-sparse COMMAND --help). Hyperparameters come from the packaged file
+of the algorithm unless -conf names another.
 """
 
 # The function of each command, and the file in this folder that it is in.
@@ -23,6 +24,7 @@ COMMANDS = {
     "train": "train_tune_enjoy",
     "enjoy": "train_tune_enjoy",
     "tune": "train_tune_enjoy",
+    "evaluate": "evaluate",
     "describe": "describe",
     "export": "export",
     "plot": "plot",

@@ -11,6 +11,7 @@ import stable_baselines3 as sb3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_sparse import streaming
+from sb3_sparse.evaluation.saved import statistics_beside
 from sb3_sparse.export.check import N_OBSERVATIONS
 from sb3_sparse.export.files import export_onnx, export_torch
 from sb3_sparse.export.loading import load_agent
@@ -33,8 +34,6 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "stream_sarsa": streaming.StreamSARSA,
 }
 ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "sb3": "-dense.zip"}
-# Where rl-zoo3 keeps the statistics of VecNormalize, beside the agent.
-STATISTICS = "vecnormalize.pkl"
 
 
 def export(args: list[str]) -> None:
@@ -83,21 +82,11 @@ def _write(model: BaseAlgorithm, output: Path, options: Any, path: Path) -> Path
         return export_sb3(model, output)
     statistics = None
     if options.vecnormalize != "none":
-        statistics = Path(options.vecnormalize) if options.vecnormalize else _statistics_beside(path)
+        statistics = Path(options.vecnormalize) if options.vecnormalize else statistics_beside(path)
     if statistics is not None:
         print(f"observations are normalised by {statistics}")
     write = export_onnx if options.to == "onnx" else export_torch
     return write(model, output, vec_normalize=statistics, channels_last=options.channels_last)
-
-
-def _statistics_beside(path: Path) -> Path | None:
-    of_this_agent = path.parent / path.stem / STATISTICS
-    if of_this_agent.is_file():
-        return of_this_agent
-    found = [*path.parent.glob(STATISTICS), *path.parent.glob(f"*/{STATISTICS}")]
-    if len(found) > 1:
-        raise ValueError(f"which of {[str(file) for file in found]} belongs to {path}? Name it: --vecnormalize FILE, or none.")
-    return found[0] if found else None
 
 
 def _trained_agent(options: Any) -> Path:

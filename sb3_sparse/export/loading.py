@@ -8,10 +8,13 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 
 
-def load_agent(algorithm: type[BaseAlgorithm], path: Path) -> BaseAlgorithm:
+def load_agent(algorithm: type[BaseAlgorithm], path: Path, device: str = "cpu") -> BaseAlgorithm:
     """
     A saved agent, without allocating its replay buffer.
 
+    :param algorithm: The class that saved it.
+    :param path: The file.
+    :param device: Where its networks are put.
     :raises ValueError: If the file is none of this algorithm.
     """
     if not path.is_file():
@@ -19,7 +22,7 @@ def load_agent(algorithm: type[BaseAlgorithm], path: Path) -> BaseAlgorithm:
     small = without_buffer(algorithm)
     try:
         data, _, _ = load_from_zip_file(path, device="cpu")
-        model = algorithm.load(path, device="cpu", **small)
+        model = algorithm.load(path, device=device, **small)
     except (AttributeError, AssertionError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is no agent of {algorithm.__name__}: {type(error).__name__}: {error}") from error
     # What is exported as an agent of SB3 goes on with the buffer that it had.

@@ -1,7 +1,8 @@
-"""Curves as a page that needs no other file."""
+"""Results as a page that needs no other file: what all pages are made of, and the page of curves."""
 
 import base64
 import html
+from collections.abc import Sequence
 
 from sb3_sparse.results.runs import RETURNS, Run
 from sb3_sparse.results.statistics import Curve
@@ -13,6 +14,50 @@ table { border-collapse: collapse; margin: 1em 0 }
 th, td { border-bottom: 1px solid #ccc; padding: .3em .8em; text-align: left; vertical-align: top }
 td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums }
 """
+
+
+def html_page(title: str, body: str) -> bytes:
+    """
+    A page.
+
+    :param title: Of the window, plain text.
+    :param body: HTML.
+    """
+    page = f"""<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style></head>
+<body>
+{body}
+</body>
+</html>
+"""
+    return page.encode()
+
+
+def picture(png: bytes, alt: str) -> str:
+    """
+    HTML of a picture that is part of the page.
+
+    :param png: The picture.
+    :param alt: What it shows.
+    """
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """
+    HTML of a table.
+
+    :param header: Of the columns, plain text.
+    :param rows: Cells, plain text.
+    :param left: How many columns are words; the others are numbers.
+    """
+    lines = ["<table>", f"<tr>{''.join(f'<th>{html.escape(cell)}</th>' for cell in header)}</tr>"]
+    for row in rows:
+        cells = [f"<td>{html.escape(cell)}</td>" for cell in row[:left]]
+        cells += [f'<td class="number">{html.escape(cell)}</td>' for cell in row[left:]]
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return "\n".join([*lines, "</table>"])
 
 
 def to_html(curves: dict[str, dict[str, Curve]], groups: dict[str, list[Run]], png: bytes, x: str, smooth: int) -> bytes:
@@ -36,12 +81,8 @@ def to_html(curves: dict[str, dict[str, Curve]], groups: dict[str, list[Run]], p
         for run in members
     )
     smoothing = f" Each point is the mean of itself and up to {smooth - 1} before it." if smooth > 1 else ""
-    page = f"""<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><title>sb3-sparse plot</title><style>{STYLE}</style></head>
-<body>
-<h1>Runs</h1>
-<img alt="Curves of all series over {x}" src="data:image/png;base64,{base64.b64encode(png).decode()}">
+    body = f"""<h1>Runs</h1>
+{picture(png, f"Curves of all series over {x}")}
 <p>Thick lines are means over the runs of a group, thin ones single runs, and bands 95 % bootstrap intervals of the mean over
 runs. A group of one run has no band.{smoothing}</p>
 <h2>Last values</h2>
@@ -54,11 +95,8 @@ runs. A group of one run has no band.{smoothing}</p>
 <table>
 <tr><th>group</th><th>run</th><th>returns found</th></tr>
 {runs}
-</table>
-</body>
-</html>
-"""
-    return page.encode()
+</table>"""
+    return html_page("sb3-sparse plot", body)
 
 
 def _cell(curve: Curve | None, x: str) -> str:

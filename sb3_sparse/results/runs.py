@@ -83,7 +83,8 @@ def read_run(argument: str) -> Run:
         )
     progress = _read_table(folder / "progress.csv", "time/total_timesteps")
     plasticity = _read_table(folder / PLASTICITY_FILE, "timesteps")
-    settings = _read_settings(folder)
+    config = settings_file(folder)
+    settings = None if config is None else read_settings(config)
     monitor = _read_monitor(folder, _frames_per_step(settings or {}))
     returns = {}
     if (folder / "evaluations.npz").is_file():
@@ -232,11 +233,24 @@ def _logged_returns(found: dict[str, Series]) -> dict[str, Series]:
     return {kind: found[name] for kind, name in names.items() if name in found}
 
 
-def _read_settings(folder: Path) -> dict[str, Any] | None:
-    """rl-zoo3 keeps them in a folder named after the environment."""
+def settings_file(folder: Path) -> Path | None:
+    """
+    Where rl-zoo3 keeps the settings of a run: in a folder named after the environment. None if there is none, or several.
+
+    :param folder: Of the run.
+    """
     paths = sorted(folder.glob("*/config.yml"))
-    if len(paths) != 1:
-        return None
+    return paths[0] if len(paths) == 1 else None
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """
+    Algorithm, environment and hyperparameters of a run of rl-zoo3, without the seed.
+
+    :param path: Its ``config.yml``, beside which there may be an ``args.yml``.
+    :raises ValueError: If a file is damaged.
+    :raises ImportError: If PyYAML is missing.
+    """
     try:
         import yaml
     except ImportError as error:
@@ -263,8 +277,8 @@ def _read_settings(folder: Path) -> dict[str, Any] | None:
             # An OrderedDict is written as a call with one argument, the list of its pairs.
             return content if isinstance(content, dict) else dict(content[0])
 
-    config = read(paths[0])
-    arguments = paths[0].with_name("args.yml")
+    config = read(path)
+    arguments = path.with_name("args.yml")
     named = read(arguments) if arguments.is_file() else {}
     config.pop("seed", None)
     return {**{name: named[name] for name in ("algo", "env", "env_kwargs") if named.get(name)}, **config}

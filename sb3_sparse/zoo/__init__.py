@@ -1,6 +1,6 @@
 """The one adapter to rl-zoo3: registration, hyperparameter files, search spaces, agents that are built, trained and found."""
 
-from sb3_sparse.zoo.agents import find_agent, train_agent, untrained_agent
+from sb3_sparse.zoo.agents import find_agent, run_environment, train_agent, untrained_agent
 from sb3_sparse.zoo.algorithms import algorithms, register_algorithms
 from sb3_sparse.zoo.commands import prepare_command
 from sb3_sparse.zoo.environments import import_packages, make_known
@@ -20,6 +20,7 @@ __all__ = [
     "prepare_command",
     "register_algorithms",
     "registered",
+    "run_environment",
     "train_agent",
     "untrained_agent",
 ]

@@ -1,4 +1,4 @@
-"""Agents from entries of hyperparameter files, without a command line: built, trained, and found again."""
+"""Agents of hyperparameter files, without a command line: built, trained, found again; and the environment of a run."""
 
 import argparse
 import contextlib
@@ -11,6 +11,7 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_sparse.zoo.algorithms import algorithms
 from sb3_sparse.zoo.environments import make_known
@@ -170,3 +171,39 @@ def find_agent(folder: str | Path, algo: str, env_id: str, exp_id: int = 0, best
         return Path(part("utils.get_model_path")(exp_id, str(folder), algo, name, best)[1])
     except AssertionError as error:
         raise ValueError(str(error)) from error
+
+
+def run_environment(
+    folder: str | Path, env_id: str, n_envs: int = 1, env_kwargs: dict[str, Any] | None = None
+) -> tuple[VecEnv, dict[str, Any]]:
+    """
+    The environment of a run, as rl-zoo3's ``enjoy`` makes it: with its arguments and wrappers, but neither normalised nor
+    with stacked frames. The files of the run are read by YAML's unsafe loader, as there.
+
+    :param folder: Of the settings of the run, such as ``logs/sac/Pendulum-v1_1/Pendulum-v1``.
+    :param env_id: ID of the environment.
+    :param n_envs: How many.
+    :param env_kwargs: Arguments of the environment, on top of those of the run.
+    :return: The environments, and the settings: ``normalize`` and ``frame_stack`` say what is still to be done.
+    :raises ValueError: If the environment is not known.
+    :raises ImportError: If rl-zoo3 is missing, or a version that lacks something that is needed.
+    """
+    make_known(env_id)
+    hyperparams, _ = part("utils.get_saved_hyperparams")(str(folder), test_mode=True)
+    kwargs = dict(hyperparams.pop("env_kwargs", None) or {})
+    arguments = Path(folder) / "args.yml"
+    if arguments.is_file():
+        # It comes with rl-zoo3.
+        import yaml
+
+        given = yaml.load(arguments.read_text(), Loader=yaml.UnsafeLoader)["env_kwargs"]
+        kwargs = kwargs if given is None else dict(given)
+    env = part("utils.create_test_env")(
+        env_id,
+        n_envs=n_envs,
+        should_render=False,
+        hyperparams=copy.deepcopy(hyperparams),
+        env_kwargs={**kwargs, **(env_kwargs or {})},
+        vec_env_cls=DummyVecEnv,
+    )
+    return env, hyperparams

@@ -5,6 +5,7 @@ import io
 import json
 import pathlib
 import zipfile
+from collections.abc import Iterable
 from typing import Any
 
 import sb3_contrib
@@ -61,7 +62,6 @@ def _streaming_kind(saved: dict[str, Any]) -> str:
 
 
 def _other_kinds(path: Any, names: set[str], custom_objects: dict[str, Any] | None) -> list[str]:
-    """The algorithms whose policies fit best, and of these the ones whose settings do."""
     place = path.tell() if isinstance(path, io.BufferedIOBase) else None
     data = load_from_zip_file(path, custom_objects=custom_objects, device="cpu")[0] or {}
     if place is not None:
@@ -72,10 +72,25 @@ def _other_kinds(path: Any, names: set[str], custom_objects: dict[str, Any] | No
         for algorithm in vars(library).values()
         if isinstance(algorithm, type) and issubclass(algorithm, BaseAlgorithm)
     ]
-    for policy_class in getattr(data.get("policy_class"), "__mro__", ()):
-        if fitting := [algorithm for algorithm in known if policy_class in algorithm.policy_aliases.values()]:
+    found = fitting_algorithms(data.get("policy_class"), names, known)
+    return [algorithm.__name__ for algorithm in found] or [_UNKNOWN]
+
+
+def fitting_algorithms(
+    policy_class: Any, names: Iterable[str], known: Iterable[type[BaseAlgorithm]]
+) -> list[type[BaseAlgorithm]]:
+    """
+    The algorithms whose policies fit best to what a file holds, and of these the ones whose settings do.
+
+    :param policy_class: That was saved.
+    :param names: Of everything that was saved.
+    :param known: The algorithms to choose from.
+    """
+    known = list(known)
+    for kind in getattr(policy_class, "__mro__", ()):
+        if fitting := [algorithm for algorithm in known if kind in algorithm.policy_aliases.values()]:
             # Some settings are saved with an underscore.
-            saved = names | {name.lstrip("_") for name in names}
+            saved = {*names} | {name.lstrip("_") for name in names}
             missing = [len(inspect.signature(algorithm).parameters.keys() - saved) for algorithm in fitting]
-            return [algorithm.__name__ for algorithm, n in zip(fitting, missing, strict=True) if n == min(missing)]
-    return [_UNKNOWN]
+            return [algorithm for algorithm, n in zip(fitting, missing, strict=True) if n == min(missing)]
+    return []

@@ -1,0 +1,165 @@
+"""What evaluations measured: as a JSON file, as a table, and as the scores of games."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_sparse.common.files import written_beside
+from sb3_sparse.results.atari100k import game_of
+from sb3_sparse.results.statistics import bootstrap_interval
+
+FORMAT = "sb3-sparse evaluations"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Episodes of one agent in one environment."""
+
+    agent: str
+    """The file."""
+    algo: str
+    """Name of the class."""
+    env: str
+    seed: int
+    """Of the environments and of everything random."""
+    deterministic: bool
+    epsilon: float
+    """Probability of a random action."""
+    suite: str | None
+    """The protocol, ``"atari-100k"``."""
+    returns: list[float]
+    """Of whole episodes, undiscounted, before any normalisation or clipping."""
+    lengths: list[int]
+    """Of the episodes, as the environment inside of all wrappers counts them; of a suite, steps of the agent."""
+
+    @property
+    def mean(self) -> float:
+        """The mean return."""
+        return float(np.mean(self.returns))
+
+
+def write_evaluations(path: str | Path, evaluations: Sequence[Evaluation]) -> None:
+    """
+    Write evaluations as JSON; the file is whole at any time.
+
+    :param path: The file. Its folder is made.
+    :param evaluations: What it is to hold.
+    :raises OSError: If it cannot be written.
+    """
+    content = {"format": FORMAT, "evaluations": [asdict(each) for each in evaluations]}
+    with written_beside(path) as beside:
+        beside.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_evaluations(path: str | Path) -> list[Evaluation]:
+    """
+    What :func:`write_evaluations` wrote.
+
+    :param path: The file.
+    :raises ValueError: If it is no such file.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read ({error}): expected a file of sb3-sparse evaluate --json.") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{str(path)!r} is no file of sb3-sparse evaluate --json.")
+    try:
+        found = [_evaluation(entry) for entry in content["evaluations"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} is damaged ({type(error).__name__}: {error}).") from error
+    if not found:
+        raise ValueError(f"{str(path)!r} holds no evaluation.")
+    return found
+
+
+def _evaluation(entry: Any) -> Evaluation:
+    evaluation = Evaluation(**entry)
+    if not evaluation.returns or len(evaluation.returns) != len(evaluation.lengths):
+        raise ValueError(f"{len(evaluation.returns)} returns and {len(evaluation.lengths)} lengths of {evaluation.agent}")
+    if not np.isfinite(np.array(evaluation.returns, dtype=np.float64)).all():
+        raise ValueError(f"returns of {evaluation.agent} that are no finite numbers")
+    return evaluation
+
+
+def run_means(evaluations: Iterable[Evaluation]) -> dict[str, dict[str, float]]:
+    """
+    The mean return of every agent over all of its episodes, by environment.
+
+    :param evaluations: Of any agents.
+    :raises ValueError: If the same episodes are there twice: an agent would count more than others, or its episodes.
+    """
+    seen: set[tuple[str, str, int]] = set()
+    returns: dict[str, dict[str, list[float]]] = {}
+    for each in evaluations:
+        if (key := (each.env, each.agent, each.seed)) in seen:
+            raise ValueError(f"{each.agent} is there twice, in {each.env} with seed {each.seed}: name each agent once.")
+        seen.add(key)
+        returns.setdefault(each.env, {}).setdefault(each.agent, []).extend(each.returns)
+    return {env: {agent: float(np.mean(runs)) for agent, runs in agents.items()} for env, agents in returns.items()}
+
+
+def game_scores(evaluations: Iterable[Evaluation]) -> dict[str, list[float]]:
+    """
+    The scores of a suite: the mean return of every run, by game, in the order of their agents' files.
+
+    :param evaluations: Of a suite.
+    :raises ValueError: If one is of something else, or twice there.
+    """
+    evaluations = list(evaluations)
+    for each in evaluations:
+        if each.suite is None:
+            raise ValueError(f"{each.agent} was not evaluated by the protocol of a suite: its returns cannot be compared.")
+    return {game_of(env): [means[agent] for agent in sorted(means)] for env, means in run_means(evaluations).items()}
+
+
+def evaluations_table(evaluations: Sequence[Evaluation]) -> str:
+    """
+    A line for each evaluation, then for each environment with several agents their mean with its 95 % interval.
+
+    :param evaluations: What is shown.
+    :raises ValueError: If the same episodes are there twice.
+    """
+    rows = [
+        (
+            each.agent,
+            each.algo,
+            each.env,
+            str(each.seed),
+            str(len(each.returns)),
+            f"{each.mean:,.2f} ± {np.std(each.returns):,.2f}",
+            f"{np.mean(each.lengths):,.1f}",
+        )
+        for each in evaluations
+    ]
+    lines = [aligned(("agent", "algorithm", "environment", "seed", "episodes", "return", "length"), rows, left=3)]
+    for env, means in run_means(evaluations).items():
+        if len(means) > 1:
+            values = np.array(list(means.values()))
+            low, high = bootstrap_interval(values)
+            lines.append(f"{env}: {values.mean():,.2f} [{low:,.2f}, {high:,.2f}], the mean of {len(values)} agents")
+    return "\n".join(lines)
+
+
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """
+    A table of text.
+
+    :param header: Of the columns.
+    :param rows: Cells.
+    :param left: How many columns begin at the left; the others end at the right.
+    """
+    widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in [header, *rows]
+    ]
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join(lines)

@@ -1,0 +1,197 @@
+"""Episodes that an agent plays, against loops written out, and what is left as it was."""
+
+import random
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from sb3_contrib import MaskablePPO
+from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_sparse.evaluation.episodes import EpsilonGreedy, evaluate_agent
+from sb3_sparse.rainbow import Rainbow
+
+
+class Walk(gym.Env):
+    """Episodes of random length; the reward of a step is what was seen before it."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = spaces.Discrete(5)
+
+    def __init__(self, log=None):
+        self.log = [] if log is None else log
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = int(self.np_random.integers(1, 20))
+        self.seen = self.np_random.normal(3.0, 2.0, size=2).astype(np.float32)
+        return self.seen, {}
+
+    def step(self, action):
+        self.log.append(int(action))
+        reward, self.left = float(self.seen[0]) + 0.5 * int(action), self.left - 1
+        self.seen = self.np_random.normal(3.0, 2.0, size=2).astype(np.float32)
+        return self.seen, reward, self.left == 0, False, {}
+
+
+def dqn(seed=0):
+    return DQN("MlpPolicy", Walk(), seed=seed, buffer_size=10, policy_kwargs={"net_arch": [8]})
+
+
+def by_hand(model, env, seed, episodes, normalize=lambda obs: obs):
+    returns, lengths = [], []
+    obs, _ = env.reset(seed=seed)
+    while len(returns) < episodes:
+        total, n, done = 0.0, 0, False
+        while not done:
+            action, _ = model.predict(normalize(obs), deterministic=True)
+            obs, reward, done, _, _ = env.step(action)
+            total, n = total + reward, n + 1
+        returns.append(total)
+        lengths.append(n)
+        obs, _ = env.reset()
+    return returns, lengths
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_each_environment_plays_its_share(n_envs):
+    model = dqn()
+    found = evaluate_agent(model, make_vec_env(Walk, n_envs=n_envs), 10, seed=5)
+    shares = [(10 + i) // n_envs for i in range(n_envs)]
+    expected = [by_hand(model, Walk(), 5 + i, share) for i, share in enumerate(shares)]
+    pairs = sorted(pair for each in expected for pair in zip(*each, strict=True))
+    assert sorted(found.lengths) == sorted(n for _, n in pairs)
+    np.testing.assert_allclose(sorted(found.returns), [total for total, _ in pairs], atol=2e-6)
+    assert evaluate_agent(model, Walk(), 2, seed=5).lengths.tolist() == by_hand(model, Walk(), 5, 2)[1]
+
+
+def test_normalised_observations_raw_returns_and_nothing_is_changed():
+    env = VecNormalize(make_vec_env(Walk, n_envs=2, seed=0))
+    model = PPO("MlpPolicy", env, n_steps=32, batch_size=16, n_epochs=1, seed=0).learn(128)
+    assert not np.allclose(env.obs_rms.mean, 0)
+    statistics = env.obs_rms.mean.copy(), env.obs_rms.var.copy(), env.ret_rms.var.copy()
+    weights = [parameter.clone() for parameter in model.policy.parameters()]
+    random.seed(3)
+    np.random.seed(4)
+    th.manual_seed(5)
+    found = evaluate_agent(model, env, 4, seed=9, deterministic=False)
+    drawn = random.random(), np.random.random(), th.rand(1).item()
+    random.seed(3)
+    np.random.seed(4)
+    th.manual_seed(5)
+    assert drawn == (random.random(), np.random.random(), th.rand(1).item())
+    assert (env.training, env.norm_reward) == (True, True)
+    for before, after in zip(statistics, (env.obs_rms.mean, env.obs_rms.var, env.ret_rms.var), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert all(th.equal(a, b) for a, b in zip(weights, model.policy.parameters(), strict=True))
+    again = evaluate_agent(model, env, 4, seed=9, deterministic=False)
+    np.testing.assert_array_equal(found.returns, again.returns)
+    expected = [by_hand(model, Walk(), 9 + i, 2, env.normalize_obs) for i in range(2)]
+    found = evaluate_agent(model, env, 4, seed=9)
+    np.testing.assert_allclose(sorted(found.returns), sorted(expected[0][0] + expected[1][0]), atol=2e-6)
+
+
+def test_without_a_monitor_rewards_are_still_not_normalised():
+    env = VecNormalize(DummyVecEnv([Walk]))
+    model = dqn()
+    env.reset()
+    for _ in range(50):
+        env.step([0])
+    with pytest.warns(UserWarning, match="not wrapped with a ``Monitor``"):
+        found = evaluate_agent(model, env, 3, seed=1)
+    np.testing.assert_allclose(found.returns, by_hand(model, Walk(), 1, 3, env.normalize_obs)[0], rtol=1e-5)
+
+
+class Zero:
+    """Always takes the first action."""
+
+    action_space = spaces.Discrete(5)
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return np.zeros(len(observation), dtype=np.int64), state
+
+
+def test_random_actions_are_as_many_as_asked_for_and_uniform():
+    n, epsilon = 200_000, 0.01
+    player = EpsilonGreedy(Zero(), epsilon, seed=0)
+    counts = np.bincount(np.concatenate([player.predict(np.zeros(1000))[0] for _ in range(n // 1000)]), minlength=5)
+    # Of five actions that are drawn one is the first one anyway. Four standard deviations of a count are 80.
+    assert np.abs(counts[1:] - n * epsilon / 5).max() < 80
+    assert counts[0] == n - counts[1:].sum()
+    assert not EpsilonGreedy(Zero(), 0.0).predict(np.zeros(1000))[0].any()
+    all_random = EpsilonGreedy(Zero(), 1.0, seed=1).predict(np.zeros(5000))[0]
+    assert np.abs(np.bincount(all_random) - 1000).max() < 4 * np.sqrt(5000 * 0.16)
+    log = []
+    model = dqn()
+    before = model.action_space.np_random.bit_generator.state
+    evaluate_agent(model, Walk(log), 200, epsilon=1.0)
+    assert np.bincount(log, minlength=5).min() > 0.7 * len(log) / 5
+    assert model.action_space.np_random.bit_generator.state == before
+
+
+def test_noise_is_off_and_stays_as_it_was(tmp_path):
+    env = gym.make("CartPole-v1")
+    model = Rainbow("MlpPolicy", env, seed=0, learning_starts=20, batch_size=8, sigma=4.0).learn(60)
+    model.save(tmp_path / "agent")
+    model = Rainbow.load(tmp_path / "agent")
+    noise = {name: buffer.clone() for name, buffer in model.policy.named_buffers() if "noise" in name}
+    assert noise
+    first, second = (evaluate_agent(model, gym.make("CartPole-v1"), 10, seed=3) for _ in range(2))
+    np.testing.assert_array_equal(first.returns, second.returns)
+    assert all(th.equal(noise[name], buffer) for name, buffer in model.policy.named_buffers() if name in noise)
+    # Another seed of torch's generator would move what is noisy.
+    actions = []
+    for seed in range(5):
+        th.manual_seed(seed)
+        obs = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+        actions.append(model.predict(obs, deterministic=True)[0])
+    assert all((each == actions[0]).all() for each in actions)
+    assert any((model.predict(obs, deterministic=False)[0] != actions[0]).any() for _ in range(5))
+
+
+class Masked(Walk):
+    """Only the last action is allowed."""
+
+    def action_masks(self):
+        return np.array([False] * 4 + [True])
+
+
+def test_masked_actions_are_not_taken():
+    log = []
+    model = MaskablePPO("MlpPolicy", Masked(), n_steps=16, batch_size=8)
+    evaluate_agent(model, Masked(log), 5)
+    assert set(log) == {4}
+    with pytest.raises(ValueError, match=r"epsilon=0\.1: random actions of MaskablePPO"):
+        evaluate_agent(model, Masked(), 5, epsilon=0.1)
+
+
+def test_bad_arguments_are_named():
+    model = dqn()
+    for keywords, named in (
+        (dict(episodes=0), "episodes=0"),
+        (dict(seed=-1), "seed=-1"),
+        (dict(epsilon=1.5), r"epsilon=1\.5"),
+        (dict(deterministic="yes"), "deterministic='yes'"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            evaluate_agent(model, Walk(), **keywords)
+    with pytest.raises(ValueError, match=r"the agent sees Box\(-inf, inf, \(2,\), float32\), and the environment shows Box"):
+        evaluate_agent(model, gym.make("CartPole-v1"))
+    narrow = Walk()
+    narrow.action_space = spaces.Discrete(4)
+    with pytest.raises(ValueError, match=r"the agent has the actions Discrete\(5\), and the environment Discrete\(4\)"):
+        evaluate_agent(model, narrow)
+    bounded = Walk()
+    bounded.observation_space = spaces.Box(-100, 100, (2,), np.float32)
+    assert len(evaluate_agent(model, bounded, 2).returns) == 2
+
+
+def test_bounds_of_actions_matter():
+    model = SAC("MlpPolicy", "Pendulum-v1", buffer_size=10)
+    env = gym.wrappers.RescaleAction(gym.make("Pendulum-v1"), np.float32(-1), np.float32(1))
+    with pytest.raises(ValueError, match="the agent has the actions"):
+        evaluate_agent(model, env)

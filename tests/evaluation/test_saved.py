@@ -1,0 +1,167 @@
+"""Agents in files: whose they are, and what belongs to them."""
+
+from collections import OrderedDict
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
+
+from sb3_sparse.evaluation.saved import ALGORITHMS, SavedAgent, environment_of, evaluate_saved, find_saved, load_saved
+from tests.envs import SpaceEnv
+
+DISCRETE = ("dqn", "qrdqn", "rainbow", "der", "stream_q", "stream_sarsa", "ppo_mask")
+# What an agent does is the same in these, and their files do not differ.
+TOLD_AS = {"ddpg": "td3", "der": "rainbow"}
+SPARSE = ("sac", "td3", "dqn", "qrdqn", "tqc", "crossq")
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_a_file_tells_its_algorithm(algo, tmp_path):
+    env = SpaceEnv(spaces.Box(-1, 1, (3,), np.float32), spaces.Discrete(2) if algo in DISCRETE else spaces.Box(-1, 1, (1,)))
+    policies = ["MlpLstmPolicy" if algo == "ppo_lstm" else "MlpPolicy"] + ["SparseSimBaPolicy"] * (algo in SPARSE)
+    for policy in policies:
+        small = {"buffer_size": 100} if issubclass(ALGORITHMS[algo], OffPolicyAlgorithm) else {}
+        small |= {"policy_kwargs": {"width_scale": 0.1}} if policy == "SparseSimBaPolicy" else {}
+        model = ALGORITHMS[algo](policy, env, seed=0, **small)
+        model.save(tmp_path / "agent")
+        saved = find_saved(tmp_path / "agent")
+        loaded = load_saved(saved)
+        assert type(loaded) is ALGORITHMS[TOLD_AS.get(algo, algo)]
+        # A run of rl-zoo3 knows better, where the file does not contradict.
+        assert type(load_saved(SavedAgent(saved.path, algo=algo))) is ALGORITHMS[algo]
+        wrong = "sac" if algo != "sac" else "ppo"
+        assert type(load_saved(SavedAgent(saved.path, algo=wrong))) is type(loaded)
+        assert type(load_saved(saved, algo)) is ALGORITHMS[algo]
+        obs = np.random.default_rng(0).uniform(-1, 1, size=(20, 3)).astype(np.float32)
+        np.testing.assert_array_equal(model.predict(obs, deterministic=True)[0], loaded.predict(obs, deterministic=True)[0])
+        assert getattr(loaded, "replay_buffer", None) is None or loaded.replay_buffer.buffer_size == 1
+
+
+def test_every_algorithm_of_rl_zoo3_and_of_this_package_is_known():
+    pytest.importorskip("rl_zoo3")
+    from sb3_sparse.zoo import algorithms
+
+    known = algorithms()
+    assert {name: ALGORITHMS[name] for name in known} == known
+
+
+def test_an_agent_is_found_with_and_without_ending(tmp_path):
+    DQN("MlpPolicy", "CartPole-v1", buffer_size=1).save(tmp_path / "a.1.zip")
+    assert find_saved(tmp_path / "a.1.zip") == find_saved(tmp_path / "a.1") == SavedAgent(tmp_path / "a.1.zip")
+    with pytest.raises(ValueError, match=r"there is no agent '.*nothing'"):
+        find_saved(tmp_path / "nothing")
+    for folder in (tmp_path, f"{tmp_path}/", "."):
+        with pytest.raises(ValueError, match="is a folder, and none of a run of rl-zoo3"):
+            find_saved(folder)
+    (tmp_path / "text.zip").write_text("no agent")
+    with pytest.raises(ValueError, match=r"text\.zip is no agent of SB3"):
+        load_saved(find_saved(tmp_path / "text"))
+    with pytest.raises(ValueError, match=r"a\.1\.zip is no agent of PPO"):
+        load_saved(find_saved(tmp_path / "a.1"), "ppo")
+    with pytest.raises(ValueError, match=r"a\.1\.zip does not say in which environment"):
+        evaluate_saved(find_saved(tmp_path / "a.1"))
+    with pytest.raises(ValueError, match=r"unknown environment 'CartPole-v7'"):
+        evaluate_saved(find_saved(tmp_path / "a.1"), env_id="CartPole-v7")
+    with pytest.raises(ValueError, match=r"a\.1\.zip: the agent sees Box"):
+        evaluate_saved(find_saved(tmp_path / "a.1"), env_id="Acrobot-v1")
+
+
+def normalised(tmp_path, name="agent"):
+    env = VecNormalize(make_vec_env("Pendulum-v1", n_envs=2, seed=0))
+    model = PPO("MlpPolicy", env, n_steps=64, batch_size=32, n_epochs=1, seed=0).learn(256)
+    model.save(tmp_path / name)
+    return model, env
+
+
+def test_statistics_beside_an_agent(tmp_path):
+    model, env = normalised(tmp_path)
+    saved = find_saved(tmp_path / "agent")
+    raw = evaluate_policy(model, make_vec_env("Pendulum-v1", seed=7), 3, return_episode_rewards=True)[0]
+    (alone,) = evaluate_saved(saved, 3, env_id="Pendulum-v1", seeds=[7])
+    np.testing.assert_allclose(alone.returns, raw)
+    env.save(tmp_path / "vecnormalize.pkl")
+    (found,) = evaluate_saved(saved, 3, env_id="Pendulum-v1", seeds=[7])
+    one = VecNormalize.load(tmp_path / "vecnormalize.pkl", make_vec_env("Pendulum-v1"))
+    one.training = one.norm_reward = False
+    one.seed(7)
+    np.testing.assert_allclose(found.returns, evaluate_policy(model, one, 3, return_episode_rewards=True)[0])
+    assert found.returns != alone.returns
+    assert (found.env, found.seed, found.algo, found.suite, found.lengths) == ("Pendulum-v1", 7, "PPO", None, [200] * 3)
+    (left_out,) = evaluate_saved(saved, 3, env_id="Pendulum-v1", seeds=[7], statistics="none")
+    assert left_out.returns == alone.returns
+    (named,) = evaluate_saved(saved, 3, env_id="Pendulum-v1", seeds=[7], statistics=tmp_path / "vecnormalize.pkl")
+    assert named.returns == found.returns
+    with pytest.raises(ValueError, match="does not fit to CartPole-v1"):
+        evaluate_saved(saved, 3, env_id="CartPole-v1")
+    with pytest.raises(ValueError, match="is no file of VecNormalize"):
+        evaluate_saved(saved, env_id="Pendulum-v1", statistics=tmp_path / "agent.zip")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        env.save(tmp_path / name / "vecnormalize.pkl")
+    with pytest.raises(ValueError, match=r"belongs to .*agent\.zip\. Name it: --vecnormalize FILE"):
+        evaluate_saved(saved, env_id="Pendulum-v1")
+
+
+ENTRY = {
+    "n_timesteps": 128,
+    "policy": "MlpPolicy",
+    "n_steps": 64,
+    "batch_size": 32,
+    "n_epochs": 1,
+    "normalize": True,
+    "frame_stack": 2,
+}
+
+
+def test_a_run_of_rl_zoo3_is_evaluated_as_it_was_trained(tmp_path):
+    pytest.importorskip("rl_zoo3")
+    import yaml
+
+    from sb3_sparse.zoo import train_agent
+
+    (tmp_path / "my.yml").write_text(yaml.safe_dump({"Pendulum-v1": ENTRY}))
+    kwargs = {"g": 5.0}
+    model, folder = train_agent("ppo", "Pendulum-v1", tmp_path / "logs", config=tmp_path / "my.yml", env_kwargs=kwargs)
+    # As `train` keeps its options.
+    settings = folder / "Pendulum-v1"
+    (settings / "args.yml").write_text(yaml.dump({"algo": "ppo", "env": "Pendulum-v1", "env_kwargs": kwargs}))
+    saved = find_saved(folder)
+    assert saved == SavedAgent(folder / "Pendulum-v1.zip", settings, "ppo", "Pendulum-v1")
+    assert saved == find_saved(folder / "Pendulum-v1")
+    (found,) = evaluate_saved(saved, 3, n_envs=2, seeds=[3])
+    env = VecNormalize.load(settings / "vecnormalize.pkl", make_vec_env("Pendulum-v1", 2, env_kwargs=kwargs))
+    env.training = env.norm_reward = False
+    env = VecFrameStack(env, 2)
+    env.seed(3)
+    expected = evaluate_policy(model, env, 3, return_episode_rewards=True)[0]
+    np.testing.assert_allclose(found.returns, expected, atol=1e-4)
+    (heavier,) = evaluate_saved(saved, 3, n_envs=2, seeds=[3], env_kwargs={"g": 15.0})
+    assert heavier.returns != found.returns
+    (settings / "vecnormalize.pkl").unlink()
+    with pytest.raises(ValueError, match="was trained with VecNormalize, and its statistics are missing"):
+        evaluate_saved(saved)
+    with pytest.raises(ValueError, match=r"there is no agent .*best_model\.zip"):
+        find_saved(folder, best=True)
+    model.save(folder / "best_model")
+    assert find_saved(folder, best=True) == SavedAgent(folder / "best_model.zip", settings, "ppo", "Pendulum-v1")
+
+
+def test_the_wrappers_of_a_run(tmp_path):
+    pytest.importorskip("rl_zoo3")
+    import yaml
+
+    settings = tmp_path / "Pendulum-v1"
+    settings.mkdir()
+    wrapped = {"env_wrapper": [{"gymnasium.wrappers.TransformReward": {"func": abs}}], "n_timesteps": 1e5}
+    (settings / "config.yml").write_text(yaml.dump(OrderedDict(wrapped)))
+    env = environment_of(SavedAgent(tmp_path / "agent.zip", settings, "ppo", "Pendulum-v1"), n_envs=2)
+    assert env.env_is_wrapped(gym.wrappers.TransformReward) == [True, True]
+    env.reset()
+    assert env.step(np.zeros((2, 1), np.float32))[1].min() > 0
+    env.close()

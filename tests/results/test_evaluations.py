@@ -1,0 +1,89 @@
+"""Evaluations as files, tables and scores."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from sb3_sparse.results.evaluations import (
+    Evaluation,
+    evaluations_table,
+    game_scores,
+    read_evaluations,
+    run_means,
+    write_evaluations,
+)
+
+
+def made(agent="a.zip", env="ALE/Pong-v5", seed=0, returns=(1.0, 2.0), suite="atari-100k"):
+    return Evaluation(agent, "DER", env, seed, True, 0.001, suite, list(returns), [10 * (i + 1) for i in range(len(returns))])
+
+
+def test_a_file_holds_all_of_it(tmp_path):
+    path = tmp_path / "new/returns.json"
+    evaluations = [made(), made(seed=1, returns=[-20.5]), made(agent="b.zip", env="CartPole-v1", suite=None)]
+    write_evaluations(path, evaluations)
+    assert read_evaluations(path) == evaluations
+    assert [file.name for file in path.parent.iterdir()] == ["returns.json"]
+    assert json.loads(path.read_text())["evaluations"][1]["returns"] == [-20.5]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content.pop("format"), "is no file of sb3-sparse evaluate --json"),
+        (lambda content: content.pop("evaluations"), "is damaged .KeyError: 'evaluations'"),
+        (lambda content: content["evaluations"].clear(), "holds no evaluation"),
+        (lambda content: content["evaluations"][0].pop("seed"), "is damaged .TypeError.*'seed'"),
+        (lambda content: content["evaluations"][0].update(new=1), "is damaged .TypeError.*'new'"),
+        (lambda content: content["evaluations"][0].update(returns=[]), "0 returns and 2 lengths of a.zip"),
+        (lambda content: content["evaluations"][0].update(returns=[1.0, float("nan")]), "returns of a.zip that are no finite"),
+        (lambda content: content["evaluations"][0].update(returns=["x", 1.0]), "is damaged .ValueError: could not convert"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, change, message):
+    path = tmp_path / "returns.json"
+    write_evaluations(path, [made()])
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message) as error:
+        read_evaluations(path)
+    assert str(path) in str(error.value)
+
+
+def test_no_file_and_no_json(tmp_path):
+    with pytest.raises(ValueError, match=r"nothing\.json' cannot be read"):
+        read_evaluations(tmp_path / "nothing.json")
+    (tmp_path / "text.json").write_text("text")
+    with pytest.raises(ValueError, match=r"text\.json' cannot be read"):
+        read_evaluations(tmp_path / "text.json")
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"list\.json' is no file of"):
+        read_evaluations(tmp_path / "list.json")
+
+
+def test_a_run_is_the_mean_of_all_of_its_episodes():
+    evaluations = [made(returns=[1.0]), made(seed=1, returns=[4.0, 7.0]), made(agent="b.zip", returns=[9.0])]
+    assert run_means(evaluations) == {"ALE/Pong-v5": {"a.zip": 4.0, "b.zip": 9.0}}
+    other = made(agent="c.zip", env="ALE/Qbert-v5", returns=[2.0])
+    # In the order of the files' names, whichever came first.
+    assert game_scores([evaluations[2], other, *evaluations[:2]]) == {"Pong": [4.0, 9.0], "Qbert": [2.0]}
+    with pytest.raises(ValueError, match=r"a\.zip is there twice, in ALE/Pong-v5 with seed 0"):
+        run_means([*evaluations, made(returns=[3.0])])
+    with pytest.raises(ValueError, match=r"a\.zip was not evaluated by the protocol"):
+        game_scores([replace(made(), suite=None)])
+    with pytest.raises(ValueError, match="'CartPole-v1' is no game of Atari-100k"):
+        game_scores([made(env="CartPole-v1")])
+
+
+def test_the_table():
+    evaluations = [made(suite=None), made(agent="long/name.zip", returns=[1000.0, 2000.0], suite=None)]
+    assert evaluations_table(evaluations).splitlines() == [
+        "agent          algorithm  environment  seed  episodes             return  length",
+        "--------------------------------------------------------------------------------",
+        "a.zip          DER        ALE/Pong-v5     0         2        1.50 ± 0.50    15.0",
+        "long/name.zip  DER        ALE/Pong-v5     0         2  1,500.00 ± 500.00    15.0",
+        "ALE/Pong-v5: 750.75 [1.50, 1,500.00], the mean of 2 agents",
+    ]
+    assert "mean of" not in evaluations_table(evaluations[:1])
