@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch as th
-from sb3_sparse.results.aggregates import estimate, iqm
 from study_runs import HEADER, EpisodeRecorder, run_all, window_means, write_csv
 
 from sb3_sparse.common.figures import new_figure, save_figure
+from sb3_sparse.results.aggregates import estimate, iqm
 
 EVALUATION_EPISODES = 30
 # Above the longest game that was ever seen in 100,000 steps; without a limit, a greedy agent could play for ever.

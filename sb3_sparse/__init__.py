@@ -36,7 +36,14 @@ if TYPE_CHECKING:
     from sb3_sparse.atari import DopamineAtari, make_atari
     from sb3_sparse.dmc import DMCWrapper, make_dmc
     from sb3_sparse.plasticity import PlasticityCallback, ResetCallback, measure, reset_model_
-    from sb3_sparse.rainbow import DER, Rainbow, RainbowCnnPolicy, RainbowMultiInputPolicy, RainbowPolicy
+    from sb3_sparse.rainbow import (
+        DER,
+        Rainbow,
+        RainbowCnnPolicy,
+        RainbowMultiInputPolicy,
+        RainbowPolicy,
+        SparseSimBaRainbowPolicy,
+    )
     from sb3_sparse.replay import FrameReplayBuffer, PrioritizedReplayBuffer
     from sb3_sparse.streaming import (
         AdaptiveObGD,
@@ -76,6 +83,7 @@ __all__ = [
     "SparseSimBaDQNPolicy",
     "SparseSimBaPolicy",
     "SparseSimBaQRDQNPolicy",
+    "SparseSimBaRainbowPolicy",
     "SparseSimBaTD3Policy",
     "SparseSimBaTQCPolicy",
     "Sparsity",
@@ -106,7 +114,10 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     "atari": ("DopamineAtari", "make_atari"),
     "dmc": ("DMCWrapper", "make_dmc"),
     "plasticity": ("PlasticityCallback", "ResetCallback", "measure", "reset_model_"),
-    "rainbow": ("DER", "Rainbow", "RainbowCnnPolicy", "RainbowMultiInputPolicy", "RainbowPolicy"),
+    "rainbow": (
+        *("DER", "Rainbow", "RainbowCnnPolicy", "RainbowMultiInputPolicy", "RainbowPolicy"),
+        "SparseSimBaRainbowPolicy",
+    ),
     "replay": ("FrameReplayBuffer", "PrioritizedReplayBuffer"),
     "streaming": (
         *("StreamAC", "StreamQ", "StreamSARSA", "ObGD", "AdaptiveObGD"),

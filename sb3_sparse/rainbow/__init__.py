@@ -5,6 +5,7 @@ from sb3_sparse.rainbow.der import DER
 from sb3_sparse.rainbow.encoders import ImageEncoder
 from sb3_sparse.rainbow.networks import RainbowNetwork
 from sb3_sparse.rainbow.policies import RainbowCnnPolicy, RainbowMultiInputPolicy, RainbowPolicy
+from sb3_sparse.rainbow.simba import SimBaRainbowNetwork, SparseSimBaRainbowPolicy
 
 __all__ = [
     "DER",
@@ -14,4 +15,6 @@ __all__ = [
     "RainbowMultiInputPolicy",
     "RainbowNetwork",
     "RainbowPolicy",
+    "SimBaRainbowNetwork",
+    "SparseSimBaRainbowPolicy",
 ]

@@ -19,10 +19,12 @@ from sb3_sparse.common.sb3_models import sb3_model_parts
 from sb3_sparse.common.signatures import FullSignature
 from sb3_sparse.common.validation import flag, whole_number
 from sb3_sparse.networks.noisy import noise_added
-from sb3_sparse.rainbow.networks import RainbowNetwork
+from sb3_sparse.rainbow.networks import RainbowParts
 from sb3_sparse.rainbow.policies import RainbowCnnPolicy, RainbowMultiInputPolicy, RainbowPolicy
+from sb3_sparse.rainbow.simba import SparseSimBaRainbowPolicy
 from sb3_sparse.replay.buffer import ComposedReplayBuffer
 from sb3_sparse.replay.prioritized import PrioritizedReplayBuffer
+from sb3_sparse.simba.policies import POLICY_ALIAS
 
 
 class Losses(NamedTuple):
@@ -47,7 +49,7 @@ class Rainbow(DQN):
     ``dueling`` and ``double`` alone are dueling double DQN, and so on. A variant overrides the step of :meth:`train` that it
     changes: :meth:`_losses`, :meth:`_next_distribution`, :meth:`_update`.
 
-    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a policy class.
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, ``"SparseSimBaPolicy"``, or a policy class.
     :param env: The environment, with discrete actions.
     :param learning_rate: Learning rate, or a schedule of it.
     :param distributional: Learn distributions over returns (C51, Bellemare et al. 2017).
@@ -72,17 +74,18 @@ class Rainbow(DQN):
         "MlpPolicy": RainbowPolicy,
         "CnnPolicy": RainbowCnnPolicy,
         "MultiInputPolicy": RainbowMultiInputPolicy,
+        POLICY_ALIAS: SparseSimBaRainbowPolicy,
     }
     #: Keywords that :meth:`load` does not take: a saved agent has its own.
     fixed_keywords: ClassVar[frozenset[str]] = frozenset((*_OF_NETWORK, *_OF_BUFFER))
-    q_net: RainbowNetwork
-    q_net_target: RainbowNetwork
-    policy: RainbowPolicy
+    q_net: RainbowParts
+    q_net_target: RainbowParts
+    policy: RainbowPolicy | SparseSimBaRainbowPolicy
     __signature__ = FullSignature()
 
     def __init__(
         self,
-        policy: str | type[RainbowPolicy],
+        policy: str | type[RainbowPolicy] | type[SparseSimBaRainbowPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 1e-4,
         *,

@@ -6,6 +6,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_sparse.rainbow.algo import Rainbow
 from sb3_sparse.rainbow.policies import RainbowPolicy
+from sb3_sparse.rainbow.simba import SparseSimBaRainbowPolicy
 
 
 class DER(Rainbow):
@@ -32,7 +33,7 @@ class DER(Rainbow):
 
     def __init__(
         self,
-        policy: str | type[RainbowPolicy],
+        policy: str | type[RainbowPolicy] | type[SparseSimBaRainbowPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 1e-4,
         *,

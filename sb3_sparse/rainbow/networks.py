@@ -11,15 +11,15 @@ from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
 
 from sb3_sparse.common.model_parts import leaves
-from sb3_sparse.networks.heads import DuelingHead, PlainHead, Support
+from sb3_sparse.networks.heads import DuelingHead, Linear, PlainHead, Support
 from sb3_sparse.networks.noisy import NoisyLinear, noisy_layers
 from sb3_sparse.sparse.sparsity import Sparsity
 from sb3_sparse.sparse.state.loading import LoadsWhole
 
 
-class RainbowNetwork(LoadsWhole, QNetwork):
+class RainbowParts(QNetwork):
     """
-    Q-network of :class:`Rainbow`. With everything switched off it is SB3's own, bit by bit.
+    What Rainbow's networks share, whatever their trunk is. With everything switched off it is SB3's network, bit by bit.
 
     :param args: Of SB3's ``QNetwork``.
     :param distributional: Whether it predicts distributions over returns (C51).
@@ -29,7 +29,7 @@ class RainbowNetwork(LoadsWhole, QNetwork):
     :param v_min: Smallest return of the distributions.
     :param v_max: Largest return of the distributions.
     :param sigma: Size of the noise at first.
-    :param kwargs: Of SB3's ``QNetwork``, and the keywords of :class:`Sparsity`, which prunes encoder and layers.
+    :param kwargs: Of SB3's ``QNetwork``.
     """
 
     def __init__(
@@ -44,9 +44,8 @@ class RainbowNetwork(LoadsWhole, QNetwork):
         sigma: float = 0.5,
         **kwargs: Any,
     ):
-        self.sparsity = Sparsity.from_keywords(**Sparsity.take_keywords(kwargs))
         super().__init__(*args, **kwargs)
-        self.rainbow_kwargs = {
+        self.rainbow_kwargs: dict[str, Any] = {
             "distributional": distributional,
             "dueling": dueling,
             "noisy": noisy,
@@ -57,19 +56,32 @@ class RainbowNetwork(LoadsWhole, QNetwork):
         }
         self.support = Support(n_atoms, v_min, v_max) if distributional else None
         if distributional or dueling or noisy:
-            self._build_head(dueling, noisy, sigma)
-        self.sparsity.apply_(self)
+            linear = self.linear()
+            layers: list[nn.Module] = []
+            width = self.features_dim
+            for units in self.net_arch:
+                layers += [linear(width, units), self.activation_fn()]
+                width = units
+            self.q_net = nn.Sequential(*layers, self.make_head(width, linear))
 
-    def _build_head(self, dueling: bool, noisy: bool, sigma: float) -> None:
-        linear = partial(NoisyLinear, sigma=sigma) if noisy else nn.Linear
-        layers: list[nn.Module] = []
-        width = self.features_dim
-        for units in self.net_arch:
-            layers += [linear(width, units), self.activation_fn()]
-            width = units
-        head = DuelingHead if dueling else PlainHead
+    def linear(self, plain: Linear = nn.Linear) -> Linear:
+        """
+        What makes a layer of its sizes.
+
+        :param plain: The same without noise.
+        """
+        return partial(NoisyLinear, sigma=self.rainbow_kwargs["sigma"]) if self.rainbow_kwargs["noisy"] else plain
+
+    def make_head(self, width: int, linear: Linear) -> nn.Module:
+        """
+        The last layers.
+
+        :param width: Size of their input.
+        :param linear: Makes a layer of its sizes.
+        """
+        head = DuelingHead if self.rainbow_kwargs["dueling"] else PlainHead
         n_numbers = 1 if self.support is None else self.support.n_atoms
-        self.q_net = nn.Sequential(*layers, head(width, int(self.action_space.n), n_numbers, linear))
+        return head(width, int(self.action_space.n), n_numbers, linear)
 
     def log_probabilities(self, obs: PyTorchObs) -> th.Tensor:
         """
@@ -124,7 +136,24 @@ class RainbowNetwork(LoadsWhole, QNetwork):
         return super()._predict(observation)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), **self.rainbow_kwargs, **self.sparsity.keywords}
+        return {**super()._get_constructor_parameters(), **self.rainbow_kwargs}
+
+
+class RainbowNetwork(LoadsWhole, RainbowParts):
+    """
+    Q-network of :class:`Rainbow`: encoder, hidden layers and head, pruned together.
+
+    :param args: Of SB3's ``QNetwork``.
+    :param kwargs: Of :class:`RainbowParts`, and the keywords of :class:`Sparsity`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self.sparsity = Sparsity.from_keywords(**Sparsity.take_keywords(kwargs))
+        super().__init__(*args, **kwargs)
+        self.sparsity.apply_(self)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), **self.sparsity.keywords}
 
     def forget_sparsity(self) -> None:
         """What is saved from now on is a dense network."""

@@ -16,6 +16,26 @@ from sb3_sparse.sparse.sparsity import Sparsity
 from sb3_sparse.sparse.state.loading import LoadsWhole
 
 
+def checked_rainbow_keywords(
+    distributional: bool, dueling: bool, noisy: bool, n_atoms: int, v_min: float, v_max: float, sigma: float
+) -> dict[str, Any]:
+    """
+    Which parts of Rainbow a network has, as plain values that are saved.
+
+    :raises ValueError: If a value is out of range.
+    """
+    support = Support(n_atoms, v_min, v_max)
+    return {
+        "distributional": flag("distributional", distributional),
+        "dueling": flag("dueling", dueling),
+        "noisy": flag("noisy", noisy),
+        "n_atoms": support.n_atoms,
+        "v_min": support.v_min,
+        "v_max": support.v_max,
+        "sigma": non_negative("sigma", sigma),
+    }
+
+
 class RainbowPolicy(LoadsWhole, DQNPolicy):
     """
     Policy of :class:`Rainbow`, for vectors, and by ``encoder`` for images. The algorithm says which parts of the network
@@ -71,17 +91,8 @@ class RainbowPolicy(LoadsWhole, DQNPolicy):
         rescale: bool = False,
         **kwargs: Any,
     ):
-        support = Support(n_atoms, v_min, v_max)
         # Before the constructor, which makes the networks.
-        self.rainbow_kwargs: dict[str, Any] = {
-            "distributional": flag("distributional", distributional),
-            "dueling": flag("dueling", dueling),
-            "noisy": flag("noisy", noisy),
-            "n_atoms": support.n_atoms,
-            "v_min": support.v_min,
-            "v_max": support.v_max,
-            "sigma": non_negative("sigma", sigma),
-        }
+        self.rainbow_kwargs = checked_rainbow_keywords(distributional, dueling, noisy, n_atoms, v_min, v_max, sigma)
         self.sparsity = Sparsity.from_keywords(sparsity, sparsity_distribution, mask_seed, rescale)
         self.encoder_kwargs: dict[str, Any] = {"encoder": encoder, "width_scale": positive("width_scale", width_scale)}
         if encoder is not None:
