@@ -34,7 +34,7 @@ def test_trunk_and_head_are_pruned_and_the_head_is_noisy():
     model = make()
     report = sparsity_report(model.q_net)
     assert report.sparsity == pytest.approx(0.6, abs=0.02)
-    trunk, head = model.q_net.q_net
+    trunk, _ = model.q_net.q_net
     assert any(isinstance(layer, SparseLinear) for layer in trunk.modules())
     assert not any(isinstance(layer, NoisyLinear) for layer in trunk.modules())
     obs = th.rand(8, 4)
