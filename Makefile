@@ -20,7 +20,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: $(VENV)/installed  ## train a sparse SimBa agent on a DeepMind Control task, evaluate it
 	$(BIN)/sb3-sparse train --algo sac --env $(DEMO_ENV) --seed $(SEED) --progress \
 		--log-folder logs --tensorboard-log logs/tensorboard --eval-freq 1000 --eval-episodes 3
-	$(BIN)/python examples/evaluate.py --algo sac --env $(DEMO_ENV) --log-folder logs --episodes 10
+	$(BIN)/sb3-sparse evaluate --algo sac --env $(DEMO_ENV) --log-folder logs --episodes 10 --seed 1000
 
 test: $(VENV)/installed  ## all tests, and a few minutes' worth of SB3's own
 	$(BIN)/python -m pytest -n 2

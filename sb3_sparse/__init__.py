@@ -123,7 +123,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
         *("StreamAC", "StreamQ", "StreamSARSA", "ObGD", "AdaptiveObGD"),
         *("StreamPolicy", "StreamACPolicy", "StreamACCnnPolicy", "StreamQPolicy", "StreamQCnnPolicy"),
     ),
-    **dict.fromkeys(("export", "results", "zoo"), ()),
+    **dict.fromkeys(("evaluation", "export", "results", "zoo"), ()),
     # Addresses of version 0.2 and before.
     **dict.fromkeys(("observations", "policies", "policy_networks"), ()),
 }

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 pages = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-COMMANDS = ("train", "tune", "enjoy", "describe", "plot")
+COMMANDS = ("train", "tune", "enjoy", "evaluate", "describe", "plot")
 
 
 def blocks(page, language):
@@ -141,9 +141,12 @@ def test_options_of_scripts_exist(page):
 
 
 def test_a_page_about_a_command_names_its_options():
-    text = (ROOT / "docs/plot.md").read_text()
-    for option in re.findall(r"^\| `(--[\w-]+)", text, re.MULTILINE):
-        assert has_option(help_of("plot"), option), option
+    for command in ("plot", "evaluate"):
+        text = (ROOT / f"docs/{command}.md").read_text()
+        found = re.findall(r"^\| `(--?[\w-]+)", text, re.MULTILINE)
+        assert found
+        for option in found:
+            assert has_option(help_of(command), option), option
     line = next(line for line in (ROOT / "docs/cli.md").read_text().splitlines() if line.startswith("`describe` takes"))
     for option in re.findall(r"`(-[\w-]+)`", line):
         assert has_option(help_of("describe"), option), option

@@ -182,6 +182,6 @@ def test_the_source_distribution_has_what_the_readme_calls(distributions):
     (archive,) = distributions.glob("*.tar.gz")
     with tarfile.open(archive) as members:
         names = {name.partition("/")[2] for name in members.getnames()}
-    assert {"Makefile", "constraints.txt", "README.md", "docs/images/demo.png", "examples/evaluate.py"} <= names
+    assert {"Makefile", "constraints.txt", "README.md", "docs/images/demo.png", "examples/stream_ac.py"} <= names
     assert {"scripts/conformance.py", "hyperparams/sac.yml", "tests/envs.py"} <= names
     assert {"tests/compatibility/files/sac.zip", "tests/compatibility/files/manifest.json", "benchmarks/gpu.py"} <= names

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sb3_sparse.cli.describe import ReadDict
 from sb3_sparse.common.figures import new_figure, to_png
-from sb3_sparse.common.files import written_beside
+from sb3_sparse.common.files import check_writable, written_beside
 from sb3_sparse.common.validation import fraction, whole_number
 from sb3_sparse.evaluation.atari100k import EPISODES, EPSILON, N_ENVS, SUITE, evaluate_saved_on_game, game_of_agent
 from sb3_sparse.evaluation.saved import ALGORITHMS, SavedAgent, evaluate_saved, find_saved
@@ -25,8 +25,10 @@ def evaluate(args: list[str]) -> None:
     options = _options(args)
     if options.gym_packages:
         import_packages(options.gym_packages)
+    # Before anything is played: what is missing is better said at once.
+    for file in _files(options):
+        check_writable(file)
     if options.out is not None:
-        # Before anything is played: what is missing is better said at once.
         new_figure()
     if options.suite:
         _evaluate_suite(options)
@@ -110,19 +112,22 @@ def _play_all(
     paths = [saved.path.resolve() for saved, _ in agents]
     if twice := [str(saved.path) for i, (saved, _) in enumerate(agents) if paths[i] in paths[:i]]:
         raise ValueError(f"{twice[0]} is given twice: name each agent once.")
-    files = [options.json] if options.json else []
-    if options.out:
-        files.append(Path(options.out) / f"{SUITE}.json")
     evaluations: list[Evaluation] = []
     for saved, game in agents:
         found = play(saved, game, options)
         evaluations += found
-        for file in files:
+        for file in _files(options):
             write_evaluations(file, evaluations)
         if len(agents) > 1:
             for each in found:
                 print(f"{each.agent} in {each.env}, seed {each.seed}: {each.mean:,.2f}", file=sys.stderr)
     return evaluations
+
+
+def _files(options: argparse.Namespace) -> list[Path]:
+    """The JSON files to write."""
+    named = [Path(options.json)] if options.json else []
+    return [*named, Path(options.out) / f"{SUITE}.json"] if options.out else named
 
 
 def _play(saved: SavedAgent, game: str | None, options: argparse.Namespace) -> list[Evaluation]:
@@ -159,6 +164,8 @@ def _evaluate_suite(options: argparse.Namespace) -> None:
     for argument in options.agents:
         name, place = _split_name(argument)
         if place.endswith(".json"):
+            if Path(place).resolve() in [file.resolve() for file in _files(options)]:
+                raise ValueError(f"{place} is read, and would be written anew with other agents: name another file or folder.")
             methods.setdefault(name or Path(place).stem, []).extend(read_evaluations(place))
         else:
             saved = find_saved(place, options.load_best)

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -54,6 +54,21 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """
+    See whether a file can be written, before the work of which it is to hold the result. Its folder is made.
+
+    :param path: The file.
+    :raises OSError: If not.
+    """
+    with suppress(_OnlyTried), written_beside(path):
+        raise _OnlyTried
+
+
+class _OnlyTried(Exception):
+    """What is written beside does not take the place of anything."""
 
 
 def _cannot_write(path: Path, error: OSError) -> OSError:

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack
 
 from sb3_sparse.atari import DopamineAtari, make_atari
 from sb3_sparse.evaluation.episodes import Episodes, evaluate_agent
-from sb3_sparse.evaluation.saved import SavedAgent, load_saved, statistics_beside
+from sb3_sparse.evaluation.saved import STATISTICS, SavedAgent, load_saved
 from sb3_sparse.export.vec_normalize import load_vec_normalize
 from sb3_sparse.results.atari100k import game_of, known_game
 from sb3_sparse.results.evaluations import Evaluation
@@ -133,9 +133,11 @@ def evaluate_saved_on_game(
     :raises ValueError: If something of it is wrong, or does not fit together.
     """
     game = game_of_agent(saved) if game is None else game_of(game)
-    normalizer = load_vec_normalize(statistics_beside(saved.path))
-    if normalizer is not None and normalizer.norm_obs:
-        raise ValueError(f"{saved.path} was trained with VecNormalize: agents of {SUITE} see frames as they are.")
+    for folder in (saved.path.with_suffix(""), saved.settings_folder, saved.path.parent):
+        if folder is not None and (folder / STATISTICS).is_file():
+            normalizer = load_vec_normalize(folder / STATISTICS)
+            if normalizer is not None and normalizer.norm_obs:
+                raise ValueError(f"{saved.path} was trained with VecNormalize: agents of {SUITE} see frames as they are.")
     model = load_saved(saved, algo, device)
     if not isinstance(model.action_space, spaces.Discrete):
         raise ValueError(f"{saved.path} has the actions {model.action_space}: it plays no game of Atari.")
@@ -154,6 +156,7 @@ def evaluate_saved_on_game(
                 deterministic=True,
                 epsilon=EPSILON,
                 suite=SUITE,
+                statistics=None,
                 returns=played.returns.tolist(),
                 lengths=played.lengths.tolist(),
             )

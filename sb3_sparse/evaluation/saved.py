@@ -156,7 +156,7 @@ def environment_of(
     if env_id is None:
         raise ValueError(f"{saved.path} does not say in which environment it was trained: name one by --env.")
     make_known(env_id)
-    found = statistics_beside(saved.path) if statistics is None else None if statistics == "none" else Path(statistics)
+    found = _statistics(saved, statistics)
     n_stack = 0
     if saved.settings_folder is None:
         env = make_vec_env(env_id, n_envs=n_envs, env_kwargs=env_kwargs)
@@ -176,6 +176,12 @@ def environment_of(
     return VecFrameStack(env, n_stack) if n_stack else env
 
 
+def _statistics(saved: SavedAgent, given: str | Path | None) -> Path | None:
+    if given is None:
+        return statistics_beside(saved.path)
+    return None if given == "none" else Path(given)
+
+
 def evaluate_saved(
     saved: SavedAgent,
     episodes: int = 10,
@@ -186,6 +192,7 @@ def evaluate_saved(
     epsilon: float = 0.0,
     device: str = "auto",
     env_id: str | None = None,
+    statistics: str | Path | None = None,
     **environment: Any,
 ) -> list[Evaluation]:
     """
@@ -199,12 +206,14 @@ def evaluate_saved(
     :param epsilon: As there.
     :param device: Where its networks are put.
     :param env_id: As for :func:`environment_of`.
-    :param environment: Keywords of :func:`environment_of`.
+    :param statistics: As there.
+    :param environment: Other keywords of :func:`environment_of`.
     :return: One for each seed.
     :raises ValueError: If something of it is wrong, or does not fit together.
     """
     model = load_saved(saved, algo, device)
-    env = environment_of(saved, env_id, **environment)
+    env = environment_of(saved, env_id, statistics=statistics, **environment)
+    used = _statistics(saved, statistics)
     try:
         found = [
             (seed, evaluate_agent(model, env, episodes, seed=seed, deterministic=deterministic, epsilon=epsilon))
@@ -223,6 +232,7 @@ def evaluate_saved(
             deterministic=deterministic,
             epsilon=epsilon,
             suite=None,
+            statistics=None if used is None else str(used),
             returns=played.returns.tolist(),
             lengths=played.lengths.tolist(),
         )

@@ -31,6 +31,8 @@ class Evaluation:
     """Probability of a random action."""
     suite: str | None
     """The protocol, ``"atari-100k"``."""
+    statistics: str | None
+    """The file of ``VecNormalize`` by which observations were normalised."""
     returns: list[float]
     """Of whole episodes, undiscounted, before any normalisation or clipping."""
     lengths: list[int]
@@ -137,6 +139,8 @@ def evaluations_table(evaluations: Sequence[Evaluation]) -> str:
         for each in evaluations
     ]
     lines = [aligned(("agent", "algorithm", "environment", "seed", "episodes", "return", "length"), rows, left=3)]
+    used = {each.agent: each.statistics for each in evaluations if each.statistics}
+    lines += [f"observations of {agent} are normalised by {statistics}" for agent, statistics in used.items()]
     for env, means in run_means(evaluations).items():
         if len(means) > 1:
             values = np.array(list(means.values()))

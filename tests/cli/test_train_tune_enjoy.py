@@ -1,6 +1,6 @@
 """Training from the command line."""
 
-import subprocess
+import json
 import sys
 from pathlib import Path
 
@@ -38,9 +38,13 @@ def test_train_and_enjoy(tmp_path):
         cwd=tmp_path,
     )
     assert "Mean reward:" in out.stdout
-    script = Path(__file__).parents[2] / "examples/evaluate.py"
-    result = subprocess.run([sys.executable, script, "--episodes", "1"], cwd=tmp_path, capture_output=True, text=True)
-    assert "Mean evaluation return over 1 episodes of dm_control/cartpole-swingup-v0: " in result.stdout, result.stderr
+    out = run(
+        *("evaluate", "--algo", "sac", "--env", "dm_control/cartpole-swingup-v0", "--episodes", "1", "--json", "r.json"),
+        cwd=tmp_path,
+    )
+    assert f"{Path('logs/sac') / run_folder.name / run_folder.name[:-2]}.zip  SAC " in out.stdout
+    (found,) = json.loads((tmp_path / "r.json").read_text())["evaluations"]
+    assert found["lengths"] == [1000], "of the task, below the wrapper that repeats actions"
 
 
 def test_tune_keeps_the_yamls_policy_kwargs(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sb3_sparse.common.files import written_beside
+from sb3_sparse.common.files import check_writable, written_beside
 
 
 def names(folder):
@@ -73,6 +73,18 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(tmp_path):
     with pytest.raises(IsADirectoryError, match=r"cannot write .* \(it is a folder\)"), written_beside(tmp_path):
         must_not_run()
     assert names(tmp_path) == ["afile"]
+    with pytest.raises(NotADirectoryError, match=expected):
+        check_writable(tmp_path / "afile/x.csv")
+
+
+def test_a_look_whether_a_file_can_be_written_changes_none(tmp_path):
+    path = tmp_path / "new/x.csv"
+    check_writable(path)
+    assert names(path.parent) == []
+    path.write_text("there")
+    check_writable(path)
+    assert path.read_text() == "there"
+    assert names(path.parent) == ["x.csv"]
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder that root cannot write to")

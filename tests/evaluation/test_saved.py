@@ -97,6 +97,8 @@ def test_statistics_beside_an_agent(tmp_path):
     assert left_out.returns == alone.returns
     (named,) = evaluate_saved(saved, 3, env_id="Pendulum-v1", seeds=[7], statistics=tmp_path / "vecnormalize.pkl")
     assert named.returns == found.returns
+    statistics = str(tmp_path / "vecnormalize.pkl")
+    assert [each.statistics for each in (alone, found, left_out, named)] == [None, statistics, None, statistics]
     with pytest.raises(ValueError, match="does not fit to CartPole-v1"):
         evaluate_saved(saved, 3, env_id="CartPole-v1")
     with pytest.raises(ValueError, match="is no file of VecNormalize"):
@@ -104,7 +106,7 @@ def test_statistics_beside_an_agent(tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         env.save(tmp_path / name / "vecnormalize.pkl")
-    with pytest.raises(ValueError, match=r"belongs to .*agent\.zip\. Name it: --vecnormalize FILE"):
+    with pytest.raises(ValueError, match=r"belongs to .*agent\.zip\? Name it: --vecnormalize FILE"):
         evaluate_saved(saved, env_id="Pendulum-v1")
 
 

@@ -16,7 +16,8 @@ from sb3_sparse.results.evaluations import (
 
 
 def made(agent="a.zip", env="ALE/Pong-v5", seed=0, returns=(1.0, 2.0), suite="atari-100k"):
-    return Evaluation(agent, "DER", env, seed, True, 0.001, suite, list(returns), [10 * (i + 1) for i in range(len(returns))])
+    lengths = [10 * (i + 1) for i in range(len(returns))]
+    return Evaluation(agent, "DER", env, seed, True, 0.001, suite, None, list(returns), lengths)
 
 
 def test_a_file_holds_all_of_it(tmp_path):
@@ -87,3 +88,5 @@ def test_the_table():
         "ALE/Pong-v5: 750.75 [1.50, 1,500.00], the mean of 2 agents",
     ]
     assert "mean of" not in evaluations_table(evaluations[:1])
+    normalised = replace(evaluations[0], statistics="vec.pkl")
+    assert evaluations_table([normalised]).endswith("\nobservations of a.zip are normalised by vec.pkl")

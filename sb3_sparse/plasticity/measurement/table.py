@@ -3,10 +3,9 @@
 import csv
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from sb3_sparse.common.files import written_beside
+from sb3_sparse.common.files import check_writable, written_beside
 
 
 class CsvTable:
@@ -33,7 +32,7 @@ class CsvTable:
         try:
             if self.path.is_file() and self.path.stat().st_size:
                 self._continue(start)
-            self._try_to_write()
+            check_writable(self.path)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -104,13 +103,3 @@ class CsvTable:
             writer = csv.DictWriter(file, self.header, restval="")
             writer.writeheader()
             writer.writerows(rows)
-
-    def _try_to_write(self) -> None:
-        """Whether the folder lets us."""
-        with suppress(_OnlyTried), written_beside(self.path) as beside:
-            beside.touch()
-            raise _OnlyTried
-
-
-class _OnlyTried(Exception):
-    """What is written beside does not take the place of anything."""
