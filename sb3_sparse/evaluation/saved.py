@@ -129,9 +129,16 @@ def statistics_beside(path: Path) -> Path | None:
     if of_this_agent.is_file():
         return of_this_agent
     found = [*path.parent.glob(STATISTICS), *path.parent.glob(f"*/{STATISTICS}")]
+    found = [file for file in found if not _of_another_agent(file, path)]
     if len(found) > 1:
         raise ValueError(f"which of {[str(file) for file in found]} belongs to {path}? Name it: --vecnormalize FILE, or none.")
     return found[0] if found else None
+
+
+def _of_another_agent(statistics: Path, path: Path) -> bool:
+    """A folder beside an agent, with its name, is that agent's; one of a run of rl-zoo3 is for all agents of the run."""
+    folder = statistics.parent
+    return folder != path.parent and Path(f"{folder}.zip").is_file() and not (folder / "config.yml").is_file()
 
 
 def environment_of(

@@ -36,6 +36,11 @@ def without_buffer(algorithm: type[BaseAlgorithm]) -> dict[str, Any]:
     """Keywords of ``load`` by which no replay buffer is allocated, nor asked for the environment that a HER buffer needs."""
     if not issubclass(algorithm, OffPolicyAlgorithm):
         return {}
-    small = {"buffer_size": 1, "replay_buffer_class": None, "replay_buffer_kwargs": {}, "optimize_memory_usage": False}
+    small: dict[str, Any] = {
+        "buffer_size": 1,
+        "replay_buffer_class": None,
+        "replay_buffer_kwargs": {},
+        "optimize_memory_usage": False,
+    }
     # Rainbow takes no other kind of buffer than it has, and needs none: a small one of that kind is made.
     return {name: value for name, value in small.items() if name not in getattr(algorithm, "fixed_keywords", ())}

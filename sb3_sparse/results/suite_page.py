@@ -189,7 +189,11 @@ def draw_suite(summary: SuiteSummary) -> "Figure":
     figure = new_figure((12, 8.5 + 0.3 * len(methods)))
     grid = figure.add_gridspec(3, len(AGGREGATES), height_ratios=[0.6 + 0.35 * len(methods), 3, 3])
     for i, name in enumerate(AGGREGATES):
-        _draw_aggregate(figure.add_subplot(grid[0, i]), summary, name, colours, with_names=i == 0)
+        axes = figure.add_subplot(grid[0, i])
+        _draw_aggregate(axes, summary, name, colours, with_names=i == 0)
+        if name == OF_MEANS[0]:
+            lines, labels = axes.get_legend_handles_labels()
+            figure.legend(lines, labels, loc="outside upper center", ncols=2, fontsize=9, frameon=False)
     _draw_profiles(figure.add_subplot(grid[1, :]), summary, colours)
     _draw_games(figure.add_subplot(grid[2, :]), summary, colours)
     return figure
@@ -205,8 +209,6 @@ def _draw_aggregate(axes: Any, summary: SuiteSummary, name: str, colours: dict[s
         for style, column in zip(("--", ":"), PUBLISHED, strict=True):
             reached = published_aggregates(column, summary.games)[name]
             axes.axvline(reached, color="gray", linestyle=style, linewidth=1, label=column)
-        if name == OF_MEANS[0]:
-            axes.legend(fontsize=7, loc="lower right")
     axes.set_yticks(range(len(summary.aggregates)), list(summary.aggregates) if with_names else [])
     axes.set_ylim(len(summary.aggregates) - 0.4, -0.6)
     axes.set_title(f"{name}{' (lower is better)' if name == 'optimality gap' else ''}", fontsize=10)

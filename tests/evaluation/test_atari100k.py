@@ -35,7 +35,7 @@ def agent(n_actions=4):
 
 @pytest.fixture
 def short_games(monkeypatch):
-    monkeypatch.setattr("sb3_sparse.atari.MAX_FRAMES", 800)
+    monkeypatch.setattr("sb3_sparse.atari.MAX_FRAMES", 400)
 
 
 def test_a_return_is_that_of_the_whole_game():
@@ -117,7 +117,7 @@ def test_random_actions_come_as_often_as_the_protocol_says(monkeypatch, short_ga
     monkeypatch.setattr(atari100k, "EPSILON", 0.4)
     evaluate_on_game(model, "Breakout", 4, n_envs=4)
     differ = np.concatenate(predicted) != np.concatenate(taken)
-    assert len(differ) > 400
+    assert len(differ) > 250
     # One of four random actions is the predicted one.
     assert abs(differ.mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / len(differ))
     monkeypatch.setattr(atari100k, "EPSILON", 0.0)
@@ -136,8 +136,8 @@ def test_an_agent_in_a_file(tmp_path, short_games):
     assert first == again
     assert (first.env, first.suite, first.epsilon, first.deterministic) == ("ALE/Breakout-v5", "atari-100k", 0.001, True)
     assert (len(first.returns), other.seed) == (2, 1)
-    # 800 frames are 200 steps of the agent; those of doing nothing are not among them.
-    assert 170 < max(first.lengths) <= 200
+    # 400 frames are 100 steps of the agent; those of doing nothing are not among them.
+    assert 70 < min(first.lengths) < max(first.lengths) <= 100
     json.dumps(first.returns + first.lengths)
 
 

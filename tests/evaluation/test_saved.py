@@ -12,7 +12,15 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
-from sb3_sparse.evaluation.saved import ALGORITHMS, SavedAgent, environment_of, evaluate_saved, find_saved, load_saved
+from sb3_sparse.evaluation.saved import (
+    ALGORITHMS,
+    SavedAgent,
+    environment_of,
+    evaluate_saved,
+    find_saved,
+    load_saved,
+    statistics_beside,
+)
 from tests.envs import SpaceEnv
 
 DISCRETE = ("dqn", "qrdqn", "rainbow", "der", "stream_q", "stream_sarsa", "ppo_mask")
@@ -103,7 +111,14 @@ def test_statistics_beside_an_agent(tmp_path):
         evaluate_saved(saved, 3, env_id="CartPole-v1")
     with pytest.raises(ValueError, match="is no file of VecNormalize"):
         evaluate_saved(saved, env_id="Pendulum-v1", statistics=tmp_path / "agent.zip")
-    for name in ("one", "two"):
+    (tmp_path / "vecnormalize.pkl").unlink()
+    (tmp_path / "one").mkdir()
+    env.save(tmp_path / "one/vecnormalize.pkl")
+    assert statistics_beside(saved.path) == tmp_path / "one/vecnormalize.pkl"
+    model.save(tmp_path / "one")
+    assert statistics_beside(saved.path) is None, "those of the agent of that name"
+    assert statistics_beside(tmp_path / "one.zip") == tmp_path / "one/vecnormalize.pkl"
+    for name in ("two", "three"):
         (tmp_path / name).mkdir()
         env.save(tmp_path / name / "vecnormalize.pkl")
     with pytest.raises(ValueError, match=r"belongs to .*agent\.zip\? Name it: --vecnormalize FILE"):
@@ -152,6 +167,8 @@ def test_a_run_of_rl_zoo3_is_evaluated_as_it_was_trained(tmp_path):
         find_saved(folder, best=True)
     model.save(folder / "best_model")
     assert find_saved(folder, best=True) == SavedAgent(folder / "best_model.zip", settings, "ppo", "Pendulum-v1")
+    (settings / "vecnormalize.pkl").touch()
+    assert statistics_beside(folder / "best_model.zip") == settings / "vecnormalize.pkl"
 
 
 def test_the_wrappers_of_a_run(tmp_path):
@@ -167,3 +184,25 @@ def test_the_wrappers_of_a_run(tmp_path):
     env.reset()
     assert env.step(np.zeros((2, 1), np.float32))[1].min() > 0
     env.close()
+
+
+def test_a_game_counts_as_a_whole_where_lives_end_episodes(tmp_path):
+    pytest.importorskip("rl_zoo3")
+    pytest.importorskip("ale_py")
+    pytest.importorskip("cv2")
+    import yaml
+
+    kwargs = {"frameskip": 1, "repeat_action_probability": 0.0, "max_num_frames_per_episode": 4_000}
+    env = SpaceEnv(spaces.Box(0, 255, (2, 84, 84), np.uint8), spaces.Discrete(4))
+    DQN("CnnPolicy", env, buffer_size=1, policy_kwargs={"net_arch": [8]}).save(tmp_path / "agent")
+    found = {}
+    for by_life in (True, False):
+        settings = tmp_path / f"run_{by_life}"
+        settings.mkdir()
+        wrapper = {"sb3_sparse.atari.DopamineAtari": {"terminal_on_life_loss": by_life, "clip_rewards": by_life}}
+        (settings / "config.yml").write_text(yaml.dump({"env_wrapper": wrapper, "env_kwargs": kwargs, "frame_stack": 2}))
+        saved = SavedAgent(tmp_path / "agent.zip", settings, "dqn", "ALE/Breakout-v5")
+        # The same random actions, whatever is seen.
+        (found[by_life],) = evaluate_saved(saved, 3, epsilon=1.0)
+    assert found[True] == found[False]
+    assert max(found[True].returns) > 1
