@@ -5,7 +5,8 @@ Data-Efficient Rainbow on one game of Atari-100k, as Dopamine prepares and score
     python examples/der_atari.py --game Pong                                        # DQN's encoder, dense: 100,000 steps
     python examples/der_atari.py --game Pong --encoder impala --width-scale 3 --sparsity 0.8        # the paper's network
 
-Writes the returns of all games of training as a CSV, and the agent beside it. A step is four frames.
+Writes the returns of all games of training as a CSV and the agent beside it, plays 100 games by the protocol and prints
+their score. A step is four frames. What ``sb3-sparse evaluate --suite atari-100k GAME=FILE`` prints of the agent is the same.
 """
 
 import argparse
@@ -21,19 +22,20 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack
 
 from sb3_sparse.atari import DopamineAtari, make_atari
 from sb3_sparse.common.files import written_beside
+from sb3_sparse.evaluation import evaluate_on_game
 from sb3_sparse.rainbow import DER
+from sb3_sparse.results.atari100k import human_normalized
 
 N_STACK = 4
 
 
-def make_games(game: str, n_envs: int, clip_rewards: bool) -> VecEnv:
-    """Stacks of frames; a monitor inside counts whole games, where the agent sees lives."""
+def make_game(game: str) -> VecEnv:
+    """Stacks of frames; a monitor inside counts whole games, where the agent sees lives and clipped rewards."""
 
     def make() -> DopamineAtari:
-        plain = make_atari(game).env
-        return DopamineAtari(Monitor(plain), clip_rewards=clip_rewards)
+        return DopamineAtari(Monitor(make_atari(game).env))
 
-    return VecFrameStack(DummyVecEnv([make] * n_envs), N_STACK)
+    return VecFrameStack(DummyVecEnv([make]), N_STACK)
 
 
 class Games(BaseCallback):
@@ -64,6 +66,7 @@ def main() -> None:
     parser.add_argument("--sparsity", type=float, default=0.0)
     parser.add_argument("--sigma", type=float, default=0.5, help="noise at first: 0.5 in the paper, 0.1 in Dopamine")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--games", type=int, default=100, help="to play in the end")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--folder", type=Path, default=Path("logs/der_atari"))
     args = parser.parse_args()
@@ -71,7 +74,7 @@ def main() -> None:
     name = f"{args.game}-{args.encoder}-x{args.width_scale:g}-S{args.sparsity:g}-sigma{args.sigma:g}-{args.seed}"
     model = DER(
         "CnnPolicy",
-        make_games(args.game, 1, clip_rewards=True),
+        make_game(args.game),
         sigma=args.sigma,
         buffer_size=args.steps,
         replay_buffer_kwargs={"n_stack": N_STACK},
@@ -85,6 +88,9 @@ def main() -> None:
     with written_beside(args.folder / f"{name}.csv") as beside, beside.open("w", newline="") as file:
         csv.writer(file).writerows([("step", "return"), *games.rows])
     model.save(args.folder / f"{name}.zip")
+    if args.games:
+        score = float(evaluate_on_game(model, args.game, args.games).returns.mean())
+        print(f"{name}: {score:.1f} over {args.games} games, human-normalised {human_normalized(args.game, score):.3f}")
 
 
 if __name__ == "__main__":
