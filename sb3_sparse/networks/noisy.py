@@ -7,6 +7,7 @@ from typing import Any
 
 import torch as th
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from sb3_sparse.common.validation import non_negative
 from sb3_sparse.sparse.kernels import sparse_linear
@@ -62,7 +63,7 @@ class NoisyLinear(nn.Linear):
         :param x: ``(..., in_features)``
         :return: ``(..., out_features)``
         """
-        if self.noisy and self._added:
+        if self.noisy and self._added and x.dim() == 2 and not th.is_autocast_enabled(x.device.type):
             parameters = (self.weight, self.weight_sigma, self.bias, self.bias_sigma)
             return _WithSum.apply(x, *parameters, self.noise_in, self.noise_out, self._sum)
         means = super().forward(x)
@@ -93,6 +94,7 @@ class _WithSum(th.autograd.Function):
         return nn.functional.linear(x, total, bias + bias_sigma * noise_out)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
         x, noise_in, noise_out, total = ctx.saved_tensors
         of_x = grad @ total if ctx.needs_input_grad[0] else None
@@ -183,9 +185,10 @@ def noisy_layers(module: nn.Module) -> Iterable[NoisyLinear | SparseNoisyLinear]
 def noise_added(*modules: nn.Module) -> Iterator[None]:
     """
     Add weights and noise up once for all passes inside, instead of multiplying with each in each pass. Weights must not
-    change there; where another noise is drawn, that layer goes on as outside. Sparse layers compute as ever.
+    change there, and gradients cannot be differentiated again, which raises. A layer goes on as outside when another noise is
+    drawn, for inputs other than ``(batch, features)``, and under autocast; sparse layers always do.
 
-    :param modules: Whose noisy layers are meant; inputs are ``(batch, features)``.
+    :param modules: Whose noisy layers are meant.
     """
     layers = [layer for module in modules for layer in noisy_layers(module) if isinstance(layer, NoisyLinear)]
     try:

@@ -53,13 +53,6 @@ class FrameStacks:
         self._state: tuple[int, int | None, list[bytes] | None] = 0, None, None
         self.nbytes = self._frames.nbytes + self._back.nbytes + self._kind.nbytes
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        n_steps, newest, last = self._state
-        if isinstance(last, tuple):
-            # A file from when the last step was kept as arrays of what was seen and what followed.
-            self._state = n_steps, newest, [stack.tobytes() for stack in last[1]]
-
     @property
     def newest(self) -> int | None:
         """See :class:`ObservationStorage`."""

@@ -83,8 +83,8 @@ class PrioritizedReplayBuffer(ComposedReplayBuffer):
     def add(self, *args: Any, **kwargs: Any) -> None:
         """Keep a step of all environments, with the largest priority that there ever was."""
         super().add(*args, **kwargs)
-        place = (self.pos - 1) % self.buffer_size
-        self.priorities.enter(place * self.n_envs + np.arange(self.n_envs))
+        first = (self.pos - 1) % self.buffer_size * self.n_envs
+        self.priorities.enter(np.arange(first, first + self.n_envs))
 
     def reset(self) -> None:
         """Forget all transitions and their priorities."""

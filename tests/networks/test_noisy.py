@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch as th
@@ -66,6 +67,26 @@ def test_noise_is_added_for_no_longer_than_it_holds():
     layer.double()
     with noise_added(layer):
         th.testing.assert_close(layer(x.double()), formula(layer, x.double()))
+
+
+def test_where_noise_cannot_be_added_once_a_layer_computes_as_ever():
+    layer, x = NoisyLinear(7, 5), th.randn(4, 3, 7)
+    layer.reset_noise()
+    for cast in (False, True):
+        grads = []
+        for around in (nullcontext(), noise_added(layer)):
+            layer.zero_grad()
+            with around, th.autocast("cpu", th.bfloat16, enabled=cast):
+                found = layer(x.flatten(0, 1) if cast else x).float()
+            found.square().sum().backward()
+            grads.append([p.grad.clone() for p in layer.parameters()])
+        for a, b in zip(*grads, strict=True):
+            th.testing.assert_close(a, b)
+    with noise_added(layer):
+        loss = layer(x[0]).square().sum()
+    (gradient,) = th.autograd.grad(loss, [layer.weight], create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.sum().backward()
 
 
 def test_a_gradient_of_noise_that_is_gone_is_refused():
