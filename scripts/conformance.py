@@ -1,8 +1,9 @@
 """
-Run the test suites of SB3 and sb3-contrib on our policies.
+Run the test suites of SB3 and sb3-contrib on our policies, and SB3's tests of DQN on Rainbow and DER.
 
 Fetches the source distributions of the installed versions into ``.conformance/`` (once) and runs their test files
-unmodified, with ``tests/conformance/upstream_plugin.py``. ``--fast`` takes the tests about saving and loading only.
+unmodified, with ``tests/conformance/upstream_plugin.py`` and ``rainbow_plugin.py``. ``--fast`` takes the tests about saving
+and loading only.
 """
 
 import argparse
@@ -58,6 +59,9 @@ FAST = {
     ],
     "sb3_contrib": ["test_save_load.py::test_save_load", "test_save_load.py::test_save_load_policy"],
 }
+# What stands for DQN in SB3's own tests of it, see rainbow_plugin.py.
+STAND_INS = ("Rainbow", "DER", "Uniform", "AllOff")
+FAST_OF_DQN = ["test_save_load.py::test_save_load", "test_save_load.py::test_save_load_q_net", "test_train_eval_mode.py"]
 
 
 def fetch(package: str) -> Path:
@@ -85,20 +89,29 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true", help="a few minutes' worth instead of everything")
     parser.add_argument("--workers", default="2", help="processes of pytest-xdist")
     options, extra = parser.parse_known_args()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "conformance"), str(ROOT)])}
     # Of its own, so that neither ours nor that of a suite is found.
     settings = FOLDER / "pytest.ini"
     FOLDER.mkdir(exist_ok=True)
     settings.write_text("[pytest]\nmarkers =\n    expensive\n    slow\n")
     status = 0
     for package, files in (FAST if options.fast else SUITES).items():
-        tests = fetch(package)
-        print(f"== {package} {version(package)}", flush=True)
-        places = ["-c", str(settings), "--rootdir", str(tests)]
-        command = [sys.executable, "-m", "pytest", "-q", "-n", options.workers, "-p", "upstream_plugin", *places, *extra]
-        paths = [str(tests / file) for file in files]
-        status = subprocess.run([*command, *paths], cwd=tests.parent, env=environment).returncode or status
+        status = run(package, files, "upstream_plugin", settings, ["-n", options.workers, *extra]) or status
+    for stand_in in STAND_INS[:2] if options.fast else STAND_INS:
+        files = FAST_OF_DQN if options.fast else SUITES["stable_baselines3"]
+        os.environ["SB3_SPARSE_DQN"] = stand_in
+        print(f"== {stand_in} for DQN", flush=True)
+        status = run("stable_baselines3", files, "rainbow_plugin", settings, ["-n", options.workers, *extra]) or status
     sys.exit(status)
+
+
+def run(package: str, files: list[str], plugin: str, settings: Path, options: list[str]) -> int:
+    """The exit status of a package's tests with one of our plugins."""
+    tests = fetch(package)
+    print(f"== {package} {version(package)}", flush=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "conformance"), str(ROOT)])}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", plugin, "-c", str(settings), "--rootdir", str(tests), *options]
+    paths = [str(tests / file) for file in files]
+    return subprocess.run([*command, *paths], cwd=tests.parent, env=environment).returncode
 
 
 if __name__ == "__main__":

@@ -7,7 +7,10 @@ import pytest
 import torch as th
 
 # Programs, which the search for doctests would import.
-collect_ignore = ["compatibility/make_files.py", "compatibility/make_pickles.py", "conformance/upstream_plugin.py"]
+collect_ignore = [
+    *("compatibility/make_files.py", "compatibility/make_pickles.py"),
+    *("conformance/upstream_plugin.py", "conformance/rainbow_plugin.py"),
+]
 
 
 def pytest_addoption(parser):

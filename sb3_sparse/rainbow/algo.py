@@ -128,8 +128,7 @@ class Rainbow(DQN):
             env,
             learning_rate,
             gamma=gamma,
-            # SB3 warns of steps that a buffer class does not get from it: ours has them already.
-            n_steps=1 if buffer_kwargs.get("n_steps") else n_steps,
+            n_steps=n_steps,
             exploration_initial_eps=_epsilon(exploration_initial_eps, 1.0, noisy),
             exploration_final_eps=_epsilon(exploration_final_eps, 0.05, noisy),
             policy_kwargs={**(policy_kwargs or {}), **network},
@@ -143,6 +142,14 @@ class Rainbow(DQN):
     def noisy(self) -> bool:
         """Whether it explores by noise on the weights."""
         return bool(self.policy_kwargs["noisy"])
+
+    def _setup_model(self) -> None:
+        # SB3 warns of steps that a buffer class does not get from it. Ours has them already, and so has one that SB3 itself
+        # has chosen before the agent was saved.
+        n_steps = self.n_steps
+        self.n_steps = 1 if self.replay_buffer_kwargs.get("n_steps") else n_steps
+        super()._setup_model()
+        self.n_steps = n_steps
 
     def _check_buffer_class(self, buffer_class: type[ReplayBuffer] | None) -> None:
         if self.prioritized != issubclass(buffer_class or object, PrioritizedReplayBuffer):
@@ -212,7 +219,9 @@ class Rainbow(DQN):
     def _sample(self, batch_size: int) -> Any:
         assert self.replay_buffer is not None
         if self.prioritized:
-            self.replay_buffer.progress_remaining = self._current_progress_remaining  # type: ignore[attr-defined]
+            # The last rollout may go beyond the end of the training.
+            remaining = max(self._current_progress_remaining, 0.0)
+            self.replay_buffer.progress_remaining = remaining  # type: ignore[attr-defined]
         return self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
 
     def _losses(self, samples: Any) -> Losses:

@@ -1,0 +1,122 @@
+"""An agent that was saved with its replay buffer goes on as if nothing had happened, as one of SB3's DQN does."""
+
+import copy
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import DQN
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_sparse.rainbow import DER, Rainbow
+
+SETTINGS = dict(learning_starts=20, buffer_size=90, batch_size=8, seed=0, device="cpu", target_update_interval=15)
+
+
+class Walk(gym.Env):
+    """Random observations and rewards, from a generator of its own. Of images, one frame after the other."""
+
+    action_space = spaces.Discrete(3)
+
+    def __init__(self, space):
+        self.observation_space = space
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.frames = np.zeros(self.observation_space.shape, np.uint8)
+        return self._observation(), {}
+
+    def step(self, action):
+        chance = self.np_random.random()
+        return self._observation(), float(self.np_random.normal() + action), chance < 0.1, chance > 0.95, {}
+
+    def _observation(self):
+        shape, dtype = self.observation_space.shape, self.observation_space.dtype
+        if dtype == np.uint8:
+            self.frames = np.roll(self.frames, -1, axis=0)
+            self.frames[-1] = self.np_random.integers(0, 256, shape[1:])
+            return self.frames.copy()
+        return self.np_random.uniform(-1, 1, shape).astype(np.float32)
+
+
+def beta(progress):
+    return 1 - 0.6 * progress
+
+
+VECTOR, FRAMES = spaces.Box(-1, 1, (4,)), spaces.Box(0, 255, (4, 36, 36), np.uint8)
+CASES = {
+    "DQN": (DQN, VECTOR, {}),
+    "all off": (Rainbow, VECTOR, dict.fromkeys(("distributional", "dueling", "double", "noisy", "prioritized"), False)),
+    "Rainbow": (Rainbow, VECTOR, dict(beta=beta)),
+    "not noisy": (Rainbow, VECTOR, dict(noisy=False, policy_kwargs=dict(sparsity=0.5))),
+    "DER, frames": (DER, FRAMES, dict(replay_buffer_kwargs=dict(n_stack=4), policy_kwargs=dict(encoder="grid", sparsity=0.5))),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+# Also when the ring of the buffer has gone round once.
+@pytest.mark.parametrize("steps", [60, 130])
+def test_a_saved_agent_goes_on(name, steps, tmp_path):
+    algorithm, space, settings = CASES[name]
+    env = DummyVecEnv([lambda: Walk(space)])
+    model = algorithm("CnnPolicy" if space is FRAMES else "MlpPolicy", env, **{**SETTINGS, **settings})
+    model.learn(steps)
+    model.save(tmp_path / "agent")
+    model.save_replay_buffer(tmp_path / "buffer")
+    # The environment in the state that it has now, which no file holds, and no more do random generators.
+    loaded = algorithm.load(tmp_path / "agent", env=copy.deepcopy(model.get_env()), force_reset=False)
+    assert loaded.replay_buffer.size() == 0
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    for agent in (model, loaded):
+        set_random_seed(7)
+        agent.action_space.seed(7)
+        agent.learn(50, reset_num_timesteps=False)
+    weights, others = (list(agent.policy.state_dict().values()) for agent in (model, loaded))
+    assert len(weights) == len(others)
+    same = [th.equal(a, b) for a, b in zip(weights, others, strict=True)]
+    assert all(same)
+    assert (loaded.num_timesteps, loaded.n_steps) == (model.num_timesteps, model.n_steps)
+    moments = [list(agent.policy.optimizer.state.values()) for agent in (model, loaded)]
+    assert all(th.equal(a["exp_avg"], b["exp_avg"]) for a, b in zip(*moments, strict=True))
+    ours, theirs = model.replay_buffer, loaded.replay_buffer
+    assert np.array_equal(ours.actions, theirs.actions)
+    assert np.array_equal(ours.rewards, theirs.rewards)
+    if hasattr(ours, "priorities"):
+        assert np.array_equal(ours.priorities._tree.weights, theirs.priorities._tree.weights)
+        assert ours.priorities.largest == theirs.priorities.largest
+        assert len(np.unique(ours.priorities._tree.weights)) > 20
+
+
+def test_without_the_priorities_it_would_be_another_one(tmp_path):
+    env = DummyVecEnv([lambda: Walk(VECTOR)])
+    model = Rainbow("MlpPolicy", env, **SETTINGS).learn(60)
+    model.save(tmp_path / "agent")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = Rainbow.load(tmp_path / "agent", env=copy.deepcopy(model.get_env()), force_reset=False)
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    buffer = loaded.replay_buffer
+    buffer.update_priorities(np.arange(buffer.size()), np.ones(buffer.size()))
+    for agent in (model, loaded):
+        set_random_seed(7)
+        agent.learn(50, reset_num_timesteps=False)
+    assert not all(th.equal(a, b) for a, b in zip(model.policy.parameters(), loaded.policy.parameters(), strict=True))
+
+
+def test_a_schedule_ends_where_the_training_ends():
+    env = DummyVecEnv([lambda: Walk(VECTOR)])
+    # Whose last rollout goes beyond it.
+    model = Rainbow("MlpPolicy", env, beta=beta, **SETTINGS, train_freq=8).learn(57)
+    assert model.num_timesteps == 64
+    assert model.replay_buffer.progress_remaining == 0
+
+
+@pytest.mark.parametrize("prioritized", [True, False])
+def test_several_steps_are_not_warned_of(prioritized, tmp_path):
+    env = DummyVecEnv([lambda: Walk(VECTOR)])
+    model = Rainbow("MlpPolicy", env, prioritized=prioritized, n_steps=5, **SETTINGS)
+    model.save(tmp_path / "agent")
+    loaded = Rainbow.load(tmp_path / "agent")
+    assert model.n_steps == loaded.n_steps == model.replay_buffer.n_steps == loaded.replay_buffer.n_steps == 5
