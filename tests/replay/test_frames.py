@@ -80,21 +80,6 @@ def test_ends_at_every_offset_from_the_wrap():
             assert np.array_equal(frames.next_observations(steps, envs), plain.next_observations(steps, envs))
 
 
-def test_a_file_from_when_the_last_step_was_kept_as_arrays_goes_on():
-    space = spaces.Box(0, 255, (4, 12, 12), np.uint8)
-    source, frames = Stacks(2, 4, 1, seed=0), FrameStacks(space, 10, 2)
-    plain = WholeObservations(space, 10, 2)
-    steps, envs = (grid.ravel() for grid in np.meshgrid(np.arange(10), np.arange(2)))
-    for step in range(30):
-        obs, next_obs, _ = source.step()
-        for storage in (frames, plain):
-            storage.add(step % 10, obs, next_obs)
-        frames._state = *frames._state[:2], (obs, next_obs)
-        frames = pickle.loads(pickle.dumps(frames))
-    assert np.array_equal(frames.next_observations(steps, envs), plain.next_observations(steps, envs))
-    assert len(frames._ends) < 20
-
-
 def test_numbers_that_are_equal_and_not_the_same_come_back():
     space = spaces.Box(-1, 1, (2, 4, 4), np.float32)
     frames = FrameStacks(space, 3, 1, n_stack=2)
