@@ -115,6 +115,34 @@ def test_losses(distributional, dueling, double, noisy):
     assert not found.priorities.requires_grad
 
 
+def check_against_differences(model, twin, batch, losses, gradients):
+    """Loss and gradients against the formulas in float64, the gradients by central differences."""
+    online, target = weights(twin), weights(model.q_net_target)
+    importance = batch.weights.double().numpy().ravel()
+
+    def loss():
+        return (importance * expected_losses(model, batch, online, target, True, True, True)).mean()
+
+    assert float((batch.weights * losses).mean()) == pytest.approx(loss(), rel=1e-5)
+    found = dict(zip([name for name, _ in twin.named_parameters()], gradients, strict=True))
+    layers = [(name, layer) for name, layer in twin.named_modules() if isinstance(layer, th.nn.Linear)]
+    assert len(layers) == len(online) == 3
+    rng, step = np.random.default_rng(0), 1e-6
+    for (name, layer), (weight, _) in zip(layers, online, strict=True):
+        for _ in range(12):
+            i, j = rng.integers(weight.shape[0]), rng.integers(weight.shape[1])
+            before, sides = weight[i, j], []
+            for sign in (1, -1):
+                weight[i, j] = before + sign * step
+                sides.append(loss())
+            weight[i, j] = before
+            slope = (sides[0] - sides[1]) / (2 * step)
+            # The mean moves the weight as it is, the deviation by the noise of the moment.
+            noise = float(layer.noise_out[i] * layer.noise_in[j])
+            assert float(found[f"{name}.weight"][i, j]) == pytest.approx(slope, rel=1e-3, abs=1e-5)
+            assert float(found[f"{name}.weight_sigma"][i, j]) == pytest.approx(slope * noise, rel=1e-3, abs=1e-5)
+
+
 def test_an_update_weighs_its_samples_and_gives_them_priorities():
     model = filled()
     model.max_grad_norm = float("inf")
@@ -140,6 +168,7 @@ def test_an_update_weighs_its_samples_and_gives_them_priorities():
     expected = th.autograd.grad((batch.weights * _same_targets(model, twin, batch)).mean(), parameters)
     for a, b in zip(gradients, expected, strict=True):
         th.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    check_against_differences(model, twin, batch, found.losses, gradients)
     tree = model.replay_buffer.priorities._tree
     last = {int(index): float(p) for index, p in zip(batch.indices, found.priorities, strict=True)}
     np.testing.assert_allclose(tree[list(last)], [(p + 1e-6) ** 0.5 for p in last.values()], rtol=1e-5)
