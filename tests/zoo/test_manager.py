@@ -74,6 +74,7 @@ def test_other_arguments_for_evaluations_are_those(tmp_path):
     pytest.importorskip("ale_py")
     zoo.make_known("ALE/Breakout-v5")
     settings = dict(log_folder=str(tmp_path), config=str(zoo.hyperparams_file("der")), eval_env_kwargs={**ATARI, "mode": 4})
-    manager = zoo.experiment_manager()(argparse.Namespace(), "der", "ALE/Breakout-v5", **settings)
-    manager._preprocess_hyperparams(manager.read_hyperparameters()[0])
+    with zoo.registered():
+        manager = zoo.experiment_manager()(argparse.Namespace(), "der", "ALE/Breakout-v5", **settings)
+        manager._preprocess_hyperparams(manager.read_hyperparameters()[0])
     assert manager.eval_env_kwargs == {**ATARI, "mode": 4}
