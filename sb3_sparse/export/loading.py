@@ -33,4 +33,7 @@ def without_buffer(algorithm: type[BaseAlgorithm]) -> dict[str, Any]:
     """Keywords of ``load`` by which no replay buffer is allocated, nor asked for the environment that a HER buffer needs."""
     if not issubclass(algorithm, OffPolicyAlgorithm):
         return {}
-    return {"buffer_size": 1, "replay_buffer_class": None, "replay_buffer_kwargs": {}, "optimize_memory_usage": False}
+    small = {"buffer_size": 1, "replay_buffer_class": None, "replay_buffer_kwargs": {}, "optimize_memory_usage": False}
+    # Rainbow keeps the kind of its buffer.
+    fixed: frozenset[str] = getattr(algorithm, "fixed_keywords", frozenset())
+    return {name: value for name, value in small.items() if name not in fixed}
