@@ -10,7 +10,7 @@ import sb3_contrib
 import stable_baselines3 as sb3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_sparse import streaming
+from sb3_sparse import rainbow, streaming
 from sb3_sparse.evaluation.saved import statistics_beside
 from sb3_sparse.export.check import N_OBSERVATIONS
 from sb3_sparse.export.files import export_onnx, export_torch
@@ -29,6 +29,8 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "crossq": sb3_contrib.CrossQ,
     "qrdqn": sb3_contrib.QRDQN,
     "trpo": sb3_contrib.TRPO,
+    "rainbow": rainbow.Rainbow,
+    "der": rainbow.DER,
     "stream_ac": streaming.StreamAC,
     "stream_q": streaming.StreamQ,
     "stream_sarsa": streaming.StreamSARSA,

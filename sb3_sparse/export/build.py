@@ -16,6 +16,7 @@ from sb3_sparse.export.check import check_module, untouched
 from sb3_sparse.export.module import PredictModule
 from sb3_sparse.export.networks import scores_module
 from sb3_sparse.export.vec_normalize import VecNormalizer, load_vec_normalize, raw_space, warn_of_wrapper
+from sb3_sparse.networks.noisy import replace_noisy_
 from sb3_sparse.simba.spaces import parts_of
 from sb3_sparse.sparse import to_dense
 
@@ -65,6 +66,8 @@ def build(model: BaseAlgorithm, wrapper: VecNormalize | None, channels_last: boo
     head = action_head(model.action_space, squashed=policy.squash_output)
     # Only the part that acts becomes dense: critics and targets may be many times larger.
     scores = to_dense(scores).cpu()
+    # Noise explores, which `predict` does not when it is deterministic.
+    replace_noisy_(scores)
     normalizer = VecNormalizer(wrapper) if wrapper is not None and wrapper.norm_obs else None
     transposed = _images(space) if channels_last else ()
     if channels_last and not transposed:

@@ -22,7 +22,10 @@ from sb3_sparse.streaming.policies import StreamACPolicy, StreamPolicy, StreamQP
 
 Observation = th.Tensor | dict[str, th.Tensor]
 
-ALLOWED = "Policies of SAC, TD3, DDPG, DQN, QR-DQN, TQC, CrossQ, PPO, A2C, TRPO, StreamAC, StreamQ and StreamSARSA can be."
+ALLOWED = (
+    "Policies of SAC, TD3, DDPG, DQN, QR-DQN, TQC, CrossQ, PPO, A2C, TRPO, Rainbow, DER, StreamAC, StreamQ and StreamSARSA "
+    "can be."
+)
 
 
 class NetworkScores(nn.Module):

@@ -198,3 +198,17 @@ def noise_added(*modules: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer._added = False
+
+
+def replace_noisy_(module: nn.Module) -> None:
+    """
+    Put a plain layer of the means in the place of each dense noisy layer of a module.
+
+    :param module: Changed in place; it is not a noisy layer itself.
+    """
+    for parent in list(module.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, NoisyLinear):
+                plain = nn.Linear(layer.in_features, layer.out_features, device="meta")
+                plain.weight, plain.bias = layer.weight, layer.bias
+                setattr(parent, name, plain.train(layer.training))

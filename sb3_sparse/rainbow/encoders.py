@@ -42,8 +42,13 @@ class ImageEncoder(BaseFeaturesExtractor):
                 f"encoder={encoder!r} for the observation space {observation_space}: expected images, a Box of three "
                 "dimensions. Leave encoder out for vectors."
             )
-        super().__init__(observation_space, features_dim=1)
         shape = observation_space.shape
+        if shape[1] < min(shape[0], shape[2]):
+            raise ValueError(
+                f"encoder={encoder!r} for images of shape {shape}: expected channels, the smallest dimension, before or "
+                "behind height and width."
+            )
+        super().__init__(observation_space, features_dim=1)
         self.channels_last = shape[2] < shape[0] or (observation_space.dtype == bool and shape[2] == shape[0])
         self.network = _BUILDERS[encoder](min(shape[0], shape[2]), width_scale)
         example = th.zeros(1, *shape)

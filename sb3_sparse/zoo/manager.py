@@ -32,7 +32,7 @@ def experiment_manager(reads_only: bool = False) -> type:
 
     rl-zoo3 replaces ``policy_kwargs`` by what its samplers propose; with our policies they are merged. Tasks of DeepMind
     Control get their wrapper, without which they have Dict observations, where the file does not say it. Evaluations have
-    the same environment as the training, and no noise of Rainbow's.
+    the same environment as the training.
 
     :param reads_only: Whether the hyperparameters may come from anybody: what rl-zoo3 would evaluate is read as literals
         instead, and callbacks are left out.
@@ -73,9 +73,6 @@ def experiment_manager(reads_only: bool = False) -> type:
             if self._eval_env_kwargs_args is None:
                 # Those of a file too, which rl-zoo3 leaves out of evaluations.
                 self.eval_env_kwargs = self.env_kwargs
-            if self.algo in RAINBOWS:
-                # rl-zoo3 lets agents explore in evaluations of Atari games. These agents' noise is for training.
-                self.deterministic_eval = True
             _check(part("utils.ALGOS")[self.algo], for_algorithm, self.continue_training)
             return (for_algorithm, *others)
 

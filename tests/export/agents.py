@@ -13,7 +13,7 @@ from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import sb3_sparse  # noqa: F401
-from sb3_sparse import sparsify_
+from sb3_sparse import DER, Rainbow, sparsify_
 from sb3_sparse.streaming import StreamAC, StreamQ, StreamSARSA
 from tests.envs import SpaceEnv
 
@@ -69,6 +69,12 @@ def make_sparse(model, sparsity):
             getattr(model.policy, target).load_state_dict(getattr(model.policy, online).state_dict())
 
 
+def rainbow(algorithm, observations, policy="MlpPolicy", switches=None, **policy_kwargs):
+    policy_kwargs = {"net_arch": [8], "sparsity": 0.5, **policy_kwargs}
+    settings = {**OFF_POLICY, "n_atoms": 7, **(switches or {})}
+    return algorithm(policy, SpaceEnv(observations, DISCRETE), policy_kwargs=policy_kwargs, seed=0, **settings)
+
+
 def stream(algorithm, observations, actions, policy="MlpPolicy", sparsity=0.5, **kwargs):
     return algorithm(policy, SpaceEnv(observations, actions), seed=0, policy_kwargs={"sparsity": sparsity}, **kwargs)
 
@@ -94,6 +100,11 @@ MAKERS: dict[str, Callable[[], BaseAlgorithm]] = {
     "stream_q": lambda: stream(StreamQ, VECTOR, DISCRETE, normalize_observations=False),
     "stream_sarsa": lambda: stream(StreamSARSA, VECTOR, DISCRETE, time_feature=False),
     "stream_q minatar": lambda: stream(StreamQ, spaces.Box(0, 1, (10, 10, 4), bool), DISCRETE, "CnnPolicy"),
+    "der": lambda: rainbow(DER, VECTOR),
+    "der impala": lambda: rainbow(DER, IMAGE, "CnnPolicy", encoder="impala", width_scale=0.25),
+    "rainbow minatar": lambda: rainbow(Rainbow, spaces.Box(0, 1, (10, 10, 4), bool), "CnnPolicy", encoder="grid"),
+    "rainbow dense": lambda: rainbow(Rainbow, VECTOR, switches={"distributional": False, "dueling": False}, sparsity=0),
+    "rainbow dict": lambda: rainbow(Rainbow, DICT, "MultiInputPolicy", {"noisy": False}),
     "sb3 sac": lambda: mlp(SAC, VECTOR, BOX),
     "sb3 td3 sparse": lambda: mlp(TD3, VECTOR, BOX, sparsity=0.5),
     "sb3 crossq": lambda: mlp(CrossQ, VECTOR, BOX),

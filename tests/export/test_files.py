@@ -13,6 +13,7 @@ from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_sparse import SparseLinear
 from sb3_sparse.export import export_onnx, export_torch, files
+from sb3_sparse.networks.noisy import noisy_layers
 from tests.envs import SpaceEnv
 from tests.export.agents import (
     BOX,
@@ -69,7 +70,7 @@ def tensors(observations):
 
 
 # Writing ONNX takes seconds. These have nothing that others have not: same layers, inputs and actions.
-NO_NEWS = {"sac small image", "sac bytes", "sb3 sac", "sb3 td3 sparse"}
+NO_NEWS = {"sac small image", "sac bytes", "sb3 sac", "sb3 td3 sparse", "rainbow dense", "rainbow dict"}
 
 
 @pytest.mark.parametrize("name", [name for name in MAKERS if name not in NO_NEWS])
@@ -234,6 +235,18 @@ def test_critics_and_targets_are_not_in_the_file(torch_file):
     layers = [layer for layer in agent("td3").policy.actor.modules() if isinstance(layer, SparseLinear)]
     pruned = sum(layer.topology.numel - layer.topology.nnz for layer in layers)
     assert sum(p.numel() for p in program.parameters()) == actor + pruned
+
+
+def test_noise_is_not_in_the_file(torch_file):
+    program = th.export.load(torch_file("der"))
+    net = agent("der").q_net
+    assert any("sigma" in name for name, _ in net.named_parameters())
+    layers = list(noisy_layers(net))
+    means = sum((layer.in_features + 1) * layer.out_features for layer in layers)
+    assert sum(p.numel() for p in program.parameters()) == means
+    assert not [name for name, _ in program.named_buffers() if "noise" in name]
+    # The agent explores as before.
+    assert all(layer.noisy for layer in layers)
 
 
 def test_dict_with_one_part(tmp_path):

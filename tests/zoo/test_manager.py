@@ -48,8 +48,8 @@ def test_deepmind_control_tasks_without_an_entry_are_wrapped(algo, wrappers, tmp
 ATARI = {"frameskip": 1, "repeat_action_probability": 0.0, "max_num_frames_per_episode": 100_000}
 
 
-@pytest.mark.parametrize(("algo", "deterministic"), [("der", True), ("rainbow", True), ("dqn", False)])
-def test_evaluations_are_in_the_environment_of_the_file_and_without_noise(algo, deterministic, tmp_path):
+@pytest.mark.parametrize("algo", ["der", "rainbow", "dqn"])
+def test_evaluations_are_in_the_environment_of_the_file(algo, tmp_path):
     pytest.importorskip("ale_py")
     zoo.make_known("ALE/Breakout-v5")
     settings = dict(log_folder=str(tmp_path), config=str(zoo.hyperparams_file("der")))
@@ -57,7 +57,6 @@ def test_evaluations_are_in_the_environment_of_the_file_and_without_noise(algo, 
         manager = zoo.experiment_manager()(argparse.Namespace(), algo, "ALE/Breakout-v5", **settings)
         _, manager.env_wrapper, *_ = manager._preprocess_hyperparams(manager.read_hyperparameters()[0])
         assert manager.env_kwargs == manager.eval_env_kwargs == ATARI
-        assert manager.deterministic_eval is deterministic
         env = manager.create_envs(1, eval_env=True)
         # Not wrapped twice, and the Monitor inside: it sees whole games.
         names = []
@@ -75,6 +74,7 @@ def test_other_arguments_for_evaluations_are_those(tmp_path):
     pytest.importorskip("ale_py")
     zoo.make_known("ALE/Breakout-v5")
     settings = dict(log_folder=str(tmp_path), config=str(zoo.hyperparams_file("der")), eval_env_kwargs={**ATARI, "mode": 4})
-    manager = zoo.experiment_manager()(argparse.Namespace(), "der", "ALE/Breakout-v5", **settings)
-    manager._preprocess_hyperparams(manager.read_hyperparameters()[0])
+    with zoo.registered():
+        manager = zoo.experiment_manager()(argparse.Namespace(), "der", "ALE/Breakout-v5", **settings)
+        manager._preprocess_hyperparams(manager.read_hyperparameters()[0])
     assert manager.eval_env_kwargs == {**ATARI, "mode": 4}
