@@ -6,6 +6,9 @@ from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
+# What rl-zoo3 makes of a learning rate such as "lin_0.001", as saved agents name it.
+SCHEDULE = "rl_zoo3.utils.SimpleLinearSchedule"
+
 
 def part(path: str) -> Any:
     """
@@ -64,3 +67,4 @@ def replaced(table: dict[str, Any], entries: Mapping[str, Any]) -> Iterator[None
             if name not in before:
                 table.pop(name, None)
         table.update(before)
+/root/.pyenv/libexec/pyenv-hooks: line 24: enable: cannot open shared object /root/.pyenv/libexec/pyenv-realpath.dylib: /root/.pyenv/libexec/pyenv-realpath.dylib: cannot open shared object file: No such file or directory

@@ -1,0 +1,1 @@
+"""Runs that survive: exact checkpoints, and agents in files without pickle."""
