@@ -11,9 +11,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from sb3_sparse.resume.safe.agents import is_safe_file, read_safe
 
 
-def load_agent(
-    algorithm: type[BaseAlgorithm], path: Path, device: str = "cpu", allow: Iterable[Any] = ()
-) -> BaseAlgorithm:
+def load_agent(algorithm: type[BaseAlgorithm], path: Path, device: str = "cpu", allow: Iterable[Any] = ()) -> BaseAlgorithm:
     """
     A saved agent, without allocating its replay buffer: of a safe file, or of SB3's zip, which is a pickle.
 

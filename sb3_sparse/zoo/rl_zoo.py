@@ -67,4 +67,3 @@ def replaced(table: dict[str, Any], entries: Mapping[str, Any]) -> Iterator[None
             if name not in before:
                 table.pop(name, None)
         table.update(before)
-/root/.pyenv/libexec/pyenv-hooks: line 24: enable: cannot open shared object /root/.pyenv/libexec/pyenv-realpath.dylib: /root/.pyenv/libexec/pyenv-realpath.dylib: cannot open shared object file: No such file or directory

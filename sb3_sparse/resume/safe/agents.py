@@ -179,7 +179,9 @@ def read_safe(
         raise
     # A file from somebody else may be wrong in any way.
     except Exception as error:
-        says = str(error) if isinstance(error, ValueError) else f"its JSON is none of an agent: {type(error).__name__}: {error}"
+        says = (
+            str(error) if isinstance(error, ValueError) else f"its JSON is none of an agent: {type(error).__name__}: {error}"
+        )
         raise ValueError(f"{path} cannot be read as a safe file: {says}") from error
     if algorithm is not None and not issubclass(agent.algorithm, algorithm):
         raise ValueError(f"{path} holds an agent of {agent.algorithm.__name__}, expected one of {algorithm.__name__}.")
@@ -221,5 +223,3 @@ def _with_ending(path: str | Path) -> Path:
     if path.suffix not in ("", ENDING):
         raise ValueError(f"path={str(path)!r}: expected a name that ends in {ENDING!r}.")
     return path.with_name(path.name + ENDING) if not path.suffix else path
-
-

@@ -22,7 +22,7 @@ _MAX_DEPTH = 100
 _GENERATORS = {name: getattr(np.random, name) for name in ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")}
 _SEQUENCES: dict[str, Callable[[list[Any]], Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset, "size": th.Size}
 # What arrays may hold, so that no other type of numpy is ever asked for by a file.
-_ARRAYS = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()
+_ARRAYS = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"]
 _TORCH_DTYPES = {str(value): value for value in vars(th).values() if isinstance(value, th.dtype)}
 
 
