@@ -58,7 +58,9 @@ class SafeAgent:
                 raise ValueError(f"it lacks the tensors {sorted(missing)}")
         # A file from somebody else may be wrong in any way.
         except Exception as error:
-            named = f"{type(error).__name__}: {error}"
+            # SB3 looks whether a file without some state dict is an old one, and fails at that.
+            first = error.__context__ if isinstance(error, KeyError) and error.__context__ else error
+            named = f"{type(first).__name__}: {first}"
             raise ValueError(f"{self.path} makes no agent of {self.algorithm.__name__}: {named}") from error
         return model
 

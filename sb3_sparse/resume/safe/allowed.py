@@ -36,7 +36,7 @@ _NUMBERS = (
     *(np.float16, np.float32, np.float64, bool, int, float),
 )
 # None of them does anything when it is made or thrown away.
-_INSTANCES = (
+_INSTANCES: tuple[type, ...] = (
     *(ConstantSchedule, FloatSchedule, LinearSchedule, TrainFreq, TrainFrequencyUnit, GoalSelectionStrategy),
     *(NormalActionNoise, OrnsteinUhlenbeckActionNoise, VectorizedActionNoise, RunningMeanStd),
 )
@@ -57,7 +57,7 @@ class Allowed:
 
     def __init__(self, extra: Iterable[Any] = ()):
         self._named = dict(_known_names())
-        self._instances = {name_of(kind): kind for kind in _INSTANCES}
+        self._instances: dict[str, type] = {name_of(kind): kind for kind in _INSTANCES}
         for thing in extra:
             name = getattr(thing, "__qualname__", "")
             if not name or "<lambda>" in name:
@@ -105,7 +105,7 @@ class Allowed:
 
 @cache
 def _known_names() -> dict[str, Any]:
-    known = {*_INSTANCES, *_NUMBERS, RMSpropTFLike, nn.Identity, nn.Softplus, nn.Softsign}
+    known: set[type] = {*_INSTANCES, *_NUMBERS, RMSpropTFLike, nn.Identity, nn.Softplus, nn.Softsign}
     for base in (BaseAlgorithm, BaseModel, BaseFeaturesExtractor, BaseBuffer):
         known |= {kind for kind in _subclasses(base) if kind.__module__.partition(".")[0] in _LIBRARIES}
     known |= {kind for kind in vars(nn.modules.activation).values() if _is_a(kind, nn.Module)}
@@ -115,7 +115,8 @@ def _known_names() -> dict[str, Any]:
 
 def _subclasses(base: type) -> set[type]:
     found = {base}
-    for kind in base.__subclasses__():
+    kinds: list[type] = base.__subclasses__()
+    for kind in kinds:
         found |= _subclasses(kind)
     return found
 

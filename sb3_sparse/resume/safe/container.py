@@ -124,5 +124,5 @@ def _checksum(text: str, tensors: dict[str, th.Tensor]) -> str:
         tensor = tensors[name]
         # What is between two names cannot be in a name: no two sets of tensors look the same.
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(th.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(th.uint8).numpy().data)
     return digest.hexdigest()

@@ -42,7 +42,7 @@ def space_parts(space: spaces.Space) -> dict[str, Any]:
     elif isinstance(space, spaces.Tuple):
         parts["spaces"] = tuple(space.spaces)
     elif isinstance(space, spaces.Box):
-        again = spaces.Box(space.low, space.high, dtype=space.dtype)  # type: ignore[arg-type]
+        again = spaces.Box(space.low, space.high, dtype=space.dtype)
         for name in _BOUNDED:
             if not np.array_equal(getattr(again, name), getattr(space, name)):
                 parts[name] = getattr(space, name)

@@ -73,7 +73,7 @@ class Writer:
     def _dict(self, value: dict[Any, Any], place: str, depth: int) -> dict[str, Any]:
         kind = "dict" if type(value) is dict else "ordered_dict"
         written = [[self.write(k, place, depth + 1), self.write(v, f"{place}.{k}", depth + 1)] for k, v in value.items()]
-        found = {"kind": kind, "items": dict(written) if all(type(k) is str for k in value) else written}  # type: ignore[arg-type]
+        found = {"kind": kind, "items": dict(written) if all(type(k) is str for k in value) else written}
         if kind == "ordered_dict" and hasattr(value, "_metadata"):
             # Versions of the modules of a state dict.
             found["versions"] = self._dict(dict(value._metadata), f"{place}._metadata", depth + 1)
@@ -227,7 +227,7 @@ class Reader:
             return self._allowed.instance_class(written["class"])(**self._dict(written["fields"]))
         if kind == "object":
             cls = self._allowed.instance_class(written["class"])
-            made = object.__new__(cls)
+            made: Any = object.__new__(cls)
             attributes = self._dict(written["attributes"])
             check_attributes(cls, attributes)
             made.__dict__.update(attributes)
