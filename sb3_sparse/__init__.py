@@ -35,6 +35,7 @@ from sb3_sparse.sparse import (
 if TYPE_CHECKING:
     from sb3_sparse.dmc import DMCWrapper, make_dmc
     from sb3_sparse.plasticity import PlasticityCallback, ResetCallback, measure, reset_model_
+    from sb3_sparse.resume import load_safe, load_safe_vec_normalize, save_safe
     from sb3_sparse.streaming import (
         AdaptiveObGD,
         ObGD,
@@ -78,10 +79,13 @@ __all__ = [
     "StreamSARSA",
     "Topology",
     "__version__",
+    "load_safe",
+    "load_safe_vec_normalize",
     "make_dmc",
     "measure",
     "register_aliases",
     "reset_model_",
+    "save_safe",
     "sparsify_",
     "sparsify_by_masks_",
     "sparsity_report",
@@ -93,6 +97,7 @@ __all__ = [
 _ROOMS: dict[str, tuple[str, ...]] = {
     "dmc": ("DMCWrapper", "make_dmc"),
     "plasticity": ("PlasticityCallback", "ResetCallback", "measure", "reset_model_"),
+    "resume": ("load_safe", "load_safe_vec_normalize", "save_safe"),
     "streaming": (
         *("StreamAC", "StreamQ", "StreamSARSA", "ObGD", "AdaptiveObGD"),
         *("StreamPolicy", "StreamACPolicy", "StreamACCnnPolicy", "StreamQPolicy", "StreamQCnnPolicy"),

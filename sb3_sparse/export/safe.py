@@ -10,7 +10,8 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_sparse.common.files import written_beside
 from sb3_sparse.export.loading import load_agent
 from sb3_sparse.export.vec_normalize import load_vec_normalize
-from sb3_sparse.resume.safe.agents import is_safe_file, save_safe
+from sb3_sparse.resume.safe.agents import is_safe_file, read_safe, save_safe
+from sb3_sparse.resume.safe.vec_normalize import detached
 
 
 def sb3_to_safe(
@@ -36,6 +37,17 @@ def sb3_to_safe(
     """
     wrapper = load_vec_normalize(vec_normalize)
     return save_safe(load_agent(algorithm, Path(zip_path)), path, vec_normalize=wrapper, allow=allow)
+
+
+def statistics_inside(path: str | Path) -> VecNormalize | None:
+    """
+    The statistics of ``VecNormalize`` in a safe file, around no environment; None if there are none.
+
+    :param path: The safe file.
+    :raises ValueError: As :func:`load_safe`.
+    """
+    agent = read_safe(path)
+    return None if agent.vec_normalize is None else detached(agent.vec_normalize, agent.data["observation_space"])
 
 
 def safe_to_sb3(path: str | Path, zip_path: str | Path, *, allow: Iterable[Any] = ()) -> Path:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
@@ -54,6 +55,18 @@ def wrapped(venv: VecEnv, statistics: dict[str, Any]) -> VecNormalize:
             )
         if saved is not None:
             setattr(wrapper, name, saved)
+    return wrapper
+
+
+def detached(statistics: dict[str, Any], observation_space: spaces.Space) -> VecNormalize:
+    """
+    A ``VecNormalize`` that is around no environment, as one of SB3 is that was just unpickled: to normalise with.
+
+    :param statistics: From :func:`statistics_of`.
+    :param observation_space: Of the environments.
+    """
+    wrapper: Any = object.__new__(VecNormalize)
+    wrapper.__dict__.update({**statistics, "observation_space": observation_space, "venv": None})
     return wrapper
 
 
