@@ -30,7 +30,7 @@ class ReadDict(argparse.Action):
 
 
 def describe(args: list[str]) -> None:
-    """Build the agent that ``train`` with these options would build, and print the table of its layers; or that of a saved one."""
+    """Build the agent that ``train`` would build with these options, or load one, and print the table of its layers."""
     parser = argparse.ArgumentParser(prog="sb3-sparse describe", description=describe.__doc__)
     parser.add_argument("--algo", default="sac", choices=list(algorithms()))
     parser.add_argument("--env", help="environment ID")

@@ -11,8 +11,9 @@ from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 
 from sb3_sparse.rainbow import DER, Rainbow
 from sb3_sparse.replay.frame_buffer import FrameReplayBuffer
+from sb3_sparse.streaming import StreamAC
 from tests.envs import SpaceEnv
-from tests.export.agents import BOX, DICT, DISCRETE, IMAGE, MAKERS, OFF_POLICY, VECTOR, mlp
+from tests.export.agents import BOX, DICT, DISCRETE, IMAGE, MAKERS, OFF_POLICY, VECTOR, mlp, stream
 
 FRAMES = spaces.Box(0, 255, (4, 36, 36), np.uint8)
 SMALL = {"policy_kwargs": {"net_arch": [8]}}
@@ -25,6 +26,7 @@ def rainbow(algorithm, observations, policy="MlpPolicy", **kwargs):
 # Those that are pruned after they were built are none that SB3's `load` builds either.
 KINDS = {name: maker for name, maker in MAKERS.items() if "sparse" not in name and name not in ("ppo", "ppo image")}
 KINDS |= {
+    "stream_ac minatar": lambda: stream(StreamAC, spaces.Box(0, 1, (10, 10, 4), bool), DISCRETE, "CnnPolicy"),
     "rainbow": lambda: rainbow(Rainbow, VECTOR),
     "rainbow dict": lambda: rainbow(Rainbow, DICT, "MultiInputPolicy"),
     "rainbow frames": lambda: rainbow(Rainbow, FRAMES, "CnnPolicy", replay_buffer_class=FrameReplayBuffer, prioritized=False),

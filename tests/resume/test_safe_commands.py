@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch as th
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
@@ -55,8 +56,6 @@ def test_statistics_of_a_safe_file_are_exported_with_it(normalized, tmp_path, ca
     main(["export", "--algo", "ppo", "--model", str(path), "--to", "torch"])
     assert f"observations are normalised by what {path} holds" in capsys.readouterr().out
     export_torch(normalized, tmp_path / "other.pt2", vec_normalize=wrapper)
-    import torch as th
-
     observations = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     actions = [
         th.export.load(tmp_path / name).module()(th.as_tensor(observations)).numpy() for name in ("agent.pt2", "other.pt2")
@@ -65,10 +64,8 @@ def test_statistics_of_a_safe_file_are_exported_with_it(normalized, tmp_path, ca
     # And from a zip with the file of its wrapper.
     normalized.save(tmp_path / "zip.zip")
     wrapper.save(str(tmp_path / "statistics.pkl"))
-    main(
-        ["export", "--algo", "ppo", "--model", str(tmp_path / "zip.zip"), "--to", "safetensors"]
-        + ["--vecnormalize", str(tmp_path / "statistics.pkl")]
-    )
+    args = ["--algo", "ppo", "--model", f"{tmp_path}/zip.zip", "--vecnormalize", f"{tmp_path}/statistics.pkl"]
+    main(["export", "--to", "safetensors", *args])
     again = read_safe(tmp_path / "zip.safetensors").vec_normalize
     assert same(again["obs_rms"].mean, wrapper.obs_rms.mean)
 
