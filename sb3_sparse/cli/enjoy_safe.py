@@ -72,7 +72,8 @@ def _play(model: BaseAlgorithm, env: VecEnv, options: argparse.Namespace) -> Non
         print(f"no episode ended within {options.n_timesteps} steps: -n takes more.", file=sys.stderr)
 
 
-def _options(args: list[str]) -> argparse.Namespace:
+def options_parser() -> argparse.ArgumentParser:
+    """The options with a safe file. Without one they are those of rl-zoo3."""
     parser = argparse.ArgumentParser(prog="sb3-sparse enjoy", description="Watch an agent of a .safetensors file.")
     parser.add_argument("-i", "--trained-agent", type=Path, required=True, help="the .safetensors file")
     parser.add_argument("--env", required=True, help="environment ID")
@@ -87,6 +88,11 @@ def _options(args: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--gym-packages", nargs="+", default=[], help="packages to import, which register environments")
     parser.add_argument("--env-kwargs", nargs="+", action=ReadDict, help="arguments of the environment")
+    return parser
+
+
+def _options(args: list[str]) -> argparse.Namespace:
+    parser = options_parser()
     options = parser.parse_args(args)
     for name in ("n_timesteps", "n_envs"):
         if getattr(options, name) < 1:
