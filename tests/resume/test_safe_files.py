@@ -330,6 +330,21 @@ def test_absurd_sizes_are_refused_before_anything_is_allocated(tmp_path):
     refused(path, r"4,398,046,511,104 bytes: expected at most max_bytes=")
 
 
+@pytest.mark.parametrize(
+    "settings", [{"net_arch": [200_000, 200_000]}, {"net_arch": [3_000] * 1_000}, {"net_arch": [8], "n_critics": 10**9}]
+)
+def test_settings_that_ask_for_absurd_networks_are_refused(settings, tmp_path):
+    model = SAC("MlpPolicy", SpaceEnv(VECTOR, BOX), policy_kwargs={"net_arch": [8]}, buffer_size=10)
+    content, tensors = read_container(save_safe(model, tmp_path / "agent"))
+    content["data"]["items"]["policy_kwargs"]["items"].update(settings)
+    path = tmp_path / "absurd.safetensors"
+    write_container(path, content, tensors)
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=r"absurd\.safetensors makes no agent of SAC: .*its settings ask for "):
+        load_safe(path)
+    assert time.perf_counter() - start < 60
+
+
 def test_a_limit_of_the_users(whole, tmp_path):
     path = tmp_path / "agent.safetensors"
     path.write_bytes(whole)

@@ -20,11 +20,14 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_sparse.resume.safe.allowed import Allowed
 from sb3_sparse.resume.safe.container import ENDING, MAX_BYTES, read_container, write_container
+from sb3_sparse.resume.safe.limits import TensorLimit
 from sb3_sparse.resume.safe.values import Reader, Writer, check_attributes
 from sb3_sparse.resume.safe.vec_normalize import normalized, statistics_of, wrapped
 
 # Where a user writes logs is of no interest to others, and no file decides where something is written.
 _NEVER_SAVED = {"tensorboard_log"}
+# A layer is drawn as a dense one before it is pruned: so many times more than is in the file, and enough for small ones.
+_DRAWN_PER_BYTE, _ALWAYS_ENOUGH = 64, 2**30
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,9 @@ class SafeAgent:
         try:
             if env is not None and self.vec_normalize is not None:
                 env = normalized(env, self.vec_normalize)
-            model = self.algorithm.load(
-                self._as_zip(), env, device=device, custom_objects={**self.data, "tensorboard_log": None}, **kwargs
-            )
+            known = {**self.data, "tensorboard_log": None}
+            with TensorLimit(max(_ALWAYS_ENOUGH, _DRAWN_PER_BYTE * self.path.stat().st_size)):
+                model = self.algorithm.load(self._as_zip(), env, device=device, custom_objects=known, **kwargs)
             expected = set(model._get_torch_save_params()[1])
             if missing := expected - self.variables.keys():
                 raise ValueError(f"it lacks the tensors {sorted(missing)}")
@@ -96,7 +99,7 @@ def save_safe(
     wrapper = model.get_vec_normalize_env() if vec_normalize is None else vec_normalize
     state_dicts, variables = model._get_torch_save_params()
     left_out = {*model._excluded_save_params(), *_NEVER_SAVED, *(name.split(".")[0] for name in state_dicts + variables)}
-    parts = {
+    parts: dict[str, Any] = {
         "algorithm": type(model),
         # First, so that tensors are named after where they are in the networks.
         "params": model.get_parameters(),
@@ -106,6 +109,7 @@ def save_safe(
     }
     writer = Writer(allowed)
     try:
+        check_attributes(type(model), parts["data"])
         content = {name: writer.write(part, name) for name, part in parts.items()}
     except ValueError as error:
         raise ValueError(f"{path}: cannot save this {type(model).__name__}: {error}") from error

@@ -111,6 +111,7 @@ class Writer:
             if isinstance(value, tuple) and hasattr(value, "_asdict"):
                 return {"kind": "named_tuple", "class": kind, "fields": self._dict(value._asdict(), place, depth + 1)}
             if hasattr(value, "__dict__"):
+                check_attributes(type(value), vars(value))
                 return {"kind": "object", "class": kind, "attributes": self._dict(vars(value), place, depth + 1)}
         raise ValueError(f"{place} {_cannot(value)}")
 
@@ -250,7 +251,7 @@ def check_attributes(cls: type, attributes: Iterable[Any]) -> None:
         if not isinstance(name, str) or not name.isidentifier() or name.startswith("__"):
             raise ValueError(f"it has an attribute {name!r}, which is no name of one.")
         owner = next((kind for kind in cls.__mro__ if name in vars(kind)), None)
-        if owner is not None and (callable(found := vars(owner)[name]) or hasattr(found, "__get__")):
+        if owner is not None and hasattr(vars(owner)[name], "__get__"):
             raise ValueError(f"it has an attribute {name!r}, which is a method of {cls.__name__}.")
 
 
