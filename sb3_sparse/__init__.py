@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         SparseSimBaRainbowPolicy,
     )
     from sb3_sparse.replay import FrameReplayBuffer, PrioritizedReplayBuffer
+    from sb3_sparse.resume import load_safe, load_safe_vec_normalize, save_safe
     from sb3_sparse.streaming import (
         AdaptiveObGD,
         ObGD,
@@ -97,11 +98,14 @@ __all__ = [
     "StreamSARSA",
     "Topology",
     "__version__",
+    "load_safe",
+    "load_safe_vec_normalize",
     "make_atari",
     "make_dmc",
     "measure",
     "register_aliases",
     "reset_model_",
+    "save_safe",
     "sparsify_",
     "sparsify_by_masks_",
     "sparsity_report",
@@ -119,6 +123,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
         "SparseSimBaRainbowPolicy",
     ),
     "replay": ("FrameReplayBuffer", "PrioritizedReplayBuffer"),
+    "resume": ("load_safe", "load_safe_vec_normalize", "save_safe"),
     "streaming": (
         *("StreamAC", "StreamQ", "StreamSARSA", "ObGD", "AdaptiveObGD"),
         *("StreamPolicy", "StreamACPolicy", "StreamACCnnPolicy", "StreamQPolicy", "StreamQCnnPolicy"),

@@ -12,7 +12,7 @@ commands:
   tune       search hyperparameters (rl-zoo3's -optimize)
   evaluate   how good saved agents are: sb3-sparse evaluate logs/sac/Pendulum-v1_1 --episodes 20 --json returns.json
   describe   print the layers that an agent would have, without training; --plot draws where their weights are
-  export     write an agent as ONNX, torch.export or SB3 file: sb3-sparse export --algo sac --env Pendulum-v1 --to onnx
+  export     write an agent as another kind of file: sb3-sparse export --algo sac --env Pendulum-v1 --to onnx
   plot       draw return and plasticity of runs: sb3-sparse plot logs/sac/Pendulum-v1_1 logs/sac/Pendulum-v1_2
 
 Options of train, enjoy and tune are those of rl-zoo3 (sb3-sparse COMMAND --help). Hyperparameters come from the packaged file

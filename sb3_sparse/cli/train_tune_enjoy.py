@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from sb3_sparse.cli.enjoy_safe import enjoy_safe, options_parser
+from sb3_sparse.resume.safe.agents import is_safe_file
 from sb3_sparse.zoo import (
     WrongSettingError,
     algorithms,
@@ -37,8 +39,12 @@ def tune(args: list[str]) -> Callable[[], None]:
 
 
 def enjoy(args: list[str]) -> Callable[[], None]:
-    """rl-zoo3's enjoy, for agents in ``logs`` unless ``-f`` names another folder."""
+    """rl-zoo3's enjoy, for agents in ``logs`` unless ``-f`` names another folder; our own for a safe file, ``-i FILE``."""
     known = _known_options(args)
+    if is_safe_file(known.trained_agent):
+        return enjoy_safe(args)
+    if known.help:
+        print(f"{options_parser().format_help()}\nwithout -i, rl-zoo3's:\n")
     return _prepared("enjoy", args if known.folder else ["-f", "logs", *args], known)
 
 

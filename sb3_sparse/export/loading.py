@@ -1,5 +1,6 @@
 """Saved agents, loaded for looking at them: without a replay buffer."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,29 +8,47 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 
+from sb3_sparse.resume.safe.agents import is_safe_file, read_safe
 
-def load_agent(algorithm: type[BaseAlgorithm], path: Path, device: str = "cpu") -> BaseAlgorithm:
+
+def load_agent(algorithm: type[BaseAlgorithm], path: Path, device: str = "cpu", allow: Iterable[Any] = ()) -> BaseAlgorithm:
     """
-    A saved agent, without allocating its replay buffer.
+    A saved agent, without allocating its replay buffer: of a safe file, or of SB3's zip, which is a pickle.
 
     :param algorithm: The class that saved it.
     :param path: The file.
     :param device: Where its networks are put.
+    :param allow: What a safe file may name in addition.
     :raises ValueError: If the file is none of this algorithm.
     """
     if not path.is_file():
         raise ValueError(f"there is no file {str(path)!r}.")
-    small = without_buffer(algorithm)
-    try:
-        data, _, _ = load_from_zip_file(path, device="cpu")
-        model = algorithm.load(path, device=device, **small)
-    except (AttributeError, AssertionError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} is no agent of {algorithm.__name__}: {type(error).__name__}: {error}") from error
+    if is_safe_file(path):
+        agent = read_safe(path, algorithm=algorithm, allow=allow)
+        small = without_buffer(agent.algorithm)
+        model, data = agent.build(device=device, **small), agent.data
+    else:
+        small = without_buffer(algorithm)
+        model, data = _load_zip(algorithm, path, device, small)
     # What is exported as an agent of SB3 goes on with the buffer that it had.
     for name in small:
-        if data is not None and name in data:
+        if name in data:
             setattr(model, name, data[name])
     return model
+
+
+def _load_zip(
+    algorithm: type[BaseAlgorithm], path: Path, device: str, small: dict[str, Any]
+) -> tuple[BaseAlgorithm, dict[str, Any]]:
+    try:
+        data, _, variables = load_from_zip_file(path, device="cpu")
+        model = algorithm.load(path, device=device, **small)
+        # SB3 itself goes on without them, with a temperature that was never learned.
+        if missing := set(model._get_torch_save_params()[1]) - (variables or {}).keys():
+            raise ValueError(f"pytorch_variables.pth is missing in it, or has no {sorted(missing)}")
+    except (AttributeError, AssertionError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} is no agent of {algorithm.__name__}: {type(error).__name__}: {error}") from error
+    return model, data or {}
 
 
 def without_buffer(algorithm: type[BaseAlgorithm]) -> dict[str, Any]:

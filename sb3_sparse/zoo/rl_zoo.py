@@ -6,6 +6,9 @@ from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
+# What rl-zoo3 makes of a learning rate such as "lin_0.001", as saved agents name it.
+SCHEDULE = "rl_zoo3.utils.SimpleLinearSchedule"
+
 
 def part(path: str) -> Any:
     """

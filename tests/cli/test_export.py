@@ -10,6 +10,7 @@ from stable_baselines3 import PPO, SAC
 from sb3_sparse.cli import main
 from sb3_sparse.cli.export import ALGORITHMS
 from sb3_sparse.export.loading import load_agent
+from sb3_sparse.rainbow import DER, Rainbow
 from tests.envs import SpaceEnv
 from tests.export.agents import BOX, ON_POLICY, VECTOR, agent, assert_equal_actions, mlp, observations_of
 from tests.export.test_module import normalized_env, trained_on
@@ -136,5 +137,6 @@ def test_every_algorithm_of_the_package_is_there():
 
     register_algorithms()
     # Agents with a state, and those that are not networks of SB3's kind, cannot be exported.
-    assert set(ALGORITHMS) == set(ALGOS) - {"ars", "ppo_lstm"}
-    assert all(ALGOS[name] is algorithm for name, algorithm in ALGORITHMS.items())
+    others = {"rainbow": Rainbow, "der": DER}
+    assert set(ALGORITHMS) == {*ALGOS, *others} - {"ars", "ppo_lstm"}
+    assert all({**others, **ALGOS}[name] is algorithm for name, algorithm in ALGORITHMS.items())
