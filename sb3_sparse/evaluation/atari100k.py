@@ -5,20 +5,22 @@ The agent sees what it saw in training: a lost life ends an episode, so that sta
 its return counts on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
 
 from sb3_sparse.atari import DopamineAtari, make_atari
 from sb3_sparse.evaluation.episodes import Episodes, evaluate_agent
 from sb3_sparse.evaluation.saved import STATISTICS, SavedAgent, load_saved
+from sb3_sparse.export.safe import statistics_inside
 from sb3_sparse.export.vec_normalize import load_vec_normalize
 from sb3_sparse.results.atari100k import game_of, known_game
 from sb3_sparse.results.evaluations import Evaluation
+from sb3_sparse.resume.safe.agents import is_safe_file
 
 SUITE = "atari-100k"
 EPISODES = 100
@@ -133,11 +135,8 @@ def evaluate_saved_on_game(
     :raises ValueError: If something of it is wrong, or does not fit together.
     """
     game = game_of_agent(saved) if game is None else game_of(game)
-    for folder in (saved.path.with_suffix(""), saved.settings_folder, saved.path.parent):
-        if folder is not None and (folder / STATISTICS).is_file():
-            normalizer = load_vec_normalize(folder / STATISTICS)
-            if normalizer is not None and normalizer.norm_obs:
-                raise ValueError(f"{saved.path} was trained with VecNormalize: agents of {SUITE} see frames as they are.")
+    if any(normalizer.norm_obs for normalizer in _normalizers(saved)):
+        raise ValueError(f"{saved.path} was trained with VecNormalize: agents of {SUITE} see frames as they are.")
     model = load_saved(saved, algo, device)
     if not isinstance(model.action_space, spaces.Discrete):
         raise ValueError(f"{saved.path} has the actions {model.action_space}: it plays no game of Atari.")
@@ -162,3 +161,16 @@ def evaluate_saved_on_game(
             )
         )
     return evaluations
+
+
+def _normalizers(saved: SavedAgent) -> Iterator[VecNormalize]:
+    """What an agent may have been trained with: of a safe file what is in it, since those beside are pickles."""
+    if is_safe_file(saved.path):
+        if (inside := statistics_inside(saved.path)) is not None:
+            yield inside
+        return
+    for folder in (saved.path.with_suffix(""), saved.settings_folder, saved.path.parent):
+        if folder is not None and (folder / STATISTICS).is_file():
+            normalizer = load_vec_normalize(folder / STATISTICS)
+            assert normalizer is not None
+            yield normalizer

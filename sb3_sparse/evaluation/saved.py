@@ -10,14 +10,16 @@ import stable_baselines3 as sb3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.save_util import load_from_zip_file
-from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
 from sb3_sparse import rainbow, streaming
 from sb3_sparse.evaluation.episodes import evaluate_agent
 from sb3_sparse.export.loading import load_agent
+from sb3_sparse.export.safe import statistics_inside
 from sb3_sparse.export.vec_normalize import load_vec_normalize
 from sb3_sparse.results.evaluations import Evaluation
 from sb3_sparse.results.runs import read_settings, settings_file
+from sb3_sparse.resume.safe.agents import is_safe_file, read_safe
 from sb3_sparse.streaming.base.files import fitting_algorithms
 from sb3_sparse.zoo import make_known, run_environment
 
@@ -63,8 +65,8 @@ def find_saved(place: str | Path, best: bool = False) -> SavedAgent:
     """
     The agent in a file, or that of a run.
 
-    :param place: A ``.zip`` of SB3, whose ending may be left out, or the folder of a run of rl-zoo3, such as
-        ``logs/sac/Pendulum-v1_1``.
+    :param place: A ``.zip`` of SB3, whose ending may be left out; a safe file, beside which nothing is read; or the folder of
+        a run of rl-zoo3, such as ``logs/sac/Pendulum-v1_1``.
     :param best: Of a run: the agent with the best evaluation, not the last one.
     :raises ValueError: If there is none.
     """
@@ -78,6 +80,9 @@ def find_saved(place: str | Path, best: bool = False) -> SavedAgent:
         path = path / ("best_model.zip" if best else f"{settings.parent.name}.zip")
     if not path.is_file():
         raise ValueError(f"there is no agent {str(path)!r}.")
+    if is_safe_file(path):
+        # What rl-zoo3 leaves beside an agent can execute code.
+        return SavedAgent(path)
     of_this_agent = path.with_suffix("") / "config.yml"
     settings = of_this_agent if of_this_agent.is_file() else settings_file(path.parent)
     if settings is None:
@@ -100,6 +105,8 @@ def load_saved(saved: SavedAgent, algo: str | None = None, device: str = "auto")
 
 
 def _algorithm(saved: SavedAgent) -> type[BaseAlgorithm]:
+    if is_safe_file(saved.path):
+        return read_safe(saved.path).algorithm
     try:
         data, _, _ = load_from_zip_file(saved.path, device="cpu")
     except (AttributeError, AssertionError, ImportError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -179,13 +186,14 @@ def environment_of(
             env = normalizer
     except (ValueError, AssertionError) as error:
         env.close()
-        raise ValueError(f"{found} does not fit to {env_id}: {error}") from error
+        source = found if isinstance(found, Path) else saved.path
+        raise ValueError(f"{source} does not fit to {env_id}: {error}") from error
     return VecFrameStack(env, n_stack) if n_stack else env
 
 
-def _statistics(saved: SavedAgent, given: str | Path | None) -> Path | None:
+def _statistics(saved: SavedAgent, given: str | Path | None) -> Path | VecNormalize | None:
     if given is None:
-        return statistics_beside(saved.path)
+        return statistics_inside(saved.path) if is_safe_file(saved.path) else statistics_beside(saved.path)
     return None if given == "none" else Path(given)
 
 
@@ -239,7 +247,7 @@ def evaluate_saved(
             deterministic=deterministic,
             epsilon=epsilon,
             suite=None,
-            statistics=None if used is None else str(used),
+            statistics=None if used is None else str(used if isinstance(used, Path) else saved.path),
             returns=played.returns.tolist(),
             lengths=played.lengths.tolist(),
         )

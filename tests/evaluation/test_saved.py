@@ -1,6 +1,8 @@
 """Agents in files: whose they are, and what belongs to them."""
 
+import pickle
 from collections import OrderedDict
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -12,6 +14,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
+from sb3_sparse import save_safe
 from sb3_sparse.evaluation.saved import (
     ALGORITHMS,
     SavedAgent,
@@ -206,3 +209,36 @@ def test_a_game_counts_as_a_whole_where_lives_end_episodes(tmp_path):
         (found[by_life],) = evaluate_saved(saved, 3, epsilon=1.0)
     assert found[True] == found[False]
     assert max(found[True].returns) > 1
+
+
+class Payload:
+    """Leaves a mark where it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+def test_a_safe_file_is_evaluated_and_nothing_beside_it_is_read(tmp_path):
+    model, env = normalised(tmp_path)
+    env.save(tmp_path / "vecnormalize.pkl")
+    (expected,) = evaluate_saved(find_saved(tmp_path / "agent"), 3, env_id="Pendulum-v1", seeds=[7])
+    safe = tmp_path / "strangers/agent.safetensors"
+    save_safe(model, safe, vec_normalize=env)
+    mark = tmp_path / "executed"
+    for beside in (safe.parent / "agent", safe.parent):
+        beside.mkdir(exist_ok=True)
+        (beside / "vecnormalize.pkl").write_bytes(pickle.dumps(Payload(mark)))
+        (beside / "config.yml").write_text(
+            f"!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path [{mark}]]"
+        )
+        (beside / "args.yml").write_text((beside / "config.yml").read_text())
+    (found,) = evaluate_saved(find_saved(safe), 3, env_id="Pendulum-v1", seeds=[7])
+    assert (found.returns, found.algo, found.statistics) == (expected.returns, "PPO", str(safe))
+    (left_out,) = evaluate_saved(find_saved(safe), 3, env_id="Pendulum-v1", seeds=[7], statistics="none")
+    assert left_out.returns != expected.returns
+    assert not mark.exists()
+    pickle.loads((safe.parent / "vecnormalize.pkl").read_bytes())
+    assert mark.exists()
