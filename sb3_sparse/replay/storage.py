@@ -87,6 +87,14 @@ class WholeObservations:
                 # Discrete observations come as one number each.
                 ring[place] = np.reshape(given[name] if self._is_dict else given, ring.shape[1:])
 
+    @property
+    def rings(self) -> dict[str, np.ndarray]:
+        """The arrays by name, for checkpoints: the place of step ``n`` is ``n`` modulo their length."""
+        kinds = ("observations", "next_observations")
+        return {
+            f"{kind}/{name}": ring for name, rings in self._rings.items() for kind, ring in zip(kinds, rings, strict=True)
+        }
+
     def observations(self, steps: np.ndarray, envs: np.ndarray) -> Observations:
         """See :class:`ObservationStorage`."""
         return self._get(0, steps, envs)
