@@ -130,7 +130,7 @@ class FrameStacks:
 
     @property
     def rings(self) -> dict[str, np.ndarray]:
-        """The arrays by name: the place of step ``n`` is ``n`` modulo their length."""
+        """See :class:`ObservationStorage`."""
         return {"frames": self._frames, "back": self._back, "kind": self._kind}
 
     @property

@@ -18,6 +18,10 @@ class ObservationStorage(Protocol):
     """Memory that it takes, once the ring is full."""
 
     @property
+    def rings(self) -> dict[str, np.ndarray]:
+        """The arrays by name, for checkpoints: the place of step ``n`` is ``n`` modulo their length."""
+
+    @property
     def newest(self) -> int | None:
         """
         Place of the last step, where adding the same step twice would do harm. It changes in one moment, when the step is
@@ -89,11 +93,9 @@ class WholeObservations:
 
     @property
     def rings(self) -> dict[str, np.ndarray]:
-        """The arrays by name, for checkpoints: the place of step ``n`` is ``n`` modulo their length."""
+        """See :class:`ObservationStorage`."""
         kinds = ("observations", "next_observations")
-        return {
-            f"{kind}/{name}": ring for name, rings in self._rings.items() for kind, ring in zip(kinds, rings, strict=True)
-        }
+        return {f"{kind}/{name}": ring for name, rings in self._rings.items() for kind, ring in zip(kinds, rings, strict=True)}
 
     def observations(self, steps: np.ndarray, envs: np.ndarray) -> Observations:
         """See :class:`ObservationStorage`."""

@@ -1,7 +1,6 @@
 """A callback that writes checkpoints from which a run goes on exactly."""
 
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from sb3_sparse.common.warn import warn_user
 from sb3_sparse.resume.environments.fresh import begin_fresh_episode
 from sb3_sparse.resume.environments.recipe import recipe
 from sb3_sparse.resume.environments.vec_env import capture_env, why_not_exact
-from sb3_sparse.resume.files.folder import Checkpoint, checkpoints, keep_newest, sweep, write_checkpoint
+from sb3_sparse.resume.files.folder import checkpoints, keep_newest, sweep, write_checkpoint
 from sb3_sparse.resume.files.lease import LEASE, Lease
 from sb3_sparse.resume.going_on import GoingOn
 from sb3_sparse.resume.state.buffers import BufferWriter
@@ -81,7 +80,9 @@ class ExactCheckpoint(BaseCallback):
 
     def _on_training_start(self) -> None:
         if self._going_on is None and checkpoints(self.path):
-            raise ValueError(f"{self.path} holds checkpoints of another run: resume_exact({str(self.path)!r}), or another folder.")
+            raise ValueError(
+                f"{self.path} holds checkpoints of another run: resume_exact({str(self.path)!r}), or another folder."
+            )
         self._held = Lease(self.path, self.lease)
         sweep(self.path)
         self._buffer = BufferWriter(self.path)
@@ -148,7 +149,9 @@ class ExactCheckpoint(BaseCallback):
             self._held.check()
             keep_newest(self.path, self.keep)
         except OSError as error:
-            warn_user(f"ExactCheckpoint: cannot write to {self.path} ({error}). Older checkpoints are whole, training goes on.")
+            warn_user(
+                f"ExactCheckpoint: cannot write to {self.path} ({error}). Older checkpoints are whole, training goes on."
+            )
             return
         if self.verbose:
             print(f"Checkpoint {path}")

@@ -5,6 +5,7 @@ import inspect
 import io
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,11 @@ def resume_exact(
     check_callbacks(others, going_on.run["callbacks"])
     adopt(manifest["machine"])
     kind = _algorithm(checkpoint)
-    model = kind.load(io.BytesIO(checkpoint.read("model.zip")), env=_environment(checkpoint, kind, going_on, env))
+    wrapped = _environment(checkpoint, kind, going_on, env)
+    with warnings.catch_warnings():
+        # SB3 says this of every file of an agent whose buffer it has chosen itself for n_steps.
+        warnings.filterwarnings("ignore", "`n_steps=.*is ignored")
+        model = kind.load(io.BytesIO(checkpoint.read("model.zip")), env=wrapped)
     warn_of_differences(manifest["machine"], model.device)
     going_on.begin(model)
     left = manifest["total_timesteps"] - model.num_timesteps

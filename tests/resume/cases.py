@@ -7,8 +7,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from sb3_contrib import TQC, CrossQ, QRDQN
-from stable_baselines3 import A2C, DDPG, DQN, HerReplayBuffer, PPO, SAC, TD3
+from sb3_contrib import QRDQN, TQC, CrossQ
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback, EveryNTimesteps
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
@@ -16,9 +16,10 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from sb3_sparse import PlasticityCallback, ResetCallback, StreamAC, StreamQ, StreamSARSA, make_dmc
-from sb3_sparse.rainbow import DER, Rainbow
+from sb3_sparse.rainbow import Rainbow
 from tests.resume.pictures import PictureEnv
 
+# Copied for each model: SB3 writes into what it is given.
 SMALL = dict(net_arch=[16, 16])
 SPARSE = dict(net_arch={"pi": [16], "qf": [16]}, sparsity=0.5)
 SPARSE_Q = dict(net_arch=[16], sparsity=0.5)
@@ -47,12 +48,12 @@ def ou_noise(n: int = 1) -> OrnsteinUhlenbeckActionNoise:
 
 
 def sac(env: Any = "Pendulum-v1", policy: Any = "MlpPolicy", **kwargs: Any) -> Any:
-    kwargs.setdefault("policy_kwargs", SMALL if policy == "MlpPolicy" else SPARSE)
+    kwargs.setdefault("policy_kwargs", dict(SMALL if policy == "MlpPolicy" else SPARSE))
     return SAC(policy, env, seed=0, device="cpu", **{**OFF_POLICY, **kwargs})
 
 
 def dqn(kind: Any, policy: Any = "MlpPolicy", env: Any = "CartPole-v1", **kwargs: Any) -> Any:
-    kwargs.setdefault("policy_kwargs", SMALL if policy == "MlpPolicy" else SPARSE_Q)
+    kwargs.setdefault("policy_kwargs", dict(SMALL if policy == "MlpPolicy" else SPARSE_Q))
     return kind(policy, env, seed=0, device="cpu", **{**VALUES, **kwargs})
 
 
@@ -76,7 +77,9 @@ CASES: dict[str, Case] = {
     "sac 3 envs": Case(lambda _: sac(pendulum(3), train_freq=2, gradient_steps=-1), total=600),
     "sac subproc": Case(lambda _: sac(pendulum(2, SubprocVecEnv)), total=300, every=100),
     "sac normalised": Case(lambda _: sac(VecNormalize(pendulum(3))), total=600),
-    "sac normalised monitor": Case(lambda _: sac(VecMonitor(VecNormalize(pendulum(2)))), total=500),
+    "sac normalised monitor": Case(
+        lambda _: sac(VecMonitor(VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")] * 2)))), total=500
+    ),
     "sac noise on 2": Case(lambda _: sac(pendulum(2), action_noise=ou_noise()), total=500),
     "sac halfcheetah": Case(lambda _: sac("HalfCheetah-v5"), total=250, every=80),
     "sac ant": Case(lambda _: sac("Ant-v5"), total=250, every=80),
@@ -85,21 +88,25 @@ CASES: dict[str, Case] = {
     "sac reacher": Case(lambda _: sac(make_dmc("reacher", "easy")), total=700, every=260),
     "sac fish": Case(lambda _: sac(make_dmc("fish", "swim")), total=700, every=260),
     "sac dog": Case(lambda _: sac(make_dmc("dog", "walk")), total=150, every=60),
-    "td3": Case(lambda _: TD3("MlpPolicy", "Pendulum-v1", seed=0, policy_kwargs=SMALL, action_noise=ou_noise(), **OFF_POLICY)),
-    "td3 sparse": Case(lambda _: TD3("SparseSimBaPolicy", "Pendulum-v1", seed=0, policy_kwargs=SPARSE, **OFF_POLICY)),
+    "td3": Case(
+        lambda _: TD3("MlpPolicy", "Pendulum-v1", seed=0, policy_kwargs=dict(SMALL), action_noise=ou_noise(), **OFF_POLICY)
+    ),
+    "td3 sparse": Case(lambda _: TD3("SparseSimBaPolicy", "Pendulum-v1", seed=0, policy_kwargs=dict(SPARSE), **OFF_POLICY)),
     "ddpg": Case(
         lambda _: DDPG(
             "MlpPolicy",
             "Pendulum-v1",
             seed=0,
-            policy_kwargs=SMALL,
+            policy_kwargs=dict(SMALL),
             action_noise=NormalActionNoise(np.zeros(1), np.ones(1)),
             **OFF_POLICY,
         )
     ),
-    "tqc": Case(lambda _: TQC("SparseSimBaPolicy", "Pendulum-v1", seed=0, policy_kwargs=SPARSE, **OFF_POLICY)),
-    "crossq": Case(lambda _: CrossQ("MlpPolicy", "Pendulum-v1", seed=0, policy_kwargs=SMALL, **OFF_POLICY)),
-    "crossq sparse": Case(lambda _: CrossQ("SparseSimBaPolicy", "Pendulum-v1", seed=0, policy_kwargs=SPARSE, **OFF_POLICY)),
+    "tqc": Case(lambda _: TQC("SparseSimBaPolicy", "Pendulum-v1", seed=0, policy_kwargs=dict(SPARSE), **OFF_POLICY)),
+    "crossq": Case(lambda _: CrossQ("MlpPolicy", "Pendulum-v1", seed=0, policy_kwargs=dict(SMALL), **OFF_POLICY)),
+    "crossq sparse": Case(
+        lambda _: CrossQ("SparseSimBaPolicy", "Pendulum-v1", seed=0, policy_kwargs=dict(SPARSE), **OFF_POLICY)
+    ),
     "dqn": Case(lambda _: dqn(DQN)),
     "dqn sparse": Case(lambda _: dqn(DQN, "SparseSimBaPolicy")),
     "qrdqn": Case(lambda _: dqn(QRDQN, "SparseSimBaPolicy")),
@@ -123,18 +130,26 @@ CASES: dict[str, Case] = {
             BitFlippingEnv(n_bits=4, continuous=True, max_steps=6),
             replay_buffer_class=HerReplayBuffer,
             seed=0,
-            policy_kwargs=SMALL,
+            policy_kwargs=dict(SMALL),
             **OFF_POLICY,
         )
     ),
-    "ppo": Case(lambda _: PPO("MlpPolicy", "CartPole-v1", n_steps=64, seed=0, policy_kwargs=SMALL, n_epochs=2), total=512),
+    "ppo": Case(
+        lambda _: PPO("MlpPolicy", "CartPole-v1", n_steps=64, seed=0, policy_kwargs=dict(SMALL), n_epochs=2), total=512
+    ),
     "ppo gsde": Case(
         lambda _: PPO(
-            "MlpPolicy", VecNormalize(pendulum(2)), n_steps=32, seed=0, use_sde=True, policy_kwargs=SMALL, learning_rate=falling
+            "MlpPolicy",
+            VecNormalize(pendulum(2)),
+            n_steps=32,
+            seed=0,
+            use_sde=True,
+            policy_kwargs=dict(SMALL),
+            learning_rate=falling,
         ),
         total=512,
     ),
-    "a2c": Case(lambda _: A2C("MlpPolicy", "CartPole-v1", seed=0, policy_kwargs=SMALL)),
+    "a2c": Case(lambda _: A2C("MlpPolicy", "CartPole-v1", seed=0, policy_kwargs=dict(SMALL))),
     "stream ac": Case(lambda _: StreamAC("MlpPolicy", "Pendulum-v1", seed=0, policy_kwargs=dict(net_arch=[16])), 800, 300),
     "stream ac discrete": Case(
         lambda _: StreamAC("MlpPolicy", "CartPole-v1", seed=0, adaptive=True, policy_kwargs=dict(net_arch=[16]))
@@ -143,14 +158,17 @@ CASES: dict[str, Case] = {
     "stream sarsa": Case(lambda _: StreamSARSA("MlpPolicy", "CartPole-v1", seed=0, policy_kwargs=dict(net_arch=[16]))),
     "sac resets": Case(
         lambda _: sac(policy="SparseSimBaPolicy"),
-        callbacks=lambda _: [ResetCallback(every_env_steps=110, strategy="full"), ResetCallback(at=[90, 310], strategy="redo")],
+        callbacks=lambda _: [
+            ResetCallback(every_env_steps=110, strategy="full"),
+            ResetCallback(at=[90, 310], strategy="redo"),
+        ],
     ),
     "sac plasticity": Case(
         lambda _: sac(),
         callbacks=lambda folder: [PlasticityCallback(log_freq=90, n_samples=32, csv_path=folder / "plasticity.csv")],
     ),
     "ppo plasticity": Case(
-        lambda _: PPO("MlpPolicy", "CartPole-v1", n_steps=64, seed=0, policy_kwargs=SMALL, n_epochs=2),
+        lambda _: PPO("MlpPolicy", "CartPole-v1", n_steps=64, seed=0, policy_kwargs=dict(SMALL), n_epochs=2),
         512,
         callbacks=lambda folder: [PlasticityCallback(log_freq=100, n_samples=100, csv_path=folder / "plasticity.csv")],
     ),
@@ -161,7 +179,14 @@ CASES: dict[str, Case] = {
     "dqn evaluated": Case(
         lambda _: dqn(DQN),
         callbacks=lambda folder: [
-            EvalCallback(gym.make("CartPole-v1"), n_eval_episodes=2, eval_freq=50, log_path=str(folder), verbose=0, warn=False),
+            EvalCallback(
+                make_vec_env("CartPole-v1", seed=5),
+                n_eval_episodes=2,
+                eval_freq=50,
+                log_path=str(folder),
+                verbose=0,
+                warn=False,
+            ),
             EveryNTimesteps(60, CheckpointCallback(1, str(folder / "saved"))),
         ],
     ),

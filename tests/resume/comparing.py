@@ -15,13 +15,22 @@ def everything(model: Any) -> dict[str, Any]:
     found: dict[str, Any] = {name: state for name, state in model.get_parameters().items()}
     assert set(found) == set(weights)
     found["variables"] = {name: getattr(model, name) for name in variables}
-    for name in ("num_timesteps", "_n_updates", "_episode_num", "_last_obs", "_last_original_obs", "_current_progress_remaining"):
+    for name in (
+        "num_timesteps",
+        "_n_updates",
+        "_episode_num",
+        "_last_obs",
+        "_last_original_obs",
+        "_current_progress_remaining",
+    ):
         found[name] = getattr(model, name)
     for name in ("exploration_rate", "reset_progress", "_episode_steps", "_features"):
         found[name] = getattr(model, name, None)
     found["returns"] = [(info["r"], info["l"]) for info in model.ep_info_buffer]
     found["random"] = (random.getstate(), np.random.get_state(), th.get_rng_state())
-    found["action space"] = getattr(model.action_space._np_random, "bit_generator", None) and model.action_space.np_random.bit_generator.state
+    found["action space"] = (
+        getattr(model.action_space._np_random, "bit_generator", None) and model.action_space.np_random.bit_generator.state
+    )
     if getattr(model, "replay_buffer", None) is not None:
         found["buffer"] = buffer_content(model.replay_buffer)
     normalizer = model.get_vec_normalize_env()
@@ -41,7 +50,9 @@ def buffer_content(buffer: Any) -> dict[str, Any]:
     """All transitions that can be drawn, and everything else that is an array or a number."""
     steps = np.repeat(np.arange(buffer.size()), buffer.n_envs)
     envs = np.tile(np.arange(buffer.n_envs), buffer.size())
-    content: dict[str, Any] = {name: value for name, value in vars(buffer).items() if isinstance(value, (int, float, np.ndarray))}
+    content: dict[str, Any] = {
+        name: value for name, value in vars(buffer).items() if isinstance(value, (int, float, np.ndarray))
+    }
     content.pop("infos", None)
     for name in ("observations", "next_observations"):
         if isinstance(getattr(buffer, name, None), dict):

@@ -57,7 +57,7 @@ def test_a_resumed_run_is_the_one_that_was_not_interrupted(name, tmp_path):
     model = resume_exact(tmp_path / "run", callback=case.callbacks(interrupted))
     assert not differences(expected, everything(model))
     assert model.num_timesteps >= case.total
-    assert logged(undisturbed) == logged(interrupted)
+    assert not differences(logged(undisturbed), logged(interrupted))
     plasticity = [folder / "plasticity.csv" for folder in (undisturbed, interrupted)]
     if plasticity[0].exists():
         assert plasticity[0].read_text() == plasticity[1].read_text()

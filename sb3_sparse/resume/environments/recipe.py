@@ -1,5 +1,6 @@
 """How to make an environment again, so that ``resume_exact`` needs nothing but the folder."""
 
+import inspect
 import io
 import pickle
 from typing import Any
@@ -49,8 +50,8 @@ class _RecipePickler(cloudpickle.Pickler):
 
             return _in_processes, (in_workers(obj, "recipe"), obj.processes[0]._start_method)
         if isinstance(obj, VecEnvWrapper):
-            # Those of SB3 that can be pickled leave the environment inside out.
-            state = {name: value for name, value in vars(obj).items() if name != "venv"}
+            # Those of SB3 that can be pickled leave the environment inside out. What a class has is in no pickle.
+            state = {name: value for name, value in vars(obj).items() if name not in ("venv", "class_attributes")}
             return _wrapped, (type(obj), obj.venv, state)
         return super().reducer_override(obj)
 
@@ -64,7 +65,7 @@ def _in_processes(recipes: list[bytes], start_method: str) -> SubprocVecEnv:
     return SubprocVecEnv([_Made(each) for each in recipes], start_method)
 
 
-def _wrapped(kind: type, venv: Any, state: dict[str, Any]) -> VecEnvWrapper:
+def _wrapped(kind: type[VecEnvWrapper], venv: Any, state: dict[str, Any]) -> VecEnvWrapper:
     wrapper = kind.__new__(kind)
-    vars(wrapper).update(state, venv=venv)
+    vars(wrapper).update(state, venv=venv, class_attributes=dict(inspect.getmembers(kind)))
     return wrapper

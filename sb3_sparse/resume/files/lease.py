@@ -114,7 +114,9 @@ class Lease:
 
     def _beside(self) -> Path:
         path = self._path.with_name(f".{LOCK}-{self._token}-{threading.get_ident()}")
-        sign = dict(host=socket.gethostname(), pid=os.getpid(), token=self._token, seconds=self._seconds, sign=uuid.uuid4().hex)
+        sign = dict(
+            host=socket.gethostname(), pid=os.getpid(), token=self._token, seconds=self._seconds, sign=uuid.uuid4().hex
+        )
         path.write_text(json.dumps(sign))
         return path
 

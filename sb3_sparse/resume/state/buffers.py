@@ -49,7 +49,7 @@ class BufferWriter:
         :param model: The model.
         :return: What is in no row, parts of the checkpoint, and files of rows.
         """
-        buffer = getattr(model, "replay_buffer", None)
+        buffer: Any = getattr(model, "replay_buffer", None)
         if buffer is None:
             return None, {}, {}
         if not Ring.fits(buffer):
@@ -89,7 +89,9 @@ def restore_buffer(model: BaseAlgorithm, checkpoint: Checkpoint, state: dict[str
     if type(buffer).__name__ != state["kind"]:
         raise ValueError(f"{checkpoint.path} holds a {state['kind']}: the model has a {type(buffer).__name__}.")
     if state["count"] is None:
-        vars(buffer).update({name: value for name, value in vars(pickle.loads(checkpoint.read(WHOLE))).items() if name != "env"})
+        vars(buffer).update(
+            {name: value for name, value in vars(pickle.loads(checkpoint.read(WHOLE))).items() if name != "env"}
+        )
         return
     vars(buffer).update(state["attributes"])
     ring = Ring(buffer)

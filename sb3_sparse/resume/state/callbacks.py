@@ -78,7 +78,9 @@ def check_callbacks(callbacks: list[BaseCallback], states: list[tuple[str, bytes
     """
     ours, theirs = [type(callback).__name__ for callback in callbacks], [name for name, _ in states]
     if ours != theirs:
-        raise ValueError(f"callback: {ours or 'none'} given, the checkpoint is of a run with {theirs or 'none'}: pass the same.")
+        raise ValueError(
+            f"callback: {ours or 'none'} given, the checkpoint is of a run with {theirs or 'none'}: pass the same."
+        )
 
 
 def _state(callback: BaseCallback) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The logger: values that wait to be written, and how far its files are written."""
 
 import os
-from typing import Any
+from typing import Any, TextIO, cast
 
 from stable_baselines3.common.logger import (
     CSVOutputFormat,
@@ -34,9 +34,7 @@ def capture_logger(logger: Logger, is_custom: bool) -> dict[str, Any]:
             outputs.append({"kind": "TensorBoardOutputFormat", "path": output.writer.log_dir})
         elif isinstance(output, HumanOutputFormat):
             outputs.append({"kind": "stdout"})
-    waiting = {
-        name: {key: value for key, value in getattr(logger, name).items() if is_plain(value)} for name in _WAITING
-    }
+    waiting = {name: {key: value for key, value in getattr(logger, name).items() if is_plain(value)} for name in _WAITING}
     return {"waiting": waiting, "outputs": outputs, "folder": logger.dir, "is_custom": is_custom}
 
 
@@ -61,9 +59,10 @@ def restore_logger(logger: Logger, state: dict[str, Any]) -> None:
 
 
 def _opened(output: dict[str, Any], stdout: Any) -> KVWriter:
-    kind, path = output["kind"], output.get("path")
+    kind = output["kind"]
     if kind == "stdout":
         return HumanOutputFormat(stdout)
+    path = output["path"]
     if kind == "TensorBoardOutputFormat":
         return TensorBoardOutputFormat(path)
     # Rows of steps that are made again are made again, too.
@@ -75,12 +74,12 @@ def _opened(output: dict[str, Any], stdout: Any) -> KVWriter:
         opened = CSVOutputFormat.__new__(CSVOutputFormat)
         opened.keys, opened.separator, opened.quotechar = list(output["keys"]), ",", '"'
         # It reads what it has written when there are new columns.
-        opened.file = open(path, "r+")
+        opened.file = open(path, "r+")  # noqa: SIM115
         opened.file.seek(0, os.SEEK_END)
     elif kind == "JSONOutputFormat":
         opened = JSONOutputFormat.__new__(JSONOutputFormat)
-        opened.file = open(path, "a")
+        opened.file = open(path, "a")  # noqa: SIM115
     else:
-        opened = HumanOutputFormat(open(path, "a"))
+        opened = HumanOutputFormat(cast(TextIO, open(path, "a")))  # noqa: SIM115
         opened.own_file = True
     return opened

@@ -10,8 +10,8 @@ import torch as th
 
 from sb3_sparse.common.warn import warn_user
 from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
-from sb3_sparse.sparse.kernels.choosing.chooser import take_choices
 from sb3_sparse.sparse.kernels.choosing.choices import choices_in_use
+from sb3_sparse.sparse.kernels.choosing.chooser import take_choices
 from sb3_sparse.sparse.kernels.native.compile import host_cpu
 
 _PACKAGES = ("torch", "numpy", "stable_baselines3", "sb3_contrib", "gymnasium", "mujoco", "dm_control", "ale_py", "sb3_sparse")
@@ -55,9 +55,13 @@ def warn_of_differences(facts: dict[str, Any], device: th.device) -> None:
     here = machine_facts(device)
     before, now = ({**each, **each["packages"]} for each in (facts, here))
     names = sorted((before.keys() | now.keys()) - {"packages", "threads", "choices"})
-    others = [f"{name} {now.get(name)!r} instead of {before.get(name)!r}" for name in names if before.get(name) != now.get(name)]
+    others = [
+        f"{name} {now.get(name)!r} instead of {before.get(name)!r}" for name in names if before.get(name) != now.get(name)
+    ]
     if others:
-        warn_user(f"The checkpoint was written elsewhere: here is {', '.join(others)}. The run goes on, perhaps not bit by bit.")
+        warn_user(
+            f"The checkpoint was written elsewhere: here is {', '.join(others)}. The run goes on, perhaps not bit by bit."
+        )
 
 
 def _is_installed(name: str) -> bool:
