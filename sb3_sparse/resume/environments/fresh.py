@@ -14,8 +14,8 @@ def begin_fresh_episode(model: BaseAlgorithm) -> None:
     """
     env = model.get_env()
     assert env is not None
-    model._last_obs = env.reset()
-    model._last_episode_starts = np.ones(env.num_envs, dtype=bool)  # type: ignore[assignment]
+    model._last_obs = env.reset()  # type: ignore[assignment]
+    model._last_episode_starts = np.ones(env.num_envs, dtype=bool)
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None:
         model._last_original_obs = normalizer.get_original_obs()

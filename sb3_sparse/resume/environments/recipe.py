@@ -6,8 +6,11 @@ import pickle
 from typing import Any
 
 import cloudpickle
+import gymnasium as gym
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnvWrapper
+
+from sb3_sparse.resume.environments.native import is_native
 
 
 def recipe(env: Any) -> bytes:
@@ -53,12 +56,19 @@ class _RecipePickler(cloudpickle.Pickler):
             # Those of SB3 that can be pickled leave the environment inside out. What a class has is in no pickle.
             state = {name: value for name, value in vars(obj).items() if name not in ("venv", "class_attributes")}
             return _wrapped, (type(obj), obj.venv, state)
+        if isinstance(obj, gym.Wrapper) and any(map(is_native, vars(obj).values())):
+            # What it holds is made by its constructor, and belongs to what is inside.
+            return _constructed, (type(obj), obj.env, dict(getattr(obj, "_saved_kwargs", {})))
         return super().reducer_override(obj)
 
 
 def _reopened(path: str, fields: list[str]) -> ResultsWriter:
     # What was in the file is put back with the state.
     return ResultsWriter(path, header={}, extra_keys=tuple(fields[3:]))
+
+
+def _constructed(kind: type[gym.Wrapper], env: gym.Env, arguments: dict[str, Any]) -> gym.Wrapper:
+    return kind(env, **arguments)
 
 
 def _in_processes(recipes: list[bytes], start_method: str) -> SubprocVecEnv:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.buffers import ReplayBuffer
 
 from sb3_sparse.replay import PrioritizedReplayBuffer
 from sb3_sparse.resume.files.checksum import Written
@@ -27,7 +26,7 @@ class BufferWriter:
 
     def __init__(self, root: Path):
         self._root, self._files = root, RowFiles(root)
-        self._buffer: ReplayBuffer | None = None
+        self._buffer: Any = None
         # When the buffer was written, and what its rows were counted to then.
         self._timesteps, self._count = 0, 0
 
