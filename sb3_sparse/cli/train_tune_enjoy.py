@@ -9,23 +9,34 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from sb3_sparse.resume.checkpoint import StoppedOnRequest
+from sb3_sparse.resume.signals import EXIT_STATUS
 from sb3_sparse.zoo import (
+    ExactRun,
     WrongSettingError,
     algorithms,
     hyperparams_file,
     import_packages,
     make_known,
     prepare_command,
+    recorded_run,
     registered,
 )
 
 
 def train(args: list[str]) -> Callable[[], None]:
-    """rl-zoo3's train: packaged hyperparameters, and a progress bar on a terminal."""
+    """rl-zoo3's train: packaged hyperparameters, a progress bar on a terminal, and runs that can go on."""
+    ours, args = _exact_options(args)
+    if ours.resume is not None:
+        if args or ours.freq is not None:
+            raise ValueError(f"--resume {ours.resume} repeats the options of the run: leave out {args or 'the others'}.")
+        exact = recorded_run(ours.resume)
+        return _prepared("train", exact.args, _known_options(exact.args), exact)
     known = _known_options(args)
     if sys.stdout.isatty() and not known.optimize and not known.progress:
         args = [*args, "--progress"]
-    return _prepared("train", _with_packaged_hyperparams(args, known), known)
+    args = _with_packaged_hyperparams(args, known)
+    return _prepared("train", args, known, ExactRun(args, ours.freq, ours.keep, ours.patience))
 
 
 def tune(args: list[str]) -> Callable[[], None]:
@@ -40,6 +51,16 @@ def enjoy(args: list[str]) -> Callable[[], None]:
     """rl-zoo3's enjoy, for agents in ``logs`` unless ``-f`` names another folder."""
     known = _known_options(args)
     return _prepared("enjoy", args if known.folder else ["-f", "logs", *args], known)
+
+
+def _exact_options(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of exact checkpoints, which rl-zoo3 does not know, and all others."""
+    parser = argparse.ArgumentParser(prog="sb3-sparse train", add_help=False, allow_abbrev=False)
+    parser.add_argument("--exact-checkpoint-freq", dest="freq", type=int)
+    parser.add_argument("--exact-checkpoint-keep", dest="keep", type=int, default=ExactRun.keep)
+    parser.add_argument("--exact-checkpoint-patience", dest="patience", type=float, default=ExactRun.patience)
+    parser.add_argument("--resume", type=Path)
+    return parser.parse_known_args(args)
 
 
 def _known_options(args: list[str]) -> argparse.Namespace:
@@ -72,7 +93,7 @@ def _with_packaged_hyperparams(args: list[str], known: argparse.Namespace) -> li
     return args
 
 
-def _prepared(command: str, args: list[str], known: argparse.Namespace) -> Callable[[], None]:
+def _prepared(command: str, args: list[str], known: argparse.Namespace, exact: ExactRun | None = None) -> Callable[[], None]:
     if not known.help and known.algo in algorithms():
         import_packages(known.gym_packages)
         with registered():
@@ -80,12 +101,15 @@ def _prepared(command: str, args: list[str], known: argparse.Namespace) -> Calla
         agent = known.trained_agent
         if agent and not (agent.endswith(".zip") and Path(agent).is_file()):
             raise ValueError(f"--trained-agent {agent}: there is no such .zip file.")
-    run = prepare_command(command, args, known.env)
+    run = prepare_command(command, args, known.env, exact)
 
     def go_on() -> None:
         try:
             run()
         except WrongSettingError as error:
             sys.exit(f"sb3-sparse {command}: {error}")
+        except StoppedOnRequest as stopped:
+            print(f"sb3-sparse {command}: ended on request, {stopped}")
+            sys.exit(EXIT_STATUS)
 
     return go_on

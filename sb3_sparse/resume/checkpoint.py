@@ -63,6 +63,8 @@ class ExactCheckpoint(BaseCallback):
         self.lease = positive("lease", lease)
         #: Whether to write a checkpoint at the next point where one can be, and end there.
         self.stop_requested = False
+        #: Whether a checkpoint is being written.
+        self.is_saving = False
         #: Why a resumed run cannot be exact; None if it can.
         self.not_exact: str | None = None
         self._going_on: GoingOn | None = None
@@ -140,8 +142,8 @@ class ExactCheckpoint(BaseCallback):
         """
         assert self._held is not None
         self._plan()
+        self.is_saving = True
         try:
-            # Of the checkpoints that nobody needs any more, what is left of them goes before there is more.
             self._held.check()
             buffer, parts, rows = self._buffer.write(self.model)
             parts |= self._parts(buffer)
@@ -153,6 +155,8 @@ class ExactCheckpoint(BaseCallback):
                 f"ExactCheckpoint: cannot write to {self.path} ({error}). Older checkpoints are whole, training goes on."
             )
             return
+        finally:
+            self.is_saving = False
         if self.verbose:
             print(f"Checkpoint {path}")
 
