@@ -142,12 +142,14 @@ class ExactCheckpoint(BaseCallback):
         """
         assert self._held is not None
         self._plan()
+        self._held.check()
         self.is_saving = True
+        # An environment in another process that is gone is no full disk, though both are errors of the system.
+        parts, run, facts = self._parts(), self._run(), self._facts()
         try:
-            self._held.check()
-            buffer, parts, rows = self._buffer.write(self.model)
-            parts |= self._parts(buffer)
-            path = write_checkpoint(self.path, self.model.num_timesteps, parts, rows, self._facts(), self._held.check)
+            run["buffer"], whole_buffer, rows = self._buffer.write(self.model)
+            parts |= {**whole_buffer, "run.pkl": cloudpickle.dumps(run)}
+            path = write_checkpoint(self.path, self.model.num_timesteps, parts, rows, facts, self._held.check)
             self._held.check()
             keep_newest(self.path, self.keep)
         except OSError as error:
@@ -160,10 +162,13 @@ class ExactCheckpoint(BaseCallback):
         if self.verbose:
             print(f"Checkpoint {path}")
 
-    def _parts(self, buffer: dict[str, Any] | None) -> dict[str, bytes]:
+    def _parts(self) -> dict[str, bytes]:
+        written, _ = self._recipe
+        return {"model.zip": model_zip(self.model), **({} if written is None else {"recipe.pkl": written})}
+
+    def _run(self) -> dict[str, Any]:
         model = self.model
-        run = {
-            "buffer": buffer,
+        return {
             "model": capture_model(model),
             "callbacks": capture_callbacks(self._others()),
             "logger": capture_logger(model.logger, model._custom_logger),
@@ -173,9 +178,6 @@ class ExactCheckpoint(BaseCallback):
             "spaces": (model.observation_space, model.action_space),
             "environment": None if self.not_exact else capture_env(self.training_env),
         }
-        parts = {"model.zip": model_zip(model), "run.pkl": cloudpickle.dumps(run)}
-        written, _ = self._recipe
-        return parts if written is None else {**parts, "recipe.pkl": written}
 
     def _facts(self) -> dict[str, Any]:
         model = self.model

@@ -13,10 +13,10 @@ from sb3_sparse.common.files import written_beside
 from sb3_sparse.common.validation import positive, whole_number
 from sb3_sparse.resume import ExactCheckpoint, resume_exact
 from sb3_sparse.resume.files.folder import checkpoints
+from sb3_sparse.resume.files.whole_files import sweep_beside
 from sb3_sparse.resume.signals import ends_with_checkpoint
 from sb3_sparse.resume.state.callbacks import all_callbacks
 from sb3_sparse.zoo.rl_zoo import part
-from sb3_sparse.zoo.whole_files import sweep_beside
 
 # In the folder of a run: its checkpoints, and the command that began it.
 FOLDER, COMMAND = "exact", "command.json"

@@ -6,13 +6,13 @@ from typing import Any
 
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_sparse.resume.files.whole_files import saves_whole_files
 from sb3_sparse.zoo.algorithms import loading_without_buffer, registrations
 from sb3_sparse.zoo.environments import registry_restored
 from sb3_sparse.zoo.exact_runs import ExactRun, exactly
 from sb3_sparse.zoo.hyperparameters import WrongSettingError
 from sb3_sparse.zoo.manager import experiment_manager
 from sb3_sparse.zoo.rl_zoo import part, replaced
-from sb3_sparse.zoo.whole_files import saves_whole_files
 
 
 @contextmanager

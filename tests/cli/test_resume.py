@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch as th
 from stable_baselines3 import SAC
 
 from sb3_sparse.resume.files.folder import checkpoints

@@ -66,3 +66,17 @@ def test_a_resumed_run_is_the_one_that_was_not_interrupted(name, tmp_path):
         with np.load(evaluations[0]) as ours, np.load(evaluations[1]) as theirs:
             assert not differences(dict(ours), dict(theirs))
     model.env.close()
+
+
+@pytest.mark.parametrize("name", ["sac wraps", "rainbow frames", "her"])
+def test_it_can_be_interrupted_again_and_again(name, tmp_path):
+    case, folder = CASES[name], tmp_path / "run"
+    expected = everything(run(case, tmp_path / "undisturbed", []))
+    every = case.every // 3
+    with pytest.raises(StoppedOnRequest):
+        run(case, tmp_path / "interrupted", [Interrupted(folder, every)])
+    for _ in range(3):
+        scramble()
+        with pytest.raises(StoppedOnRequest):
+            resume_exact(folder, callback=Interrupted(folder, every, keep=1))
+    assert not differences(expected, everything(resume_exact(folder)))

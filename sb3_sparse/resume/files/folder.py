@@ -60,6 +60,15 @@ class Checkpoint:
         """
         return read_bytes(self._place(name), self._expected(name))
 
+    def check_parts(self) -> None:
+        """
+        Read everything but the rows of the replay buffer, which may be large.
+
+        :raises DamagedCheckpoint: If something is not what was written.
+        """
+        for name in self.manifest["parts"]:
+            self.read(name)
+
     def _place(self, name: str) -> Path:
         return self.path / name if name in self.manifest["parts"] else self.path.parent / name
 
@@ -131,7 +140,9 @@ def newest_whole(path: Path) -> Checkpoint:
     found = checkpoints(path)
     for each in found:
         try:
-            return Checkpoint(each)
+            checkpoint = Checkpoint(each)
+            checkpoint.check_parts()
+            return checkpoint
         except DamagedCheckpoint as error:
             if each == found[-1]:
                 raise
