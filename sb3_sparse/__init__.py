@@ -35,6 +35,7 @@ from sb3_sparse.sparse import (
 if TYPE_CHECKING:
     from sb3_sparse.dmc import DMCWrapper, make_dmc
     from sb3_sparse.plasticity import PlasticityCallback, ResetCallback, measure, reset_model_
+    from sb3_sparse.resume import ExactCheckpoint, resume_exact
     from sb3_sparse.streaming import (
         AdaptiveObGD,
         ObGD,
@@ -53,6 +54,7 @@ __version__ = "0.2.0"
 __all__ = [
     "AdaptiveObGD",
     "DMCWrapper",
+    "ExactCheckpoint",
     "ObGD",
     "PlasticityCallback",
     "ResetCallback",
@@ -82,6 +84,7 @@ __all__ = [
     "measure",
     "register_aliases",
     "reset_model_",
+    "resume_exact",
     "sparsify_",
     "sparsify_by_masks_",
     "sparsity_report",
@@ -93,6 +96,7 @@ __all__ = [
 _ROOMS: dict[str, tuple[str, ...]] = {
     "dmc": ("DMCWrapper", "make_dmc"),
     "plasticity": ("PlasticityCallback", "ResetCallback", "measure", "reset_model_"),
+    "resume": ("ExactCheckpoint", "resume_exact"),
     "streaming": (
         *("StreamAC", "StreamQ", "StreamSARSA", "ObGD", "AdaptiveObGD"),
         *("StreamPolicy", "StreamACPolicy", "StreamACCnnPolicy", "StreamQPolicy", "StreamQCnnPolicy"),

@@ -9,6 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_sparse.common.validation import positive, whole_number
 from sb3_sparse.common.warn import warn_user
+from sb3_sparse.plasticity.hidden_rollouts import hidden_rollouts
 from sb3_sparse.resume.environments.fresh import begin_fresh_episode
 from sb3_sparse.resume.environments.recipe import recipe
 from sb3_sparse.resume.environments.vec_env import capture_env, why_not_exact
@@ -119,6 +120,8 @@ class ExactCheckpoint(BaseCallback):
         self._n_rollouts += 1
 
     def _on_step(self) -> bool:
+        if not self._n_rollouts:
+            raise hidden_rollouts("ExactCheckpoint", "every")
         return True
 
     def _on_training_end(self) -> None:
@@ -143,9 +146,9 @@ class ExactCheckpoint(BaseCallback):
         assert self._held is not None
         self._plan()
         self._held.check()
-        self.is_saving = True
         # An environment in another process that is gone is no full disk, though both are errors of the system.
         parts, run, facts = self._parts(), self._run(), self._facts()
+        self.is_saving = True
         try:
             run["buffer"], whole_buffer, rows = self._buffer.write(self.model)
             parts |= {**whole_buffer, "run.pkl": cloudpickle.dumps(run)}

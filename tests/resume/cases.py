@@ -7,7 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from sb3_contrib import QRDQN, TQC, CrossQ
+from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback, EveryNTimesteps
 from stable_baselines3.common.env_util import make_vec_env
@@ -16,7 +16,9 @@ from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckA
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from sb3_sparse import PlasticityCallback, ResetCallback, StreamAC, StreamQ, StreamSARSA, make_dmc
+from sb3_sparse.atari import make_atari
 from sb3_sparse.rainbow import Rainbow
+from sb3_sparse.replay import FrameReplayBuffer
 from tests.resume.pictures import PictureEnv
 
 # Copied for each model: SB3 writes into what it is given.
@@ -148,6 +150,28 @@ CASES: dict[str, Case] = {
             learning_rate=falling,
         ),
         total=512,
+    ),
+    "recurrent ppo": Case(
+        lambda _: RecurrentPPO(
+            "MlpLstmPolicy",
+            "CartPole-v1",
+            seed=0,
+            n_steps=64,
+            n_epochs=2,
+            policy_kwargs=dict(lstm_hidden_size=8, **SMALL),
+        ),
+        total=400,
+    ),
+    "trpo": Case(lambda _: TRPO("MlpPolicy", "CartPole-v1", n_steps=128, seed=0, policy_kwargs=dict(SMALL)), total=512),
+    "dqn atari": Case(
+        lambda _: dqn(
+            DQN,
+            "CnnPolicy",
+            VecFrameStack(DummyVecEnv([lambda: make_atari("Breakout")]), 4),
+            policy_kwargs=dict(features_extractor_kwargs=dict(features_dim=8), net_arch=[8]),
+            replay_buffer_class=FrameReplayBuffer,
+            train_freq=16,
+        )
     ),
     "a2c": Case(lambda _: A2C("MlpPolicy", "CartPole-v1", seed=0, policy_kwargs=dict(SMALL))),
     "stream ac": Case(lambda _: StreamAC("MlpPolicy", "Pendulum-v1", seed=0, policy_kwargs=dict(net_arch=[16])), 800, 300),

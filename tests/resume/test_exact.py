@@ -18,6 +18,11 @@ from tests.resume.comparing import differences, everything
 OF_TIME = ("time/fps", "time/time_elapsed", "time/iterations")
 
 
+# What not everybody has installed.
+NEEDS = {"dqn atari": ("ale_py", "cv2"), **dict.fromkeys(("sac halfcheetah", "sac ant", "sac humanoid"), ("mujoco",))}
+NEEDS |= dict.fromkeys(("sac walker", "sac reacher", "sac fish", "sac dog"), ("dm_control",))
+
+
 class Interrupted(ExactCheckpoint):
     """Ends the run with its first checkpoint."""
 
@@ -47,6 +52,8 @@ def logged(folder: Path):
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_resumed_run_is_the_one_that_was_not_interrupted(name, tmp_path):
+    for package in NEEDS.get(name, ()):
+        pytest.importorskip(package)
     case, undisturbed, interrupted = CASES[name], tmp_path / "undisturbed", tmp_path / "interrupted"
     expected_model = run(case, undisturbed, case.callbacks(undisturbed))
     expected = everything(expected_model)
@@ -66,6 +73,14 @@ def test_a_resumed_run_is_the_one_that_was_not_interrupted(name, tmp_path):
         with np.load(evaluations[0]) as ours, np.load(evaluations[1]) as theirs:
             assert not differences(dict(ours), dict(theirs))
     model.env.close()
+
+
+@pytest.mark.parametrize("name", ["sac halfcheetah", "sac subproc", "rainbow", "stream ac", "ppo gsde"])
+def test_training_with_checkpoints_is_training_without(name, tmp_path):
+    case = CASES[name]
+    expected = everything(run(case, tmp_path / "without", []))
+    found = everything(run(case, tmp_path / "with", [ExactCheckpoint(tmp_path / "run", every=case.every // 3)]))
+    assert not differences(expected, found)
 
 
 @pytest.mark.parametrize("name", ["sac wraps", "rainbow frames", "her"])

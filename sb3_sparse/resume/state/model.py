@@ -2,7 +2,7 @@
 
 import io
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch as th
@@ -32,7 +32,7 @@ def capture_model(model: BaseAlgorithm) -> dict[str, Any]:
     env = model.get_env()
     return {
         # As bytes: the originals go on.
-        "attributes": pickle.dumps(plain_attributes(model, _OF_THE_PROCESS)),
+        "attributes": pickle.dumps(plain_attributes(model, _OF_THE_PROCESS, _is_of_its_own(model))),
         "noise": None if noise is None else pickle.dumps(vars(noise)),
         "action_space": pickle.dumps(capture_space(model.action_space)),
         "shares_action_space": env is not None and model.action_space is env.action_space,
@@ -61,6 +61,16 @@ def restore_model(model: BaseAlgorithm, state: dict[str, Any]) -> None:
     with th.no_grad():
         for name, buffer in _unsaved(model.policy):
             buffer.copy_(state["unsaved"][name])
+
+
+def _is_of_its_own(model: BaseAlgorithm) -> Callable[[Any], bool]:
+    """For tensors among the attributes: recurrent states are data, lists of a network's buffers are not."""
+    known = {tensor.data_ptr() for tensor in (*model.policy.parameters(), *model.policy.buffers())}
+
+    def is_of_its_own(value: Any) -> bool:
+        return type(value) is th.Tensor and not value.requires_grad and value.data_ptr() not in known
+
+    return is_of_its_own
 
 
 def _drawn(model: BaseAlgorithm) -> Iterator[tuple[StateDependentNoiseDistribution, str, th.Tensor | None]]:
