@@ -26,13 +26,15 @@ from sb3_sparse.zoo import (
 
 def train(args: list[str]) -> Callable[[], None]:
     """rl-zoo3's train: packaged hyperparameters, a progress bar on a terminal, and runs that can go on."""
-    ours, args = _exact_options(args)
+    ours, args = _exact_parser().parse_known_args(args)
     if ours.resume is not None:
         if args or ours.freq is not None:
             raise ValueError(f"--resume {ours.resume} repeats the options of the run: leave out {args or 'the others'}.")
         exact = recorded_run(ours.resume)
         return _prepared("train", exact.args, _known_options(exact.args), exact)
     known = _known_options(args)
+    if known.help:
+        print(_exact_parser().format_help())
     if sys.stdout.isatty() and not known.optimize and not known.progress:
         args = [*args, "--progress"]
     args = _with_packaged_hyperparams(args, known)
@@ -53,14 +55,24 @@ def enjoy(args: list[str]) -> Callable[[], None]:
     return _prepared("enjoy", args if known.folder else ["-f", "logs", *args], known)
 
 
-def _exact_options(args: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The options of exact checkpoints, which rl-zoo3 does not know, and all others."""
-    parser = argparse.ArgumentParser(prog="sb3-sparse train", add_help=False, allow_abbrev=False)
-    parser.add_argument("--exact-checkpoint-freq", dest="freq", type=int)
-    parser.add_argument("--exact-checkpoint-keep", dest="keep", type=int, default=ExactRun.keep)
-    parser.add_argument("--exact-checkpoint-patience", dest="patience", type=float, default=ExactRun.patience)
-    parser.add_argument("--resume", type=Path)
-    return parser.parse_known_args(args)
+def _exact_parser() -> argparse.ArgumentParser:
+    """The options of exact checkpoints, which rl-zoo3 does not know."""
+    parser = argparse.ArgumentParser(prog="sb3-sparse train", add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
+    group = parser.add_argument_group("runs that can go on exactly (docs/resume.md); all other options are those of rl-zoo3")
+    group.add_argument("--exact-checkpoint-freq", dest="freq", type=int, metavar="N", help="a checkpoint every N steps")
+    group.add_argument(
+        *("--exact-checkpoint-keep",), dest="keep", type=int, metavar="K", default=ExactRun.keep, help="so many stay"
+    )
+    group.add_argument(
+        *("--exact-checkpoint-patience",),
+        dest="patience",
+        type=float,
+        metavar="SECONDS",
+        default=ExactRun.patience,
+        help="after SIGTERM, SIGUSR1 or Ctrl-C, wait so long for a point where a checkpoint is exact",
+    )
+    group.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with the run in FOLDER; no other option with it")
+    return parser
 
 
 def _known_options(args: list[str]) -> argparse.Namespace:

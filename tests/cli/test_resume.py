@@ -1,6 +1,7 @@
 """``sb3-sparse train`` that is stopped and goes on."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +73,21 @@ def test_a_signal_ends_it_with_a_checkpoint_and_resume_is_the_run_that_was_not_s
     assert not list((stopped / "logs").rglob(".*"))
     rows = [(folder / FOLDER / "0.monitor.csv").read_text().splitlines() for folder in (undisturbed, stopped)]
     assert [row.split(",")[:2] for row in rows[0][1:]] == [row.split(",")[:2] for row in rows[1][1:]]
+
+
+def test_a_yaml_says_it_too_and_a_run_without_a_checkpoint_begins_anew(tmp_path):
+    entry = {"n_timesteps": 200, "policy": "MlpPolicy", "learning_starts": 50, "exact_checkpoint_freq": 90, "buffer_size": 500}
+    (tmp_path / "my.yml").write_text(yaml.safe_dump({"default": entry}))
+    run(
+        *("train", "--algo", "sac", "--env", "Pendulum-v1", "-conf", "my.yml", "--eval-freq", "-1", "-f", "logs"), cwd=tmp_path
+    )
+    found = checkpoints(tmp_path / FOLDER / "exact")
+    assert [path.name.partition("-at-")[2] for path in found] == ["180", "90"]
+    for path in found:
+        shutil.rmtree(path)
+    run("train", "--resume", str(FOLDER), cwd=tmp_path)
+    assert [path.name.partition("-at-")[2] for path in checkpoints(tmp_path / FOLDER / "exact")] == ["180", "90"]
+    assert not (tmp_path / "logs/sac/Pendulum-v1_2").exists()
 
 
 def test_resume_says_what_is_wrong(tmp_path):
