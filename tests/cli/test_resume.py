@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from stable_baselines3 import SAC
 
 from sb3_sparse.resume.files.folder import checkpoints
@@ -79,7 +80,9 @@ def test_a_yaml_says_it_too_and_a_run_without_a_checkpoint_begins_anew(tmp_path)
     entry = {"n_timesteps": 200, "policy": "MlpPolicy", "learning_starts": 50, "exact_checkpoint_freq": 90, "buffer_size": 500}
     (tmp_path / "my.yml").write_text(yaml.safe_dump({"default": entry}))
     run(
-        *("train", "--algo", "sac", "--env", "Pendulum-v1", "-conf", "my.yml", "--eval-freq", "-1", "-f", "logs"), cwd=tmp_path
+        *("train", "--algo", "sac", "--env", "Pendulum-v1", "-conf", "my.yml", "--eval-freq", "-1"),
+        *("-f", "logs"),
+        cwd=tmp_path,
     )
     found = checkpoints(tmp_path / FOLDER / "exact")
     assert [path.name.partition("-at-")[2] for path in found] == ["180", "90"]
