@@ -72,6 +72,8 @@ class ExactCheckpoint(BaseCallback):
         self._held: Lease | None = None
         self._recipe: tuple[bytes | None, str] = (None, "")
         self._n_rollouts = 0
+        # Then what is in the folder is of this run, which is trained further.
+        self._has_written = False
 
     def go_on(self, going_on: GoingOn) -> None:
         """
@@ -82,7 +84,7 @@ class ExactCheckpoint(BaseCallback):
         self._going_on = going_on
 
     def _on_training_start(self) -> None:
-        if self._going_on is None and checkpoints(self.path):
+        if self._going_on is None and not self._has_written and checkpoints(self.path):
             raise ValueError(
                 f"{self.path} holds checkpoints of another run: resume_exact({str(self.path)!r}), or another folder."
             )
@@ -153,6 +155,7 @@ class ExactCheckpoint(BaseCallback):
             run["buffer"], whole_buffer, rows = self._buffer.write(self.model)
             parts |= {**whole_buffer, "run.pkl": cloudpickle.dumps(run)}
             path = write_checkpoint(self.path, self.model.num_timesteps, parts, rows, facts, self._held.check)
+            self._has_written = True
             self._held.check()
             keep_newest(self.path, self.keep)
         except OSError as error:
@@ -188,6 +191,7 @@ class ExactCheckpoint(BaseCallback):
             "algorithm": f"{type(model).__module__}:{type(model).__qualname__}",
             "total_timesteps": model._total_timesteps,
             "n_envs": model.n_envs,
+            "device": str(model.device),
             "spaces": [str(model.observation_space), str(model.action_space)],
             "not_exact": self.not_exact,
             "no_recipe": self._recipe[1],

@@ -55,7 +55,7 @@ def resume_exact(
     with warnings.catch_warnings():
         # SB3 says this of every file of an agent whose buffer it has chosen itself for n_steps.
         warnings.filterwarnings("ignore", "`n_steps=.*is ignored")
-        model = kind.load(io.BytesIO(checkpoint.read("model.zip")), env=wrapped)
+        model = kind.load(io.BytesIO(checkpoint.read("model.zip")), env=wrapped, device=manifest["device"])
     warn_of_differences(manifest["machine"], model.device)
     going_on.begin(model)
     left = manifest["total_timesteps"] - model.num_timesteps

@@ -3,11 +3,15 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
+
 from sb3_sparse.resume.checkpoint import ExactCheckpoint, StoppedOnRequest
+from sb3_sparse.resume.environments.vec_env import vec_layers
+from sb3_sparse.resume.environments.worker import in_workers
 
 #: Exit status of a command that ended with a checkpoint to go on from: EX_TEMPFAIL, "try again".
 EXIT_STATUS = 75
@@ -16,19 +20,24 @@ _SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGIN
 
 
 @contextmanager
-def ends_with_checkpoint(checkpoint: ExactCheckpoint, patience: float) -> Iterator[None]:
+def ends_with_checkpoint(checkpoint: ExactCheckpoint, patience: float, envs: Iterable[VecEnv] = ()) -> Iterator[None]:
     """
     Inside, one of these signals asks for a checkpoint and the end; training then raises :class:`StoppedOnRequest`.
 
     A second one ends the process at once, as if nobody had asked for anything.
 
     :param checkpoint: Of the run that is trained inside.
+    :param envs: Those of training and evaluation: their processes, if they have some, leave Ctrl-C and SIGUSR1 to this one.
     :param patience: Seconds after which the run ends without another checkpoint, where no exact point comes.
     """
     if threading.current_thread() is not threading.main_thread():
         # Python handles signals in the main thread alone.
         yield
         return
+    for env in envs:
+        base = vec_layers(env)[-1]
+        if isinstance(base, SubprocVecEnv):
+            in_workers(base, "shield")
     waiting = _Waiting(checkpoint, patience)
     before = {number: signal.signal(number, waiting.asked) for number in _SIGNALS}
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 
 from sb3_sparse.common.files import written_beside
 from sb3_sparse.common.validation import positive, whole_number
@@ -115,7 +115,10 @@ def exactly(base: type, exact: ExactRun) -> type:
             if checkpoint is None:
                 super().learn(model)
                 return
-            with ends_with_checkpoint(checkpoint, exact.patience):
+            evaluated = [
+                each.eval_env for each in all_callbacks(CallbackList(self.callbacks)) if isinstance(each, EvalCallback)
+            ]
+            with ends_with_checkpoint(checkpoint, exact.patience, [*filter(None, [model.get_env()]), *evaluated]):
                 if exact.resume is None or not checkpoints(checkpoint.path):
                     super().learn(model)
                 else:

@@ -31,7 +31,7 @@ def agent(folder: Path):
     return SAC.load(folder / FOLDER / "Pendulum-v1.zip").get_parameters()
 
 
-def stopped_by(number: int, cwd: Path, *options: str) -> subprocess.Popen:
+def stopped_by(number: int, cwd: Path, *options: str, session: bool = False) -> subprocess.Popen:
     """A training that gets a signal after its first checkpoint."""
     process = subprocess.Popen(
         [sys.executable, "-m", "sb3_sparse.cli", *TRAIN, "--exact-checkpoint-freq", "150", *options],
@@ -40,6 +40,7 @@ def stopped_by(number: int, cwd: Path, *options: str) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=session,
     )
     while process.poll() is None and not checkpoints(cwd / FOLDER / "exact"):
         time.sleep(0.05)
@@ -74,6 +75,16 @@ def test_a_signal_ends_it_with_a_checkpoint_and_resume_is_the_run_that_was_not_s
     assert not list((stopped / "logs").rglob(".*"))
     rows = [(folder / FOLDER / "0.monitor.csv").read_text().splitlines() for folder in (undisturbed, stopped)]
     assert [row.split(",")[:2] for row in rows[0][1:]] == [row.split(",")[:2] for row in rows[1][1:]]
+
+
+def test_ctrl_c_is_not_for_the_environments_processes(tmp_path):
+    process = stopped_by(0, tmp_path, "--vec-env", "subproc", session=True)
+    # As a terminal does.
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate()
+    assert process.returncode == 75, out
+    run("train", "--resume", str(FOLDER), cwd=tmp_path)
+    assert (tmp_path / FOLDER / "Pendulum-v1.zip").exists()
 
 
 def test_a_yaml_says_it_too_and_a_run_without_a_checkpoint_begins_anew(tmp_path):

@@ -110,6 +110,8 @@ class Lease:
             taken.unlink()
             raise FolderInUse(f"{self._path.parent} is in use by another process, which has just taken it over.")
         taken.unlink()
+        for path in self._path.parent.glob(f".{LOCK}-{(holder or {}).get('token', 'of nobody')}*"):
+            path.unlink(missing_ok=True)
 
     def _renew(self) -> None:
         while not self._ended.wait(self._seconds / 4):
