@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sb3_sparse.resume.checkpoint import StoppedOnRequest
+from sb3_sparse.resume.files.checksum import DamagedCheckpoint
+from sb3_sparse.resume.files.lease import FolderInUse
 from sb3_sparse.resume.signals import EXIT_STATUS
 from sb3_sparse.zoo import (
     ExactRun,
@@ -118,7 +120,7 @@ def _prepared(command: str, args: list[str], known: argparse.Namespace, exact: E
     def go_on() -> None:
         try:
             run()
-        except WrongSettingError as error:
+        except (WrongSettingError, FolderInUse, DamagedCheckpoint) as error:
             sys.exit(f"sb3-sparse {command}: {error}")
         except StoppedOnRequest as stopped:
             print(f"sb3-sparse {command}: ended on request, {stopped}")

@@ -11,6 +11,7 @@ from sb3_sparse.common.validation import positive, whole_number
 from sb3_sparse.common.warn import warn_user
 from sb3_sparse.plasticity.hidden_rollouts import hidden_rollouts
 from sb3_sparse.resume.environments.fresh import begin_fresh_episode
+from sb3_sparse.resume.environments.layers import CannotCapture
 from sb3_sparse.resume.environments.recipe import recipe
 from sb3_sparse.resume.environments.vec_env import capture_env, why_not_exact
 from sb3_sparse.resume.files.folder import checkpoints, keep_newest, sweep, write_checkpoint
@@ -88,6 +89,9 @@ class ExactCheckpoint(BaseCallback):
             raise ValueError(
                 f"{self.path} holds checkpoints of another run: resume_exact({str(self.path)!r}), or another folder."
             )
+        first = next(all_callbacks(self.locals["callback"]), self)
+        if first is not self:
+            raise ValueError(f"ExactCheckpoint comes after {type(first).__name__}: it has to be the first of the callbacks.")
         self._held = Lease(self.path, self.lease)
         sweep(self.path)
         self._buffer = BufferWriter(self.path)
@@ -182,8 +186,19 @@ class ExactCheckpoint(BaseCallback):
             "learn": self._learn,
             "n_rollouts": self._n_rollouts,
             "spaces": (model.observation_space, model.action_space),
-            "environment": None if self.not_exact else capture_env(self.training_env),
+            "environment": self._environment(),
         }
+
+    def _environment(self) -> dict[str, Any] | None:
+        if self.not_exact is not None:
+            return None
+        try:
+            return capture_env(self.training_env)
+        except CannotCapture as error:
+            # When training began it could be.
+            self.not_exact = str(error)
+            warn_user(f"ExactCheckpoint: from here on not exact: {error}.")
+            return None
 
     def _facts(self) -> dict[str, Any]:
         model = self.model

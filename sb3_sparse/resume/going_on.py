@@ -14,7 +14,7 @@ from sb3_sparse.resume.files.folder import Checkpoint
 from sb3_sparse.resume.state.buffers import restore_buffer
 from sb3_sparse.resume.state.callbacks import restore_callbacks
 from sb3_sparse.resume.state.logs import restore_logger
-from sb3_sparse.resume.state.model import restore_model
+from sb3_sparse.resume.state.model import restore_model, restore_weights
 from sb3_sparse.resume.state.random_state import restore_random
 
 
@@ -52,6 +52,8 @@ class GoingOn:
         :param model: The model.
         :param callbacks: Those of the run.
         """
+        # Whatever a callback did when training began, it does not do twice.
+        restore_weights(model, self.checkpoint.read("model.zip"))
         restore_callbacks(callbacks, self.run["callbacks"])
         restore_logger(model.logger, self.run["logger"])
         if self.run["environment"] is not None:

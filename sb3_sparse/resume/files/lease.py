@@ -148,6 +148,9 @@ def _is_gone(holder: dict[str, Any]) -> bool:
     if holder["pid"] == os.getpid():
         # Of an earlier run in this process, which did not come to its end.
         return True
+    if os.name == "nt":
+        # There, the call below would end the process.
+        return False
     try:
         os.kill(holder["pid"], 0)
     except ProcessLookupError:

@@ -65,6 +65,8 @@ def restore_callbacks(callbacks: list[BaseCallback], states: list[tuple[str, byt
         vars(callback).update(state["attributes"])
         for name, env in _environments(callback).items():
             if state["environments"].get(name) is not None:
+                # What is made at the first reset is there then.
+                env.reset()
                 restore_env(env, state["environments"][name])
         if "own" in state and isinstance(callback, HasCallbackState):
             callback.set_state(state["own"])

@@ -8,6 +8,7 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
+from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
 from torch import nn
 
 from sb3_sparse.resume.state.plain import plain_attributes
@@ -24,6 +25,20 @@ def model_zip(model: BaseAlgorithm) -> bytes:
     file = io.BytesIO()
     model.save(file)
     return file.getvalue()
+
+
+def restore_weights(model: BaseAlgorithm, zipped: bytes) -> None:
+    """
+    Put weights, optimizers and other tensors back, in place.
+
+    :param model: The model.
+    :param zipped: Of :func:`model_zip`.
+    """
+    _, parameters, variables = load_from_zip_file(io.BytesIO(zipped), device=model.device, load_data=False)
+    model.set_parameters(parameters, exact_match=True, device=model.device)
+    for name, value in (variables or {}).items():
+        if value is not None:
+            recursive_getattr(model, name).data = value.data
 
 
 def capture_model(model: BaseAlgorithm) -> dict[str, Any]:
