@@ -8,19 +8,20 @@ from pathlib import Path
 import torch as th
 
 from sb3_sparse.resume import ExactCheckpoint, resume_exact
+from sb3_sparse.resume.files.folder import checkpoints
 from tests.resume.cases import CASES
 from tests.resume.comparing import as_bytes
 
 
 class Killed(ExactCheckpoint):
-    """As kill -9 does, some steps after the first checkpoint."""
+    """As kill -9 does, at some step after the first checkpoint."""
 
     def __init__(self, *args, at: int, **kwargs):
         super().__init__(*args, **kwargs)
         self.at = at
 
     def _on_step(self) -> bool:
-        if self.model.num_timesteps >= self.at:
+        if self.model.num_timesteps >= self.at and checkpoints(self.path):
             os.kill(os.getpid(), signal.SIGKILL)
         return True
 
