@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         SparseSimBaRainbowPolicy,
     )
     from sb3_sparse.replay import FrameReplayBuffer, PrioritizedReplayBuffer
-    from sb3_sparse.resume import load_safe, load_safe_vec_normalize, save_safe
+    from sb3_sparse.resume import ExactCheckpoint, load_safe, load_safe_vec_normalize, resume_exact, save_safe
     from sb3_sparse.streaming import (
         AdaptiveObGD,
         ObGD,
@@ -66,6 +66,7 @@ __all__ = [
     "DER",
     "DMCWrapper",
     "DopamineAtari",
+    "ExactCheckpoint",
     "FrameReplayBuffer",
     "ObGD",
     "PlasticityCallback",
@@ -105,6 +106,7 @@ __all__ = [
     "measure",
     "register_aliases",
     "reset_model_",
+    "resume_exact",
     "save_safe",
     "sparsify_",
     "sparsify_by_masks_",
@@ -123,7 +125,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
         "SparseSimBaRainbowPolicy",
     ),
     "replay": ("FrameReplayBuffer", "PrioritizedReplayBuffer"),
-    "resume": ("load_safe", "load_safe_vec_normalize", "save_safe"),
+    "resume": ("ExactCheckpoint", "load_safe", "load_safe_vec_normalize", "resume_exact", "save_safe"),
     "streaming": (
         *("StreamAC", "StreamQ", "StreamSARSA", "ObGD", "AdaptiveObGD"),
         *("StreamPolicy", "StreamACPolicy", "StreamACCnnPolicy", "StreamQPolicy", "StreamQCnnPolicy"),

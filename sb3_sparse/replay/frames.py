@@ -140,6 +140,59 @@ class FrameStacks:
             stacks[i][begins[i]] = whole[n_stack - 1 - (ago - back[i])[begins[i]]]
         return stacks.reshape(len(slots), *self._shape)
 
+    # For checkpoints: arrays, what belongs to some steps besides, and the rest.
+
+    @property
+    def rings(self) -> dict[str, np.ndarray]:
+        """See :class:`ObservationStorage`."""
+        return {"frames": self._frames, "back": self._back, "kind": self._kind}
+
+    @property
+    def n_added(self) -> int:
+        """How many steps were ever added."""
+        return self._state[0]
+
+    def extras(self, first: int, stop: int) -> dict[str, np.ndarray]:
+        """
+        What was kept whole of some steps, and of the one before, of which the first may have changed it.
+
+        :param first: Number of the first step.
+        :param stop: Number of the step behind the last.
+        """
+        found: dict[str, np.ndarray] = {}
+        steps = {step % self._length: step for step in range(max(0, first - 1, stop - self._length), stop)}
+        for name, table in (("stacks", self._stacks), ("ends", self._ends)):
+            for is_whole in (True, False):
+                chosen = [
+                    (steps[slot], env, kept)
+                    for (slot, env), kept in table.items()
+                    if slot in steps and (kept.shape == self._shape) == is_whole
+                ]
+                kind = f"{name}/{'whole' if is_whole else 'frame'}"
+                found[f"{kind}/where"] = np.array([where for *where, _ in chosen], dtype=np.int64).reshape(-1, 2)
+                shape = self._shape if is_whole else self._frame_shape
+                kept_all = np.array([kept for *_, kept in chosen], dtype=self._frames.dtype)
+                found[kind] = kept_all.reshape(-1, *shape)
+        return found
+
+    def put_extras(self, first: int, stop: int, found: dict[str, np.ndarray]) -> None:
+        """The reverse, earlier steps first."""
+        slots = {step % self._length for step in range(max(0, first - 1, stop - self._length), stop)}
+        for name, table in (("stacks", self._stacks), ("ends", self._ends)):
+            for key in [key for key in table if key[0] in slots]:
+                del table[key]
+            for kind in (f"{name}/whole", f"{name}/frame"):
+                for (step, env), kept in zip(found[f"{kind}/where"].tolist(), found[kind], strict=True):
+                    table[step % self._length, env] = kept.copy()
+
+    def get_state(self) -> Any:
+        """What is in no array."""
+        return self._state
+
+    def set_state(self, state: Any) -> None:
+        """The reverse."""
+        self._state = state
+
     # Of a stack: its newest frame, and the frames that it shares with the stack before and the one behind.
 
     def _frame(self, stack: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
 """How likely each transition is to be drawn, and what a draw counts for it (Schaul et al. 2016)."""
 
+from typing import Any
+
 import numpy as np
 
 from sb3_sparse.common.validation import fraction
@@ -65,6 +67,15 @@ class Priorities:
         masses = np.minimum(np.random.random(n) * total, np.nextafter(total, 0.0))
         indices = self._tree.find(masses)
         return indices, self._tree[indices] / total
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything that draws depend on, for checkpoints."""
+        return {"weights": self._tree.weights.copy(), "largest": self.largest, "new": [new.copy() for new in self._new]}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """The reverse: draws go on as they would have."""
+        self._tree[np.arange(self._tree.capacity)] = state["weights"]
+        self.largest, self._new = state["largest"], list(state["new"])
 
     def _flush(self) -> None:
         if self._new:

@@ -18,6 +18,10 @@ class ObservationStorage(Protocol):
     """Memory that it takes, once the ring is full."""
 
     @property
+    def rings(self) -> dict[str, np.ndarray]:
+        """The arrays by name, for checkpoints: the place of step ``n`` is ``n`` modulo their length."""
+
+    @property
     def newest(self) -> int | None:
         """
         Place of the last step, where adding the same step twice would do harm. It changes in one moment, when the step is
@@ -86,6 +90,12 @@ class WholeObservations:
             for ring, given in zip(rings, (obs, next_obs), strict=True):
                 # Discrete observations come as one number each.
                 ring[place] = np.reshape(given[name] if self._is_dict else given, ring.shape[1:])
+
+    @property
+    def rings(self) -> dict[str, np.ndarray]:
+        """See :class:`ObservationStorage`."""
+        kinds = ("observations", "next_observations")
+        return {f"{kind}/{name}": ring for name, rings in self._rings.items() for kind, ring in zip(kinds, rings, strict=True)}
 
     def observations(self, steps: np.ndarray, envs: np.ndarray) -> Observations:
         """See :class:`ObservationStorage`."""

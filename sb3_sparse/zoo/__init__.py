@@ -4,11 +4,13 @@ from sb3_sparse.zoo.agents import find_agent, run_environment, train_agent, untr
 from sb3_sparse.zoo.algorithms import algorithms, register_algorithms
 from sb3_sparse.zoo.commands import prepare_command
 from sb3_sparse.zoo.environments import import_packages, make_known
+from sb3_sparse.zoo.exact_runs import ExactRun, recorded_run
 from sb3_sparse.zoo.hyperparameters import WrongSettingError, hyperparams_file, literal_names
 from sb3_sparse.zoo.manager import experiment_manager
 from sb3_sparse.zoo.patches import registered
 
 __all__ = [
+    "ExactRun",
     "WrongSettingError",
     "algorithms",
     "experiment_manager",
@@ -18,6 +20,7 @@ __all__ = [
     "literal_names",
     "make_known",
     "prepare_command",
+    "recorded_run",
     "register_algorithms",
     "registered",
     "run_environment",

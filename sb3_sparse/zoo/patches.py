@@ -6,15 +6,17 @@ from typing import Any
 
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_sparse.resume.files.whole_files import saves_whole_files
 from sb3_sparse.zoo.algorithms import loading_without_buffer, registrations
 from sb3_sparse.zoo.environments import registry_restored
+from sb3_sparse.zoo.exact_runs import ExactRun, exactly
 from sb3_sparse.zoo.hyperparameters import WrongSettingError
 from sb3_sparse.zoo.manager import experiment_manager
 from sb3_sparse.zoo.rl_zoo import part, replaced
 
 
 @contextmanager
-def registered(loads_only: bool = False) -> Iterator[None]:
+def registered(loads_only: bool = False, exact: ExactRun | None = None) -> Iterator[None]:
     """
     What this package adds to rl-zoo3, inside a ``with`` block: its algorithms and search spaces, the
     :func:`experiment_manager` of ``rl_zoo3.train``, and with ``loads_only`` algorithms that load without a replay buffer.
@@ -23,9 +25,12 @@ def registered(loads_only: bool = False) -> Iterator[None]:
     registered meanwhile stay, and so does what rl-zoo3 does when it is imported: it puts its own ``TimeLimit`` into gymnasium.
 
     :param loads_only: Whether agents are only loaded, as ``enjoy`` does.
+    :param exact: How a run is written down to go on from, or which one goes on. None: as rl-zoo3 does it.
     :raises ImportError: If rl-zoo3 is missing, or a version that lacks something that is needed.
     """
     manager = experiment_manager()
+    if exact is not None:
+        manager = exactly(manager, exact)
     # In a version without them, the names that are put there would be some that nobody reads.
     part("train.ExperimentManager")
     part("enjoy.get_model_path")
@@ -40,6 +45,8 @@ def registered(loads_only: bool = False) -> Iterator[None]:
             }
             stack.enter_context(replaced(known, off_policy))
             stack.enter_context(replaced(vars(part("enjoy")), {"get_model_path": _get_model_path}))
+        if not loads_only:
+            stack.enter_context(saves_whole_files())
         stack.enter_context(replaced(vars(part("train")), {"ExperimentManager": manager}))
         yield
 

@@ -110,7 +110,7 @@ def told(monkeypatch):
     """The arguments that rl-zoo3's commands get, which do nothing."""
     seen = []
 
-    def prepare(command, args, env_id):
+    def prepare(command, args, env_id, exact=None):
         return lambda: seen.append([command, *args])
 
     monkeypatch.setattr(train_tune_enjoy, "prepare_command", prepare)
@@ -121,8 +121,11 @@ def test_rl_zoos_own_hyperparameters_are_announced(told, capsys):
     main(["train", "--algo", "ppo", "--env", "CartPole-v1"])
     assert "has no hyperparameters for ppo: rl-zoo3's own are used" in capsys.readouterr().out
     main(["train", "--algo", "sac", "--env", "Pendulum-v1"])
-    main(["train", "--help"])
     assert capsys.readouterr().out == ""
+    main(["train", "--help"])
+    help_text = capsys.readouterr().out
+    assert help_text.startswith("runs that can go on exactly")
+    assert "has no hyperparameters" not in help_text
     assert len(told) == 3
 
 

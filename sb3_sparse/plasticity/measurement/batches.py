@@ -144,6 +144,14 @@ class BatchSource(ABC):
         :param remaining: Timesteps to the next batch.
         """
 
+    def get_state(self) -> dict[str, Any]:
+        """What was gathered for the next batch, for a run that goes on in another process."""
+        return {name: vars(self)[name] for name in ("pieces", "steps") if name in vars(self)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """The reverse."""
+        vars(self).update(state)
+
     @abstractmethod
     def batch(self, seed: int) -> Any:
         """

@@ -123,6 +123,14 @@ class PlasticityCallback(BaseCallback):
                 f"log_freq={self.log_freq}, and n_samples={self.n_samples} have to be collected before."
             )
 
+    def get_state(self) -> Any:
+        """Of a run that goes on in another process: what is gathered for the next batch."""
+        return self._source.get_state()
+
+    def set_state(self, state: Any) -> None:
+        """The reverse."""
+        self._source.set_state(state)
+
     def _after(self, timesteps: int) -> int:
         return (timesteps // self.log_freq + 1) * self.log_freq
 

@@ -59,6 +59,11 @@ def use_choice(kind: str, name: str) -> None:
     _known.setdefault(_cache_file(), {})[kind] = name
 
 
+def choices_in_use() -> dict[str, str]:
+    """What this process has chosen, or read, by kind of product."""
+    return dict(_known.get(_cache_file(), {}))
+
+
 def store_choice(kind: str, name: str, allowed: Collection[str]) -> str:
     """
     Keep a choice for this process and others.

@@ -121,6 +121,17 @@ def unregister_backend(name: str) -> None:
     _chosen.clear()
 
 
+def take_choices(known: dict[str, str]) -> None:
+    """
+    Choose as another process did, as long as this one lives.
+
+    :param known: Of :func:`~sb3_sparse.sparse.kernels.choosing.choices.choices_in_use`.
+    """
+    for kind, name in known.items():
+        choices.use_choice(kind, name)
+    _chosen.clear()
+
+
 def forget_choices() -> None:
     """Forget what is in memory; the file is read again."""
     _chosen.clear()

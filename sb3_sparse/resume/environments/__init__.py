@@ -1,0 +1,6 @@
+"""
+States of environments: what is needed to make the same steps again.
+
+``layers.py`` captures an environment with its wrappers, ``native.py`` what Python cannot copy, ``vec_env.py`` vectorised
+environments and the test whether it worked, ``worker.py`` those in other processes, ``recipe.py`` how to make them again.
+"""

@@ -1,0 +1,188 @@
+"""
+The state of an environment with its wrappers, as bytes.
+
+Each layer says its state itself (``get_state`` and ``set_state``), or it is what its attributes hold. All layers are written
+together, so that what they share stays shared; what belongs to how the environment is built (the layers themselves,
+spaces, functions, windows) is left as it is in the environment that goes on. Whether that is enough is found out by a test,
+see ``vec_env.py``.
+"""
+
+import io
+import pickle
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import gymnasium as gym
+
+from sb3_sparse.resume.environments.native import capture_native, is_native, restore_native
+from sb3_sparse.resume.state.random_state import capture_space, restore_space
+
+
+@runtime_checkable
+class HasState(Protocol):
+    """
+    An environment, or a wrapper, that says its state itself.
+
+    Without the generator ``np_random`` and those of its spaces, which are seen to.
+    """
+
+    def get_state(self) -> Any:
+        """What it needs to make the same steps again; of a wrapper, without what is inside. It has to be picklable."""
+        ...
+
+    def set_state(self, state: Any) -> None:
+        """Go on from there: ``state`` is what :meth:`get_state` returned, perhaps in another process."""
+        ...
+
+
+class CannotCapture(Exception):
+    """The state of an environment cannot be written, or not be put back; the message says why."""
+
+
+# How a layer is built and found, not where it is in an episode.
+_STRUCTURE = {
+    *("env", "venv", "envs", "class_attributes", "spec", "_cached_spec", "_saved_kwargs", "metadata", "_metadata"),
+    *("remotes", "work_remotes", "processes", "waiting", "closed", "sb3_sparse_in_worker"),
+    # Of the renderer, which shows what there is.
+    *("mujoco_renderer", "render_mode"),
+}
+
+
+def layers_of(env: gym.Env) -> list[gym.Env]:
+    """The environment and what it wraps, from the outside to the inside."""
+    found = [env]
+    while isinstance(found[-1], gym.Wrapper):
+        found.append(found[-1].env)
+    return found
+
+
+def names_of(layers: Sequence[Any]) -> list[str]:
+    """What the layers are."""
+    return [type(layer).__name__ for layer in layers]
+
+
+def capture_layers(layers: Sequence[Any]) -> bytes:
+    """
+    :param layers: From the outside to the inside.
+    :return: Their state.
+    :raises CannotCapture: If one that says its state itself says something that cannot be written.
+    """
+    references = _references(layers)
+    written: list[dict[str, Any]] = []
+    for layer in layers:
+        attributes = {name: value for name, value in vars(layer).items() if name not in _STRUCTURE}
+        spaces = {name: capture_space(value) for name, value in attributes.items() if isinstance(value, gym.Space)}
+        natives = {name: capture_native(value) for name, value in attributes.items() if is_native(value)}
+        if says_its_state(layer):
+            own = layer.get_state()
+            attributes = {name: attributes[name] for name in ("_np_random",) if name in attributes}
+            written.append({"attributes": attributes, "spaces": spaces, "own": own, "left": None})
+        else:
+            written.append({"attributes": attributes, "spaces": spaces, "natives": natives, "left": []})
+    content = {"names": names_of(layers), "layers": written}
+    try:
+        return _dumps(content, references)
+    except _UNPICKLABLE as error:
+        for layer, part in zip(layers, written, strict=True):
+            _leave_out(part, references, layer)
+        try:
+            return _dumps(content, references)
+        except _UNPICKLABLE:
+            raise CannotCapture(f"the state of {names_of(layers)} cannot be pickled ({error})") from error
+
+
+def restore_layers(layers: Sequence[Any], state: bytes) -> None:
+    """
+    Go on where other layers of the same kinds were.
+
+    :param layers: From the outside to the inside.
+    :param state: Of :func:`capture_layers`.
+    :raises CannotCapture: If the layers are others.
+    """
+    unpickler = _Unpickler(io.BytesIO(state), layers)
+    content = unpickler.load()
+    if content["names"] != names_of(layers):
+        raise CannotCapture(f"the environment consists of {names_of(layers)}: the checkpoint's was {content['names']}")
+    for layer, part in zip(layers, content["layers"], strict=True):
+        attributes = vars(layer)
+        if part["left"] is not None:
+            known = {*part["attributes"], *part["left"], *_STRUCTURE}
+            for name in attributes.keys() - known:
+                del attributes[name]
+        attributes.update(part["attributes"])
+        for name, generators in part["spaces"].items():
+            restore_space(attributes[name], generators)
+        for name, native in part.get("natives", {}).items():
+            restore_native(attributes[name], native)
+        if "own" in part:
+            layer.set_state(part["own"])
+
+
+def left_out(state: bytes, layers: Sequence[Any]) -> list[str]:
+    """
+    What could not be written, as ``Layer.attribute``.
+
+    :param state: Of :func:`capture_layers`.
+    :param layers: Those that it was captured from.
+    """
+    content = _Unpickler(io.BytesIO(state), layers).load()
+    parts = zip(content["names"], content["layers"], strict=True)
+    return [f"{name}.{attribute}" for name, part in parts for attribute in part["left"] or ()]
+
+
+def says_its_state(layer: Any) -> bool:
+    """Whether it has both methods of :class:`HasState`; gymnasium's MuJoCo has a ``set_state`` of another meaning."""
+    # Of the class: SB3's wrappers pass on what they do not have themselves.
+    return issubclass(type(layer), HasState)
+
+
+def _references(layers: Sequence[Any]) -> dict[int, tuple[Any, ...]]:
+    """What is not written but found in the environment that goes on, by ``id``."""
+    found: dict[int, tuple[Any, ...]] = {id(layer): ("layer", i) for i, layer in enumerate(layers)}
+    for i, layer in enumerate(layers):
+        for name, value in vars(layer).items():
+            if name not in _STRUCTURE and (isinstance(value, gym.Space) or is_native(value)):
+                found[id(value)] = ("attribute", i, name)
+    return found
+
+
+# What pickle raises depends on what it stumbles over.
+_UNPICKLABLE = (pickle.PicklingError, TypeError, AttributeError, ValueError, NotImplementedError, RecursionError, RuntimeError)
+
+
+def _leave_out(part: dict[str, Any], references: dict[int, tuple[Any, ...]], layer: Any) -> None:
+    for name, value in list(part["attributes"].items()):
+        try:
+            _dumps(value, references)
+        except _UNPICKLABLE as error:
+            if part["left"] is None:
+                raise CannotCapture(f"{type(layer).__name__}.{name} cannot be pickled ({error})") from error
+            del part["attributes"][name]
+            part["left"].append(name)
+
+
+def _dumps(value: Any, references: dict[int, tuple[Any, ...]]) -> bytes:
+    file = io.BytesIO()
+    _Pickler(file, references).dump(value)
+    return file.getvalue()
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO, references: dict[int, tuple[Any, ...]]):
+        super().__init__(file, protocol=5)
+        self._known = references
+
+    def persistent_id(self, value: Any) -> tuple[Any, ...] | None:
+        return self._known.get(id(value))
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, layers: Sequence[Any]):
+        super().__init__(file)
+        self._layers = layers
+
+    def persistent_load(self, reference: tuple[Any, ...]) -> Any:
+        kind, i, *name = reference
+        if i >= len(self._layers):
+            raise CannotCapture(f"the environment consists of {names_of(self._layers)}: the checkpoint's has more layers")
+        return self._layers[i] if kind == "layer" else vars(self._layers[i]).get(name[0])

@@ -1,0 +1,47 @@
+"""Environments of a ``SubprocVecEnv``: what is done to them is done in their own processes."""
+
+import signal
+import sys
+from typing import Any
+
+from stable_baselines3.common.vec_env import SubprocVecEnv
+
+from sb3_sparse.resume.environments.layers import capture_layers, layers_of, restore_layers
+from sb3_sparse.resume.environments.recipe import recipe
+from sb3_sparse.resume.state.random_state import capture_random, restore_random
+
+# A terminal sends Ctrl-C to all processes, a scheduler perhaps SIGUSR1: the main one decides. (With SIGTERM it ends workers.)
+_NOT_FOR_WORKERS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGUSR1") if hasattr(signal, name))
+_NAME = "sb3_sparse_in_worker"
+
+
+def in_workers(vec_env: SubprocVecEnv, what: str, arguments: list[Any] | None = None) -> list[Any]:
+    """
+    Do something with each environment.
+
+    :param vec_env: The environments.
+    :param what: ``"capture"``, ``"restore"``, ``"recipe"``, or ``"shield"`` from signals that are for the main process.
+    :param arguments: One for each environment.
+    """
+    # A function at the top of a module goes through the pipe as its name.
+    vec_env.set_attr(_NAME, act)
+    arguments = [None] * vec_env.num_envs if arguments is None else arguments
+    return [vec_env.env_method(_NAME, what, argument, indices=[i])[0] for i, argument in enumerate(arguments)]
+
+
+def act(what: str, argument: Any) -> Any:
+    """Called by SB3's worker, which knows the environment as a local variable and hands it to nobody."""
+    env = sys._getframe(1).f_locals["env"]
+    layers = layers_of(env)
+    if what == "capture":
+        return capture_layers(layers), capture_random()
+    if what == "recipe":
+        return recipe(env)
+    if what == "shield":
+        for number in _NOT_FOR_WORKERS:
+            signal.signal(number, signal.SIG_IGN)
+        return None
+    state, random_state = argument
+    restore_layers(layers, state)
+    restore_random(random_state)
+    return None

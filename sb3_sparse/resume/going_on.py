@@ -1,0 +1,71 @@
+"""What is put back of a run, and when: most of it before ``learn``, the rest when its first rollout begins."""
+
+import pickle
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_sparse.common.warn import warn_user
+from sb3_sparse.resume.environments.fresh import begin_fresh_episode
+from sb3_sparse.resume.environments.layers import CannotCapture
+from sb3_sparse.resume.environments.vec_env import restore_env
+from sb3_sparse.resume.files.folder import Checkpoint
+from sb3_sparse.resume.state.buffers import restore_buffer
+from sb3_sparse.resume.state.callbacks import restore_callbacks
+from sb3_sparse.resume.state.logs import restore_logger
+from sb3_sparse.resume.state.model import restore_model, restore_weights
+from sb3_sparse.resume.state.random_state import restore_random
+
+
+class GoingOn:
+    """
+    A run that goes on from a checkpoint.
+
+    :param checkpoint: The checkpoint.
+    """
+
+    def __init__(self, checkpoint: Checkpoint):
+        self.checkpoint = checkpoint
+        self.run: dict[str, Any] = pickle.loads(checkpoint.read("run.pkl"))
+        self.not_exact: str | None = checkpoint.manifest["not_exact"]
+        self.n_rollouts: int = self.run["n_rollouts"]
+        self.log_interval: int | None = self.run["learn"].get("log_interval")
+
+    def begin(self, model: BaseAlgorithm) -> None:
+        """
+        Before ``learn``: what it does not change, and what keeps it from beginning a new episode.
+
+        :param model: Loaded from the checkpoint, with its environment.
+        """
+        env = model.get_env()
+        assert env is not None
+        # What is made at the first reset is there, and all of it takes the values of the checkpoint.
+        env.reset()
+        restore_buffer(model, self.checkpoint, self.run["buffer"])
+        restore_model(model, self.run["model"])
+
+    def finish(self, model: BaseAlgorithm, callbacks: list[BaseCallback]) -> None:
+        """
+        Where the checkpoint was written: at the beginning of a rollout, in place, since it holds all parts already.
+
+        :param model: The model.
+        :param callbacks: Those of the run.
+        """
+        # Whatever a callback did when training began, it does not do twice.
+        restore_weights(model, self.checkpoint.read("model.zip"))
+        restore_callbacks(callbacks, self.run["callbacks"])
+        restore_logger(model.logger, self.run["logger"])
+        if self.run["environment"] is not None:
+            env = model.get_env()
+            assert env is not None
+            try:
+                restore_env(env, self.run["environment"])
+            except CannotCapture as error:
+                raise ValueError(f"{self.checkpoint.path}: {error}. Pass the environment that the run had.") from error
+        restore_model(model, self.run["model"])
+        # Last: anything above may draw.
+        restore_random(self.run["random"])
+        if self.run["environment"] is None:
+            warn_user(f"Not exact: {self.not_exact}. The run goes on with a new episode.")
+            begin_fresh_episode(model)

@@ -1,0 +1,83 @@
+"""SIGTERM, SIGUSR1 and Ctrl-C during training: a checkpoint at the next exact point, and the end."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
+
+from sb3_sparse.resume.checkpoint import ExactCheckpoint, StoppedOnRequest
+from sb3_sparse.resume.environments.vec_env import vec_layers
+from sb3_sparse.resume.environments.worker import in_workers
+
+#: Exit status of a command that ended with a checkpoint to go on from: EX_TEMPFAIL, "try again".
+EXIT_STATUS = 75
+# What schedulers send some time before they kill, and Ctrl-C. Windows has no SIGUSR1.
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
+
+
+@contextmanager
+def ends_with_checkpoint(checkpoint: ExactCheckpoint, patience: float, envs: Iterable[VecEnv] = ()) -> Iterator[None]:
+    """
+    Inside, one of these signals asks for a checkpoint and the end; training then raises :class:`StoppedOnRequest`.
+
+    A second one ends the process at once, as if nobody had asked for anything.
+
+    :param checkpoint: Of the run that is trained inside.
+    :param envs: Those of training and evaluation: their processes, if they have some, leave Ctrl-C and SIGUSR1 to this one.
+    :param patience: Seconds after which the run ends without another checkpoint, where no exact point comes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        # Python handles signals in the main thread alone.
+        yield
+        return
+    for env in envs:
+        base = vec_layers(env)[-1]
+        if isinstance(base, SubprocVecEnv):
+            in_workers(base, "shield")
+    waiting = _Waiting(checkpoint, patience)
+    before = {number: signal.signal(number, waiting.asked) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        waiting.over()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Waiting:
+    def __init__(self, checkpoint: ExactCheckpoint, patience: float):
+        self._checkpoint, self._patience = checkpoint, patience
+        self._timer: threading.Timer | None = None
+        self._has_waited = False
+
+    def asked(self, number: int, frame: Any) -> None:
+        """The handler of all these signals."""
+        if self._has_waited:
+            # The timer's own. What is being written is finished first, which is an exact point.
+            if not self._checkpoint.is_saving:
+                raise StoppedOnRequest(f"no point for a checkpoint came in {self._patience:g} seconds. {self._newest()}")
+            return
+        if self._timer is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        self._checkpoint.stop_requested = True
+        self._timer = threading.Timer(self._patience, self._give_up)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def over(self) -> None:
+        """Nothing is waited for any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _give_up(self) -> None:
+        self._has_waited = True
+        signal.raise_signal(_SIGNALS[0])
+
+    def _newest(self) -> str:
+        return f"The newest checkpoint in {self._checkpoint.path} is an earlier one."

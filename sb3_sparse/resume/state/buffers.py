@@ -1,0 +1,102 @@
+"""Replay buffers: rows in files of their own, which grow, and the rest with the run."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_sparse.replay import PrioritizedReplayBuffer
+from sb3_sparse.resume.files.checksum import Written
+from sb3_sparse.resume.files.folder import Checkpoint
+from sb3_sparse.resume.files.rows import RowFiles, read_rows
+from sb3_sparse.resume.state.plain import plain_attributes
+from sb3_sparse.resume.state.ring import Ring
+
+WHOLE = "buffer.pkl"
+_NO_STATE = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts", "infos", "env")
+
+
+class BufferWriter:
+    """
+    Writes the buffer of a model, each time what is new since the last one.
+
+    :param root: The folder of checkpoints.
+    """
+
+    def __init__(self, root: Path):
+        self._root, self._files = root, RowFiles(root)
+        self._buffer: Any = None
+        # When the buffer was written, and what its rows were counted to then.
+        self._timesteps, self._count = 0, 0
+
+    def goes_on(self, model: BaseAlgorithm, checkpoint: Checkpoint, state: dict[str, Any] | None) -> None:
+        """
+        The rows that a run goes on with are written already.
+
+        :param model: The model, with its buffer filled by :func:`restore_buffer`.
+        :param checkpoint: That the run goes on from.
+        :param state: Of :meth:`write`.
+        """
+        if state is not None and state["count"] is not None and checkpoint.path.parent == self._root:
+            self._buffer, self._timesteps = model.replay_buffer, model.num_timesteps  # type: ignore[attr-defined]
+            self._count = state["count"]
+            self._files = RowFiles(self._root, {name: Written(*w) for name, w in checkpoint.manifest["rows"].items()})
+
+    def write(self, model: BaseAlgorithm) -> tuple[dict[str, Any] | None, dict[str, bytes], dict[str, Written]]:
+        """
+        :param model: The model.
+        :return: What is in no row, parts of the checkpoint, and files of rows.
+        """
+        buffer: Any = getattr(model, "replay_buffer", None)
+        if buffer is None:
+            return None, {}, {}
+        if not Ring.fits(buffer):
+            # Of an unknown class anything may have changed.
+            return {"count": None, "kind": type(buffer).__name__}, {WHOLE: pickle.dumps(buffer, protocol=5)}, {}
+        ring = Ring(buffer)
+        if buffer is self._buffer:
+            expected = self._count + (model.num_timesteps - self._timesteps) // buffer.n_envs
+            ring.count_from(expected)
+            if ring.count != expected:
+                self._files.forget()
+        else:
+            self._files.forget()
+        rows = self._files.write(ring)
+        self._buffer, self._timesteps, self._count = buffer, model.num_timesteps, ring.count
+        state: dict[str, Any] = {"count": ring.count, "kind": type(buffer).__name__}
+        state["attributes"] = plain_attributes(buffer, _NO_STATE)
+        if ring.frames:
+            state["frames"] = ring.frames.get_state()
+        if isinstance(buffer, PrioritizedReplayBuffer):
+            state["priorities"] = buffer.priorities.get_state()
+        return state, {}, rows
+
+
+def restore_buffer(model: BaseAlgorithm, checkpoint: Checkpoint, state: dict[str, Any] | None) -> None:
+    """
+    Fill the buffer of a model, in place.
+
+    :param model: As it was loaded, with an empty buffer.
+    :param checkpoint: What is read.
+    :param state: Of :meth:`BufferWriter.write`.
+    :raises ValueError: If the model has a buffer of another kind.
+    """
+    if state is None:
+        return
+    buffer = model.replay_buffer  # type: ignore[attr-defined]
+    if type(buffer).__name__ != state["kind"]:
+        raise ValueError(f"{checkpoint.path} holds a {state['kind']}: the model has a {type(buffer).__name__}.")
+    if state["count"] is None:
+        vars(buffer).update(
+            {name: value for name, value in vars(pickle.loads(checkpoint.read(WHOLE))).items() if name != "env"}
+        )
+        return
+    vars(buffer).update(state["attributes"])
+    ring = Ring(buffer)
+    ring.count = state["count"]
+    read_rows(checkpoint, ring)
+    if ring.frames:
+        ring.frames.set_state(state["frames"])
+    if isinstance(buffer, PrioritizedReplayBuffer):
+        buffer.priorities.set_state(state["priorities"])

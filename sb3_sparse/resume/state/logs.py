@@ -1,0 +1,85 @@
+"""The logger: values that wait to be written, and how far its files are written."""
+
+import os
+from typing import Any, TextIO, cast
+
+from stable_baselines3.common.logger import (
+    CSVOutputFormat,
+    HumanOutputFormat,
+    JSONOutputFormat,
+    KVWriter,
+    Logger,
+    TensorBoardOutputFormat,
+)
+
+from sb3_sparse.resume.state.plain import is_plain
+
+_TEXT = (CSVOutputFormat, HumanOutputFormat, JSONOutputFormat)
+_WAITING = ("name_to_value", "name_to_count", "name_to_excluded")
+
+
+def capture_logger(logger: Logger, is_custom: bool) -> dict[str, Any]:
+    """
+    :param logger: Of a model.
+    :param is_custom: Whether somebody gave it to the model, which would not make it again.
+    """
+    outputs = []
+    for output in logger.output_formats:
+        name = getattr(getattr(output, "file", None), "name", None)
+        if isinstance(output, _TEXT) and isinstance(name, str) and os.path.isfile(name):
+            output.file.flush()
+            kind, keys = type(output).__name__, getattr(output, "keys", None)
+            outputs.append({"kind": kind, "path": os.path.abspath(name), "size": os.path.getsize(name), "keys": keys})
+        elif isinstance(output, TensorBoardOutputFormat):
+            outputs.append({"kind": "TensorBoardOutputFormat", "path": output.writer.log_dir})
+        elif isinstance(output, HumanOutputFormat):
+            outputs.append({"kind": "stdout"})
+    waiting = {name: {key: value for key, value in getattr(logger, name).items() if is_plain(value)} for name in _WAITING}
+    return {"waiting": waiting, "outputs": outputs, "folder": logger.dir, "is_custom": is_custom}
+
+
+def logger_again(state: dict[str, Any], stdout: Any) -> Logger | None:
+    """
+    The logger that somebody gave to the model, with its files as they were then; None if the model made its own.
+
+    :param state: Of :func:`capture_logger`.
+    :param stdout: Where a table on the screen goes.
+    """
+    if not state["is_custom"]:
+        return None
+    return Logger(state["folder"], [_opened(output, stdout) for output in state["outputs"]])
+
+
+def restore_logger(logger: Logger, state: dict[str, Any]) -> None:
+    """Values that wait to be written, in place."""
+    for name in _WAITING:
+        known = getattr(logger, name)
+        known.clear()
+        known.update(state["waiting"][name])
+
+
+def _opened(output: dict[str, Any], stdout: Any) -> KVWriter:
+    kind = output["kind"]
+    if kind == "stdout":
+        return HumanOutputFormat(stdout)
+    path = output["path"]
+    if kind == "TensorBoardOutputFormat":
+        return TensorBoardOutputFormat(path)
+    # Rows of steps that are made again are made again, too.
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "a") as file:
+        file.truncate(min(output["size"], os.path.getsize(path)))
+    opened: Any
+    if kind == "CSVOutputFormat":
+        opened = CSVOutputFormat.__new__(CSVOutputFormat)
+        opened.keys, opened.separator, opened.quotechar = list(output["keys"]), ",", '"'
+        # It reads what it has written when there are new columns.
+        opened.file = open(path, "r+")  # noqa: SIM115
+        opened.file.seek(0, os.SEEK_END)
+    elif kind == "JSONOutputFormat":
+        opened = JSONOutputFormat.__new__(JSONOutputFormat)
+        opened.file = open(path, "a")  # noqa: SIM115
+    else:
+        opened = HumanOutputFormat(cast(TextIO, open(path, "a")))  # noqa: SIM115
+        opened.own_file = True
+    return opened

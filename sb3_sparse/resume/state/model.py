@@ -1,0 +1,105 @@
+"""The model itself: what SB3's own file holds, and what it leaves out."""
+
+import io
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.distributions import StateDependentNoiseDistribution
+from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
+from torch import nn
+
+from sb3_sparse.resume.state.plain import plain_attributes
+from sb3_sparse.resume.state.random_state import capture_space, restore_space
+
+# Of the process and its clock.
+_OF_THE_PROCESS = ("start_time", "_num_timesteps_at_start", "verbose", "tensorboard_log", "_custom_logger", "seed")
+# Of gSDE: drawn before a rollout, used in it.
+_NOISE = ("exploration_mat", "exploration_matrices")
+
+
+def model_zip(model: BaseAlgorithm) -> bytes:
+    """The file that ``model.save`` writes: weights, optimizers, settings."""
+    file = io.BytesIO()
+    model.save(file)
+    return file.getvalue()
+
+
+def restore_weights(model: BaseAlgorithm, zipped: bytes) -> None:
+    """
+    Put weights, optimizers and other tensors back, in place.
+
+    :param model: The model.
+    :param zipped: Of :func:`model_zip`.
+    """
+    _, parameters, variables = load_from_zip_file(io.BytesIO(zipped), device=model.device, load_data=False)
+    model.set_parameters(parameters, exact_match=True, device=model.device)
+    for name, value in (variables or {}).items():
+        if value is not None:
+            recursive_getattr(model, name).data = value.data
+
+
+def capture_model(model: BaseAlgorithm) -> dict[str, Any]:
+    """What SB3's file lacks, and what the beginning of ``learn`` changes."""
+    noise = model.action_noise
+    env = model.get_env()
+    return {
+        # As bytes: the originals go on.
+        "attributes": pickle.dumps(plain_attributes(model, _OF_THE_PROCESS, _is_of_its_own(model))),
+        "noise": None if noise is None else pickle.dumps(vars(noise)),
+        "action_space": pickle.dumps(capture_space(model.action_space)),
+        "shares_action_space": env is not None and model.action_space is env.action_space,
+        "drawn": [None if drawn is None else drawn.clone() for _, _, drawn in _drawn(model)],
+        "unsaved": {name: buffer.clone() for name, buffer in _unsaved(model.policy)},
+    }
+
+
+def restore_model(model: BaseAlgorithm, state: dict[str, Any]) -> None:
+    """
+    Put back what :func:`capture_model` took, in place: a rollout that has begun holds the parts already.
+
+    :param model: Loaded from the :func:`model_zip` of the same moment.
+    :param state: Of that moment.
+    """
+    env = model.get_env()
+    if state["shares_action_space"] and env is not None:
+        model.action_space = env.action_space
+    vars(model).update(pickle.loads(state["attributes"]))
+    if model.action_noise is not None and state["noise"] is not None:
+        vars(model.action_noise).update(pickle.loads(state["noise"]))
+    restore_space(model.action_space, pickle.loads(state["action_space"]))
+    for (owner, name, _), drawn in zip(_drawn(model), state["drawn"], strict=True):
+        if drawn is not None:
+            setattr(owner, name, drawn.to(model.device))
+    with th.no_grad():
+        for name, buffer in _unsaved(model.policy):
+            buffer.copy_(state["unsaved"][name])
+
+
+def _is_of_its_own(model: BaseAlgorithm) -> Callable[[Any], bool]:
+    """For tensors among the attributes: recurrent states are data, lists of a network's buffers are not."""
+    known = {tensor.data_ptr() for tensor in (*model.policy.parameters(), *model.policy.buffers())}
+
+    def is_of_its_own(value: Any) -> bool:
+        return type(value) is th.Tensor and not value.requires_grad and value.data_ptr() not in known
+
+    return is_of_its_own
+
+
+def _drawn(model: BaseAlgorithm) -> Iterator[tuple[StateDependentNoiseDistribution, str, th.Tensor | None]]:
+    """The noise of gSDE, and where it is kept."""
+    for module in model.policy.modules():
+        distribution = getattr(module, "action_dist", None)
+        if isinstance(distribution, StateDependentNoiseDistribution):
+            for name in _NOISE:
+                yield distribution, name, getattr(distribution, name, None)
+
+
+def _unsaved(policy: nn.Module) -> Iterator[tuple[str, th.Tensor]]:
+    """Buffers that state dicts leave out, such as the noise of noisy layers; whole numbers are topologies, made anew."""
+    saved = policy.state_dict().keys()
+    for name, buffer in policy.named_buffers():
+        if name not in saved and buffer.is_floating_point():
+            yield name, buffer

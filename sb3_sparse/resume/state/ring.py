@@ -1,0 +1,87 @@
+"""A replay buffer as rows: a step of all environments is one, and has its place in a ring for each array."""
+
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
+
+from sb3_sparse.replay import FrameReplayBuffer, PrioritizedReplayBuffer
+from sb3_sparse.replay.buffer import ComposedReplayBuffer
+from sb3_sparse.replay.frames import FrameStacks
+from sb3_sparse.replay.storage import WholeObservations
+
+# Of which it is known that a row never changes once it is written. A subclass may do anything.
+_KNOWN = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer, HerReplayBuffer, FrameReplayBuffer, PrioritizedReplayBuffer)
+_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+class Ring:
+    """
+    The rows of a buffer. What is not in rows is left to ``buffers.py``.
+
+    :param buffer: A buffer of a class that :meth:`fits`.
+    """
+
+    def __init__(self, buffer: ReplayBuffer):
+        self.arrays = {name: array for name in _ARRAYS for name, array in _named(name, getattr(buffer, name, None))}
+        self.frames: FrameStacks | None = None
+        if isinstance(buffer, ComposedReplayBuffer):
+            self.arrays.update(buffer.storage.rings)
+            if isinstance(buffer.storage, FrameStacks):
+                self.frames = buffer.storage
+        #: Rows that have a place at the same time, somewhere.
+        self.length = max(map(len, self.arrays.values()))
+        #: Rows that were ever added, or a number with the same places if nobody has counted.
+        self.count = self.frames.n_added if self.frames else buffer.pos + buffer.buffer_size * buffer.full
+        self._size = buffer.buffer_size
+
+    @staticmethod
+    def fits(buffer: ReplayBuffer) -> bool:
+        """Whether a buffer can be written in rows."""
+        if type(buffer) not in _KNOWN or buffer.optimize_memory_usage:
+            return False
+        if isinstance(buffer, ComposedReplayBuffer):
+            return isinstance(buffer.storage, (WholeObservations, FrameStacks))
+        # Python's dictionaries are in no array.
+        return not getattr(buffer, "copy_info_dict", False)
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one row, roughly."""
+        return sum(array[:1].nbytes for array in self.arrays.values())
+
+    def count_from(self, before: int) -> None:
+        """
+        Count as before, where the buffer itself does not.
+
+        :param before: What :attr:`count` was at least.
+        """
+        while self.count < before:
+            self.count += self._size
+
+    def rows(self, first: int, stop: int) -> dict[str, np.ndarray]:
+        """
+        :param first: Number of the first row.
+        :param stop: Number of the row behind the last.
+        """
+        found = {name: array[_places(first, stop, len(array))] for name, array in self.arrays.items()}
+        return {**found, **(self.frames.extras(first, stop) if self.frames else {})}
+
+    def put_rows(self, first: int, stop: int, rows: dict[str, np.ndarray]) -> None:
+        """The reverse; earlier rows first."""
+        for name, array in self.arrays.items():
+            array[_places(first, stop, len(array))] = rows[name]
+        if self.frames:
+            self.frames.put_extras(first, stop, rows)
+
+
+def _named(name: str, value: Any) -> list[tuple[str, np.ndarray]]:
+    if isinstance(value, dict):
+        return [(f"{name}/{key}", array) for key, array in value.items()]
+    return [] if value is None else [(name, value)]
+
+
+def _places(first: int, stop: int, length: int) -> slice | np.ndarray:
+    begin, end = first % length, (stop - 1) % length + 1
+    return slice(begin, end) if begin < end and stop - first <= length else np.arange(first, stop) % length

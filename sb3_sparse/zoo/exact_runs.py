@@ -1,0 +1,135 @@
+"""``sb3-sparse train`` with exact checkpoints: what is written down to go on from, and how a run goes on."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
+
+from sb3_sparse.common.files import written_beside
+from sb3_sparse.common.validation import positive, whole_number
+from sb3_sparse.resume import ExactCheckpoint, resume_exact
+from sb3_sparse.resume.files.folder import checkpoints
+from sb3_sparse.resume.files.whole_files import sweep_beside
+from sb3_sparse.resume.signals import ends_with_checkpoint
+from sb3_sparse.resume.state.callbacks import all_callbacks
+from sb3_sparse.zoo.rl_zoo import part
+
+# In the folder of a run: its checkpoints, and the command that began it.
+FOLDER, COMMAND = "exact", "command.json"
+# In a file of hyperparameters, as the option is called.
+SETTING = "exact_checkpoint_freq"
+# What is overridden: a version of rl-zoo3 that never calls one of these would do something else without a word.
+_OVERRIDDEN = ("__init__", "read_hyperparameters", "create_callbacks", "learn", "save_trained_model")
+
+
+@dataclass(frozen=True)
+class ExactRun:
+    """How a run is written down to go on from."""
+
+    args: list[str]
+    """Of rl-zoo3's command."""
+    every: int | None = None
+    """Steps between two checkpoints; None: what the hyperparameters say, or none."""
+    keep: int = 2
+    patience: float = 600.0
+    """Seconds in which an exact point has to come after a signal."""
+    resume: Path | None = None
+    """The folder of a run that goes on."""
+
+    def __post_init__(self) -> None:
+        if self.every is not None:
+            whole_number("--exact-checkpoint-freq", self.every, 1)
+        whole_number("--exact-checkpoint-keep", self.keep, 1)
+        positive("--exact-checkpoint-patience", self.patience)
+
+
+def recorded_run(folder: Path) -> ExactRun:
+    """
+    The run in a folder, to go on with.
+
+    :param folder: Of the run, such as ``logs/sac/Pendulum-v1_1``.
+    :raises ValueError: If it is not one that was written down, or was begun in another folder.
+    """
+    path = folder / FOLDER / COMMAND
+    try:
+        recorded = json.loads(path.read_text())
+        args, cwd, options = recorded["args"], recorded["cwd"], recorded["options"]
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path} is missing: expected the folder of a run that was trained with --exact-checkpoint-freq."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): expected what sb3-sparse train writes there.") from error
+    if Path(cwd) != Path.cwd():
+        raise ValueError(f"{folder} was begun in the folder {cwd}, which its options are relative to: go on from there.")
+    return ExactRun(args, **options, resume=folder)
+
+
+def exactly(base: type, exact: ExactRun) -> type:
+    """
+    An experiment manager whose runs can go on.
+
+    :param base: The experiment manager.
+    :param exact: What to do.
+    :raises ImportError: If a version of rl-zoo3 lacks what is overridden.
+    """
+    for name in _OVERRIDDEN:
+        part(f"exp_manager.ExperimentManager.{name}")
+
+    class ExactManager(base):
+        """See :func:`exactly`."""
+
+        every = exact.every
+        resumed: BaseAlgorithm | None = None
+
+        def __init__(self, *args: Any, **kwargs: Any):
+            super().__init__(*args, **kwargs)
+            if exact.resume is not None:
+                # Of the run that goes on, not of the next one.
+                self.save_path = str(exact.resume)
+                self.params_path = f"{self.save_path}/{self.env_name}"
+                sweep_beside(exact.resume)
+
+        def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+            hyperparams, saved = super().read_hyperparameters()
+            every = hyperparams.pop(SETTING, None)
+            self.every = self.every or (None if every is None else whole_number(SETTING, every, 1))
+            return hyperparams, saved
+
+        def create_callbacks(self) -> None:
+            super().create_callbacks()
+            folder = Path(self.save_path) / FOLDER
+            if self.every is not None and not self.optimize_hyperparameters:
+                self.callbacks.insert(0, ExactCheckpoint(folder, every=self.every, keep=exact.keep, verbose=self.verbose))
+            if exact.resume is None and _exact_checkpoint(self.callbacks) is not None:
+                options = dict(every=exact.every, keep=exact.keep, patience=exact.patience)
+                with written_beside(folder / COMMAND) as beside:
+                    beside.write_text(json.dumps({"args": exact.args, "cwd": os.getcwd(), "options": options}, indent=1))
+
+        def learn(self, model: BaseAlgorithm) -> None:
+            checkpoint = _exact_checkpoint(self.callbacks)
+            if checkpoint is None:
+                super().learn(model)
+                return
+            evaluated = [
+                each.eval_env for each in all_callbacks(CallbackList(self.callbacks)) if isinstance(each, EvalCallback)
+            ]
+            with ends_with_checkpoint(checkpoint, exact.patience, [*filter(None, [model.get_env()]), *evaluated]):
+                if exact.resume is None or not checkpoints(checkpoint.path):
+                    super().learn(model)
+                else:
+                    self.resumed = resume_exact(checkpoint.path, env=model.get_env(), callback=self.callbacks)
+
+        def save_trained_model(self, model: BaseAlgorithm) -> None:
+            super().save_trained_model(self.resumed or model)
+
+    return ExactManager
+
+
+def _exact_checkpoint(callbacks: list[BaseCallback]) -> ExactCheckpoint | None:
+    found = [each for each in all_callbacks(CallbackList(callbacks)) if isinstance(each, ExactCheckpoint)]
+    return found[0] if found else None

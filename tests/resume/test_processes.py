@@ -1,0 +1,106 @@
+"""kill -9, and a new process that goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch as th
+
+from sb3_sparse.resume import ExactCheckpoint, resume_exact
+from sb3_sparse.resume.files.folder import BESIDE, checkpoints, newest_whole
+from tests.resume.cases import CASES
+from tests.resume.comparing import differences
+
+ROOT = Path(__file__).parent.parent.parent
+# At three points each; the kinds of algorithms, environments and buffers.
+IN_NEW_PROCESSES = ("sac", "rainbow frames", "ppo", "stream ac", "sac subproc", "sac halfcheetah", "sac resets", "sac fish")
+
+
+def process(*arguments: object) -> int:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.resume.program", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False).returncode
+
+
+def outcome(folder: Path):
+    return th.load(folder / "everything", weights_only=False)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", IN_NEW_PROCESSES)
+def test_killed_three_times_it_is_the_run_that_was_not_interrupted(name, tmp_path):
+    case, undisturbed = CASES[name], tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    assert process(undisturbed, name) == 0
+    for i, at in enumerate((case.every + 20, case.total - case.total // 4, case.total - 5)):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        assert process(folder, name, at) == -signal.SIGKILL
+        assert process(folder, name, "resume") == 0
+        assert not differences(outcome(undisturbed), outcome(folder))
+
+
+class KilledWhileSaving(ExactCheckpoint):
+    """Its second checkpoint is interrupted at the n-th call by which it gets to the disk."""
+
+    def __init__(self, *args, call: int, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.left, self.n_saved = call, 0
+
+    def save(self) -> None:
+        if self.n_saved == 1:
+            for name in ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir"):
+                setattr(os, name, self.counted(getattr(os, name)))
+        super().save()
+        self.n_saved += 1
+        if self.n_saved == 2:
+            # There were fewer calls.
+            os._exit(0)
+
+    def counted(self, function):
+        def wrapper(*args, **kwargs):
+            self.left -= 1
+            if self.left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **kwargs)
+
+        return wrapper
+
+
+def killed_at(call: int, folder: Path) -> bool:
+    """
+    Train in a child that is killed while it saves.
+
+    :return: Whether it was, or there were fewer calls.
+    """
+    child = os.fork()
+    if child == 0:
+        try:
+            callback = KilledWhileSaving(folder / "run", every=60, keep=1, call=call)
+            CASES["sac wraps"].make(folder).learn(400, callback=callback)
+        finally:
+            os._exit(1)
+    status = os.waitpid(child, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+def test_killed_while_saving_the_newest_whole_checkpoint_loads_and_nothing_is_left_behind(tmp_path, request):
+    n_killed, step = 0, 1 if request.config.getoption("--full") else 7
+    while killed_at(n_killed * step + 1, tmp_path / str(n_killed)):
+        folder = tmp_path / str(n_killed) / "run"
+        n_killed += 1
+        checkpoint = newest_whole(folder)
+        for name in (*checkpoint.manifest["parts"], *checkpoint.manifest["rows"]):
+            checkpoint.read(name)
+        before = checkpoint.manifest["timesteps"]
+        assert 60 <= before < 190
+        if n_killed % 4 == 1:
+            assert resume_exact(folder).num_timesteps == 400
+            assert not [path for path in folder.rglob("*") if path.name.startswith((BESIDE, ".lock"))]
+            assert len(checkpoints(folder)) == 1
+            needed = {Path(name).name for name in newest_whole(folder).manifest["rows"]}
+            assert {path.name for path in (folder / "rows").iterdir()} == needed
+    assert n_killed * step >= 14
