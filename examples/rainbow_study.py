@@ -13,6 +13,7 @@ and 30 episodes of the finished agent, without random actions and without noise.
 
 import argparse
 import csv
+import itertools
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from sb3_sparse.common.figures import new_figure, save_figure
 from sb3_sparse.results.aggregates import estimate, iqm
 
 EVALUATION_EPISODES = 30
-# Above the longest game that was ever seen in 100,000 steps; without a limit, a greedy agent could play for ever.
+# Without a limit, a greedy agent could play for ever.
 MINATAR_LIMIT = 5_000
 RATES = (1e-4, 3e-4, 1e-3)
 # Apart from those that are compared.
@@ -39,6 +40,8 @@ class Task(NamedTuple):
 
     env_id: str
     n_steps: int
+    tuning_steps: int
+    """Of a trial of a learning rate."""
     trunk: dict[str, Any]
     returns: tuple[float, float]
     """The smallest and the largest return of Rainbow's distributions, with a discount factor of 0.99."""
@@ -50,10 +53,10 @@ class Task(NamedTuple):
 VECTORS: dict[str, Any] = {"net_arch": [128, 128]}
 GRIDS: dict[str, Any] = {"encoder": "grid", "net_arch": [128]}
 TASKS = {
-    "CartPole": Task("CartPole-v1", 30_000, VECTORS, (0.0, 100.0), 2, 64, 500),
-    "LunarLander": Task("LunarLander-v3", 100_000, VECTORS, (-200.0, 200.0), 4, 64, 1_000),
-    "Breakout": Task("MinAtar/Breakout-v1", 100_000, GRIDS, (-10.0, 10.0), 4, 32, 1_000),
-    "Freeway": Task("MinAtar/Freeway-v1", 100_000, GRIDS, (-10.0, 10.0), 4, 32, 1_000),
+    "CartPole": Task("CartPole-v1", 30_000, 30_000, VECTORS, (0.0, 100.0), 2, 64, 500),
+    "LunarLander": Task("LunarLander-v3", 100_000, 100_000, VECTORS, (-200.0, 200.0), 4, 64, 1_000),
+    "Breakout": Task("MinAtar/Breakout-v1", 300_000, 100_000, GRIDS, (-10.0, 10.0), 4, 32, 1_000),
+    "Freeway": Task("MinAtar/Freeway-v1", 300_000, 100_000, GRIDS, (-10.0, 10.0), 4, 32, 1_000),
 }
 # Keywords of each arm; "sparsity" is one of its policy.
 ARMS: dict[str, dict[str, Any]] = {
@@ -85,7 +88,7 @@ def make_env(task: Task) -> gym.Env:
     return gym.make(task.env_id, max_episode_steps=MINATAR_LIMIT)
 
 
-def make_model(name: str, arm: str, rate: float, seed: int) -> Any:
+def make_model(name: str, arm: str, rate: float, seed: int, n_steps: int) -> Any:
     """The untrained agent of an arm."""
     from stable_baselines3 import DQN
 
@@ -94,7 +97,7 @@ def make_model(name: str, arm: str, rate: float, seed: int) -> Any:
     task = TASKS[name]
     shared: dict[str, Any] = dict(
         learning_rate=rate,
-        buffer_size=task.n_steps,
+        buffer_size=n_steps,
         learning_starts=1_000,
         batch_size=task.batch_size,
         train_freq=task.train_freq,
@@ -115,24 +118,24 @@ def make_model(name: str, arm: str, rate: float, seed: int) -> Any:
     return Rainbow("MlpPolicy", make_env(task), policy_kwargs=trunk, v_min=v_min, v_max=v_max, **settings, **shared)
 
 
-def train(name: str, arm: str, rate: float, seed: int) -> list[tuple[int, float, str]]:
+def train(name: str, arm: str, rate: float, seed: int, n_steps: int) -> list[tuple[int, float, str]]:
     """Step at its end, return and phase of every episode."""
     from stable_baselines3.common.evaluation import evaluate_policy
     from stable_baselines3.common.monitor import Monitor
 
     task = TASKS[name]
-    model, recorder = make_model(name, arm, rate, seed), EpisodeRecorder()
-    model.learn(task.n_steps, callback=recorder)
+    model, recorder = make_model(name, arm, rate, seed, n_steps), EpisodeRecorder()
+    model.learn(n_steps, callback=recorder)
     env = Monitor(make_env(task))
     env.reset(seed=10_000 + seed)
     returns, _ = evaluate_policy(model, env, EVALUATION_EPISODES, return_episode_rewards=True)
     rows = [(step, value, "train") for step, value in recorder.episodes]
-    return rows + [(task.n_steps, float(value), "evaluate") for value in returns]
+    return rows + [(n_steps, float(value), "evaluate") for value in returns]
 
 
-def run_path(folder: Path, name: str, arm: str, rate: float, seed: int) -> Path:
+def run_path(folder: Path, name: str, arm: str, rate: float, seed: int, n_steps: int) -> Path:
     """The file of one run."""
-    return folder / f"{name}-{arm.replace(' ', '_')}-{rate:g}-{seed}.csv"
+    return folder / f"{name}-{arm.replace(' ', '_')}-{rate:g}-{n_steps}-{seed}.csv"
 
 
 def read(path: Path, phase: str) -> list[tuple[int, float]]:
@@ -141,16 +144,18 @@ def read(path: Path, phase: str) -> list[tuple[int, float]]:
         return [(int(row["step"]), float(row["return"])) for row in csv.DictReader(file) if row["phase"] == phase]
 
 
+def trial(folder: Path, name: str, arm: str, rate: float, seed: int) -> float:
+    """How good a trial of a learning rate was: the mean return over the last quarter of its training."""
+    n_steps = TASKS[name].tuning_steps
+    path = run_path(folder, name, arm, rate, seed, n_steps)
+    if not path.exists():
+        raise SystemExit(f"{path} is missing: run tune first")
+    return float(np.mean([value for step, value in read(path, "train") if step > 0.75 * n_steps]))
+
+
 def best_rate(folder: Path, name: str, arm: str) -> float:
-    """Of the trials, the rate with the best mean return over the last quarter of training, over both seeds."""
-    scores = {}
-    for rate in RATES:
-        paths = [run_path(folder, name, arm, rate, seed) for seed in TUNING_SEEDS]
-        if missing := [path.name for path in paths if not path.exists()]:
-            raise SystemExit(f"{missing} are missing: run tune first")
-        start = 0.75 * TASKS[name].n_steps
-        scores[rate] = np.mean([np.mean([value for step, value in read(p, "train") if step > start]) for p in paths])
-    return max(scores, key=lambda rate: scores[rate])
+    """The rate whose trials were best, over both seeds."""
+    return max(RATES, key=lambda rate: sum(trial(folder, name, arm, rate, seed) for seed in TUNING_SEEDS))
 
 
 def rate_of(folder: Path, name: str, arm: str) -> float:
@@ -158,15 +163,20 @@ def rate_of(folder: Path, name: str, arm: str) -> float:
     return best_rate(folder, name, "DQN" if arm == "DQN" else "Rainbow")
 
 
-def runs_of(command: str, folder: Path, names: list[str]) -> list[tuple[str, str, float, int]]:
-    """Task, arm, learning rate and seed of every run of a command."""
+def runs_of(command: str, folder: Path, names: list[str]) -> list[tuple[str, str, float, int, int]]:
+    """Task, arm, learning rate, seed and steps of every run of a command."""
     if command == "tune":
-        return [(n, arm, rate, s) for s in TUNING_SEEDS for n in names for arm in ("DQN", "Rainbow") for rate in RATES]
-    if command == "ablate":
-        rate = rate_of(folder, ABLATION_TASK, "Rainbow")
-        return [(ABLATION_TASK, arm, rate, seed) for seed in ABLATION_SEEDS for arm in ABLATED]
-    rates = {(name, arm): rate_of(folder, name, arm) for name in names for arm in COMPARED}
-    return [(name, arm, rates[name, arm], seed) for seed in SEEDS for name in names for arm in COMPARED]
+        return [
+            (name, arm, rate, seed, TASKS[name].tuning_steps)
+            for seed in TUNING_SEEDS
+            for name in names
+            for arm in ("DQN", "Rainbow")
+            for rate in RATES
+        ]
+    arms, seeds = (COMPARED, SEEDS) if command == "compare" else (ABLATED, ABLATION_SEEDS)
+    names = names if command == "compare" else [ABLATION_TASK]
+    rates = {(name, arm): rate_of(folder, name, arm) for name in names for arm in arms}
+    return [(name, arm, rates[name, arm], seed, TASKS[name].n_steps) for seed in seeds for name in names for arm in arms]
 
 
 def final_return(path: Path) -> float:
@@ -177,7 +187,7 @@ def final_return(path: Path) -> float:
 def finished(folder: Path, name: str, arm: str, seeds: tuple[int, ...]) -> dict[int, Path]:
     """The runs of an arm that are there."""
     rate = rate_of(folder, name, arm)
-    paths = {seed: run_path(folder, name, arm, rate, seed) for seed in seeds}
+    paths = {seed: run_path(folder, name, arm, rate, seed, TASKS[name].n_steps) for seed in seeds}
     return {seed: path for seed, path in paths.items() if path.exists()}
 
 
@@ -216,6 +226,11 @@ def plot(folder: Path, names: list[str], output: Path) -> None:
     save_figure(figure, output / "rainbow_learning.png", dpi=80)
     windows = [f"return_window_{i + 1}" for i in range(N_WINDOWS)]
     write_csv(output / "rainbow_learning.csv", ["task", "arm", "learning_rate", "seed", "final_return", *windows], rows)
+    trials = [
+        (name, arm, f"{rate:g}", seed) for name in names for arm in COMPARED[:2] for rate in RATES for seed in TUNING_SEEDS
+    ]
+    scores = [[*key, f"{trial(folder, key[0], key[1], float(key[2]), key[3]):.2f}"] for key in trials]
+    write_csv(output / "rainbow_tuning.csv", ["task", "arm", "learning_rate", "seed", "return_of_last_quarter"], scores)
     plot_ablation(folder, output)
 
 
@@ -255,9 +270,9 @@ def main() -> None:
         plot(args.folder, args.tasks, args.output)
         return
     runs, labels = {}, {}
-    for name, arm, rate, seed in runs_of(args.command, args.folder, args.tasks):
-        path = run_path(args.folder, name, arm, rate, seed)
-        runs[path] = partial(train, name, arm, rate, seed)
+    for name, arm, rate, seed, n_steps in runs_of(args.command, args.folder, args.tasks):
+        path = run_path(args.folder, name, arm, rate, seed, n_steps)
+        runs[path] = partial(train, name, arm, rate, seed, n_steps)
         labels[path] = ["dqn" if arm == "DQN" else "rainbow", TASKS[name].env_id, arm, seed]
     run_all(runs, labels, args.jobs, [*HEADER, "phase"])
 
