@@ -226,10 +226,10 @@ def plot(folder: Path, names: list[str], output: Path) -> None:
     save_figure(figure, output / "rainbow_learning.png", dpi=80)
     windows = [f"return_window_{i + 1}" for i in range(N_WINDOWS)]
     write_csv(output / "rainbow_learning.csv", ["task", "arm", "learning_rate", "seed", "final_return", *windows], rows)
-    trials = [
-        (name, arm, f"{rate:g}", seed) for name in names for arm in COMPARED[:2] for rate in RATES for seed in TUNING_SEEDS
+    scores = [
+        [name, arm, f"{rate:g}", seed, f"{trial(folder, name, arm, rate, seed):.2f}"]
+        for name, arm, rate, seed in itertools.product(names, ("DQN", "Rainbow"), RATES, TUNING_SEEDS)
     ]
-    scores = [[*key, f"{trial(folder, key[0], key[1], float(key[2]), key[3]):.2f}"] for key in trials]
     write_csv(output / "rainbow_tuning.csv", ["task", "arm", "learning_rate", "seed", "return_of_last_quarter"], scores)
     plot_ablation(folder, output)
 
