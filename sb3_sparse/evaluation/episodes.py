@@ -41,7 +41,8 @@ def evaluate_agent(
     epsilon: float = 0.0,
 ) -> Episodes:
     """
-    Let an agent play a number of episodes. Nothing of it, of ``VecNormalize`` or of random generators is changed.
+    Let an agent play a number of episodes. Nothing of it, of ``VecNormalize`` or of random generators is changed. In the
+    environment that it is trained in, training then goes on with a new episode.
 
     With several environments each plays its share of the episodes: taking the first ones to end would prefer short ones.
 
@@ -71,10 +72,21 @@ def evaluate_agent(
         evaluate, options["use_masking"] = evaluate_masked_policy, is_masking_supported(wrapped)
     with _generators_restored(model), _normalization_fixed(wrapped):
         set_random_seed(seed)
-        wrapped.seed(seed)
+        model.action_space.seed(seed)
+        # Environment i gets this and i: other seeds begin where these end, so that no two of them play the same episode.
+        wrapped.seed(seed * wrapped.num_envs)
         player: Any = EpsilonGreedy(model, epsilon, seed) if epsilon else model
         returns, lengths = evaluate(player, wrapped, episodes, **options)
+    if model.env is not None and _innermost(wrapped) is _innermost(model.env):
+        # Training goes on with a new episode, since the one that it was in is over.
+        model._last_obs = None
     return Episodes(np.array(returns, dtype=np.float64), np.array(lengths, dtype=np.int64))
+
+
+def _innermost(env: VecEnv) -> VecEnv:
+    while isinstance(env, VecEnvWrapper):
+        env = env.venv
+    return env
 
 
 class EpsilonGreedy:
@@ -129,6 +141,8 @@ def _shapes(space: spaces.Space) -> Any:
 @contextmanager
 def _generators_restored(model: BaseAlgorithm) -> Iterator[None]:
     states = random.getstate(), np.random.get_state()
+    # Random actions of SB3's DQN come from here.
+    drawn = copy.deepcopy(model.action_space._np_random)
     devices = [model.device] if model.device.type == "cuda" else []
     try:
         with th.random.fork_rng(devices=devices):
@@ -136,6 +150,7 @@ def _generators_restored(model: BaseAlgorithm) -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
+        model.action_space._np_random = drawn
 
 
 @contextmanager

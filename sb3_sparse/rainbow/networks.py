@@ -30,6 +30,7 @@ class RainbowParts(QNetwork):
     :param v_max: Largest return of the distributions.
     :param sigma: Size of the noise at first.
     :param kwargs: Of SB3's ``QNetwork``.
+    :raises ValueError: If actions do not begin with 0.
     """
 
     def __init__(
@@ -45,6 +46,11 @@ class RainbowParts(QNetwork):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        if self.action_space.start:
+            raise ValueError(
+                f"{self.action_space}: Q-values are of actions that begin with 0, as in SB3. Wrap the environment in "
+                "gymnasium.wrappers.TransformAction."
+            )
         self.rainbow_kwargs: dict[str, Any] = {
             "distributional": distributional,
             "dueling": dueling,

@@ -1,5 +1,6 @@
 """Episodes that an agent plays, against loops written out, and what is left as it was."""
 
+import copy
 import random
 
 import gymnasium as gym
@@ -62,7 +63,7 @@ def test_each_environment_plays_its_share(n_envs):
     model = dqn()
     found = evaluate_agent(model, make_vec_env(Walk, n_envs=n_envs), 10, seed=5)
     shares = [(10 + i) // n_envs for i in range(n_envs)]
-    expected = [by_hand(model, Walk(), 5 + i, share) for i, share in enumerate(shares)]
+    expected = [by_hand(model, Walk(), 5 * n_envs + i, share) for i, share in enumerate(shares)]
     pairs = sorted(pair for each in expected for pair in zip(*each, strict=True))
     assert sorted(found.lengths) == sorted(n for _, n in pairs)
     np.testing.assert_allclose(sorted(found.returns), [total for total, _ in pairs], atol=2e-6)
@@ -90,7 +91,7 @@ def test_normalised_observations_raw_returns_and_nothing_is_changed():
     assert all(th.equal(a, b) for a, b in zip(weights, model.policy.parameters(), strict=True))
     again = evaluate_agent(model, env, 4, seed=9, deterministic=False)
     np.testing.assert_array_equal(found.returns, again.returns)
-    expected = [by_hand(model, Walk(), 9 + i, 2, env.normalize_obs) for i in range(2)]
+    expected = [by_hand(model, Walk(), 18 + i, 2, env.normalize_obs) for i in range(2)]
     found = evaluate_agent(model, env, 4, seed=9)
     np.testing.assert_allclose(sorted(found.returns), sorted(expected[0][0] + expected[1][0]), atol=2e-6)
 
@@ -195,3 +196,30 @@ def test_bounds_of_actions_matter():
     env = gym.wrappers.RescaleAction(gym.make("Pendulum-v1"), np.float32(-1), np.float32(1))
     with pytest.raises(ValueError, match="the agent has the actions"):
         evaluate_agent(model, env)
+
+
+def test_seeds_share_no_episodes_when_environments_are_several():
+    model = dqn()
+    returns = [
+        value for seed in range(3) for value in evaluate_agent(model, make_vec_env(Walk, n_envs=4), 8, seed=seed).returns
+    ]
+    assert len(set(returns)) == 24
+
+
+def test_random_actions_of_dqn_follow_the_seed_and_leave_its_generator_alone():
+    model = dqn()
+    model.exploration_rate = 0.5
+    before = copy.deepcopy(model.action_space.np_random.bit_generator.state)
+    lengths = [evaluate_agent(model, Walk(), 5, seed=1, deterministic=False).returns.tolist() for _ in range(2)]
+    assert lengths[0] == lengths[1]
+    assert model.action_space.np_random.bit_generator.state == before
+
+
+def test_in_the_environment_of_training_the_next_step_begins_an_episode():
+    model = dqn().learn(7)
+    evaluate_agent(model, model.get_env(), 1)
+    model.learn(4, reset_num_timesteps=False)
+    # What the environment pays says what was there to be seen.
+    buffer = model.replay_buffer
+    rewards = buffer.observations[:, 0, 0] + 0.5 * buffer.actions[:, 0, 0]
+    np.testing.assert_allclose(buffer.rewards[:, 0], rewards, rtol=1e-5)

@@ -54,3 +54,10 @@ def test_images_in_the_wrong_layout():
             DER("CnnPolicy", env, replay_buffer_kwargs=dict(n_stack=4), buffer_size=10)
     with pytest.raises(ValueError, match="frames are kept of images"):
         DER("MlpPolicy", "CartPole-v1", replay_buffer_kwargs=dict(n_stack=4), buffer_size=10)
+
+
+@pytest.mark.parametrize("policy", ["MlpPolicy", "SparseSimBaPolicy"])
+def test_actions_that_do_not_begin_with_0(policy):
+    env = SpaceEnv(spaces.Box(-1, 1, (4,)), spaces.Discrete(2, start=5))
+    with pytest.raises(ValueError, match=r"Discrete\(2, start=5\): Q-values are of actions that begin with 0"):
+        Rainbow(policy, env, buffer_size=10)
