@@ -25,8 +25,8 @@ class ImageEncoder(BaseFeaturesExtractor):
     An encoder without the hidden layer behind it, which belongs to the network: there it can be noisy.
 
     Numbers of any type that stand for a picture will do, also the bools of MinAtar. Where channels are is told by the
-    shape: they are the smallest dimension. Of several such it is the first, as in SB3; in grids of bools, such as MinAtar's
-    Seaquest of 10 x 10 x 10, the last.
+    shape: beside a square, or else they are the smaller one of the first and the last dimension. If these are equal it is
+    the first, as in SB3; in grids of bools, such as MinAtar's Seaquest of 10 x 10 x 10, the last.
 
     :param observation_space: A Box of three dimensions.
     :param encoder: ``"nature"`` (DQN's, padded as in SB3), ``"nature_same"`` (padded as in Dopamine), ``"impala"`` or
@@ -49,8 +49,8 @@ class ImageEncoder(BaseFeaturesExtractor):
                 "behind height and width."
             )
         super().__init__(observation_space, features_dim=1)
-        self.channels_last = shape[2] < shape[0] or (observation_space.dtype == bool and shape[2] == shape[0])
-        self.network = _BUILDERS[encoder](min(shape[0], shape[2]), width_scale)
+        self.channels_last = _channels_are_last(observation_space)
+        self.network = _BUILDERS[encoder](shape[2 if self.channels_last else 0], width_scale)
         example = th.zeros(1, *shape)
         try:
             with th.no_grad():
@@ -71,6 +71,14 @@ class ImageEncoder(BaseFeaturesExtractor):
             # pooling. Else the copy costs more than it saves.
             images = images.contiguous(memory_format=th.channels_last)
         return self.network(images)
+
+
+def _channels_are_last(space: spaces.Box) -> bool:
+    first, middle, last = space.shape
+    if middle in (first, last) and first != last:
+        # A square and its channels, which many frames make more than its sides.
+        return middle == first
+    return last < first or (last == first and space.dtype == bool)
 
 
 def is_picture(space: spaces.Space) -> bool:

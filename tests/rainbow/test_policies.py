@@ -130,6 +130,13 @@ def test_agents_train_are_saved_and_go_on(name, tmp_path):
         ((10, 10, 10), np.uint8, 10, False),
         ((84, 84, 4), np.uint8, 4, True),
         ((4, 84, 84), np.uint8, 4, False),
+        # Frames that are stacked can be more than a side is long.
+        ((10, 10, 16), bool, 16, True),
+        ((16, 10, 10), bool, 16, False),
+        ((36, 36, 48), np.uint8, 48, True),
+        ((48, 36, 36), np.uint8, 48, False),
+        ((40, 60, 3), np.uint8, 3, True),
+        ((3, 40, 60), np.uint8, 3, False),
     ],
 )
 def test_where_channels_are(shape, dtype, channels, is_last):
