@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 
 from sb3_sparse import PlasticityCallback, ResetCallback, StreamAC, StreamQ, StreamSARSA, make_dmc
 from sb3_sparse.atari import make_atari
-from sb3_sparse.rainbow import Rainbow
+from sb3_sparse.rainbow import DER, Rainbow
 from sb3_sparse.replay import FrameReplayBuffer
 from tests.resume.pictures import PictureEnv
 
@@ -113,6 +113,8 @@ CASES: dict[str, Case] = {
     "dqn sparse": Case(lambda _: dqn(DQN, "SparseSimBaPolicy")),
     "qrdqn": Case(lambda _: dqn(QRDQN, "SparseSimBaPolicy")),
     "rainbow": Case(lambda _: dqn(Rainbow)),
+    "rainbow sparse": Case(lambda _: dqn(Rainbow, "SparseSimBaPolicy")),
+    "der": Case(lambda _: dqn(DER, beta=lambda progress: 1 - 0.5 * progress)),
     "rainbow frames": Case(
         lambda _: dqn(
             Rainbow,
