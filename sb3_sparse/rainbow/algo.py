@@ -117,6 +117,12 @@ class Rainbow(DQN):
         if taken := sorted(network.keys() & (policy_kwargs or {})):
             raise ValueError(f"policy_kwargs={policy_kwargs!r}: {taken} are keywords of {type(self).__name__} itself.")
         buffer_kwargs = dict(replay_buffer_kwargs or {})
+        for name, value in (("n_steps", n_steps), ("gamma", gamma)):
+            if buffer_kwargs.get(name, value) != value:
+                raise ValueError(
+                    f"replay_buffer_kwargs={replay_buffer_kwargs!r} and {name}={value!r}: say {name} once, as a keyword of "
+                    f"{type(self).__name__} itself."
+                )
         buffer_class = kwargs.pop("replay_buffer_class", None) or (PrioritizedReplayBuffer if prioritized else None)
         self._check_buffer_class(buffer_class)
         if issubclass(buffer_class or object, ComposedReplayBuffer):

@@ -61,3 +61,10 @@ def test_actions_that_do_not_begin_with_0(policy):
     env = SpaceEnv(spaces.Box(-1, 1, (4,)), spaces.Discrete(2, start=5))
     with pytest.raises(ValueError, match=r"Discrete\(2, start=5\): Q-values are of actions that begin with 0"):
         Rainbow(policy, env, buffer_size=10)
+
+
+@pytest.mark.parametrize("kwargs", [{"n_steps": 7}, {"gamma": 0.5}])
+def test_a_buffer_that_contradicts_the_agent(kwargs):
+    with pytest.raises(ValueError, match="as a keyword of Rainbow itself"):
+        Rainbow("MlpPolicy", "CartPole-v1", replay_buffer_kwargs=kwargs, buffer_size=10)
+    Rainbow("MlpPolicy", "CartPole-v1", replay_buffer_kwargs=kwargs, buffer_size=10, **kwargs)
