@@ -71,6 +71,20 @@ class _OnlyTried(Exception):
     """What is written beside does not take the place of anything."""
 
 
+def with_ending(path: str | Path, ending: str) -> Path:
+    """
+    A path with an ending, which is added where there is none.
+
+    :raises ValueError: If it has another one, or names a folder.
+    """
+    path = Path(path)
+    if not path.name or path.is_dir():
+        raise ValueError(f"path={str(path)!r}: expected the name of a file.")
+    if path.suffix not in ("", ending):
+        raise ValueError(f"path={str(path)!r}: expected a name that ends in {ending!r}.")
+    return path.with_name(path.name + ending) if not path.suffix else path
+
+
 def _cannot_write(path: Path, error: OSError) -> OSError:
     """The same kind of error, about the file that was asked for instead of the one beside it."""
     named = type(error)(f"cannot write {str(path)!r} ({error.strerror or error}): name another file.")

@@ -14,7 +14,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_sparse.common.files import written_beside
+from sb3_sparse.common.files import with_ending, written_beside
 from sb3_sparse.common.validation import positive
 from sb3_sparse.export.build import build
 from sb3_sparse.export.check import Arrays, as_tensors, check, random_observations, untouched
@@ -124,20 +124,6 @@ def input_names(module: PredictModule) -> list[str]:
 def output_name(module: PredictModule) -> str:
     """``action``, unless an input has that name."""
     return "action" if "action" not in input_names(module) else "predicted_action"
-
-
-def with_ending(path: str | Path, ending: str) -> Path:
-    """
-    A path with an ending, which is added where there is none.
-
-    :raises ValueError: If it has another one, or names a folder.
-    """
-    path = Path(path)
-    if not path.name or path.is_dir():
-        raise ValueError(f"path={str(path)!r}: expected the name of a file.")
-    if path.suffix not in ("", ending):
-        raise ValueError(f"path={str(path)!r}: expected a name that ends in {ending!r}.")
-    return path.with_name(path.name + ending) if not path.suffix else path
 
 
 def describe_agent(model: BaseAlgorithm, module: PredictModule) -> dict[str, str]:

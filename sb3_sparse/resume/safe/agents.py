@@ -18,6 +18,7 @@ from stable_baselines3.common.save_util import recursive_getattr, save_to_zip_fi
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from sb3_sparse.common.files import with_ending
 from sb3_sparse.resume.safe.allowed import Allowed
 from sb3_sparse.resume.safe.container import ENDING, MAX_BYTES, read_container, write_container
 from sb3_sparse.resume.safe.limits import TensorLimit
@@ -95,7 +96,7 @@ def save_safe(
     :raises ValueError: If something cannot be written without pickle; it says what, and what to do.
     :raises OSError: If the file cannot be written.
     """
-    path, allowed = _with_ending(path), Allowed(allow)
+    path, allowed = with_ending(path, ENDING), Allowed(allow)
     wrapper = model.get_vec_normalize_env() if vec_normalize is None else vec_normalize
     state_dicts, variables = model._get_torch_save_params()
     left_out = {*model._excluded_save_params(), *_NEVER_SAVED, *(name.split(".")[0] for name in state_dicts + variables)}
@@ -220,12 +221,3 @@ def _versions() -> dict[str, str]:
     from sb3_sparse import __version__
 
     return {"sb3_sparse": __version__, "stable_baselines3": sb3.__version__, "torch": th.__version__}
-
-
-def _with_ending(path: str | Path) -> Path:
-    path = Path(path)
-    if not path.name or path.is_dir():
-        raise ValueError(f"path={str(path)!r}: expected the name of a file.")
-    if path.suffix not in ("", ENDING):
-        raise ValueError(f"path={str(path)!r}: expected a name that ends in {ENDING!r}.")
-    return path.with_name(path.name + ENDING) if not path.suffix else path
