@@ -146,6 +146,10 @@ def check_against_differences(model, twin, batch, losses, gradients):
 def test_an_update_weighs_its_samples_and_gives_them_priorities():
     model = filled()
     model.max_grad_norm = float("inf")
+    # Transitions that are drawn as often as others would all weigh 1.
+    model.replay_buffer.sample(1)
+    n = model.replay_buffer.size()
+    model.replay_buffer.update_priorities(np.arange(n), np.random.default_rng(1).uniform(0.1, 3, n))
     twin = copy.deepcopy(model.q_net)
     seen = {}
     sample = model.replay_buffer.sample
@@ -159,6 +163,7 @@ def test_an_update_weighs_its_samples_and_gives_them_priorities():
     model._losses = lambda batch: seen.setdefault("losses", losses(batch))
     model.train(1, 32)
     batch, found = seen["batch"], seen["losses"]
+    assert len(set(batch.weights.flatten().tolist())) > 10
     # The network from before the step, with the noise that acted in it.
     for ours, theirs in zip(noisy_layers(twin), noisy_layers(model.q_net), strict=True):
         ours.noise_in.copy_(theirs.noise_in)
