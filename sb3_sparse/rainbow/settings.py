@@ -3,14 +3,18 @@
 from typing import Any
 
 from stable_baselines3 import DQN
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 
 from sb3_sparse.common.validation import fraction, positive, whole_number
 from sb3_sparse.rainbow.policies import RainbowPolicy
 from sb3_sparse.rainbow.simba import SparseSimBaRainbowPolicy
+from sb3_sparse.replay import PrioritizedReplayBuffer
 
 # Keywords that made the network and the replay buffer of a saved agent.
 OF_NETWORK = ("distributional", "dueling", "noisy", "n_atoms", "v_min", "v_max", "sigma")
 OF_BUFFER = ("prioritized", "n_steps", "gamma", "alpha", "beta", "replay_buffer_class", "replay_buffer_kwargs")
+# What an agent takes if no other class is named.
+_DEFAULT_BUFFERS = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer, PrioritizedReplayBuffer)
 # Of buffers of this package; SB3's have no such keywords.
 _OF_OUR_BUFFERS = {"n_stack": "replay_buffer_class=FrameReplayBuffer", "alpha": "prioritized=True", "beta": "prioritized=True"}
 
@@ -74,3 +78,21 @@ def check_buffer_kwargs(algorithm: str, buffer_class: type | None, buffer_kwargs
                 f"replay_buffer_kwargs={buffer_kwargs!r} with prioritized=False: SB3's own replay buffer has no {name}. Leave "
                 f"it out, or pass {wanted}."
             )
+
+
+def fixed_settings(model: Any) -> dict[str, Any]:
+    """
+    The settings that made the network and the replay buffer of an agent of Rainbow, as keywords of its constructor.
+
+    :param model: The agent.
+    """
+    settings = {name: model.policy_kwargs[name] for name in OF_NETWORK}
+    settings |= {name: getattr(model, name) for name in ("prioritized", "n_steps", "gamma")}
+    rest = {name: value for name, value in model.replay_buffer_kwargs.items() if name not in settings}
+    if model.prioritized:
+        settings |= {name: rest.pop(name) for name in ("alpha", "beta")}
+    if rest:
+        settings["replay_buffer_kwargs"] = rest
+    if model.replay_buffer_class not in _DEFAULT_BUFFERS:
+        settings["replay_buffer_class"] = model.replay_buffer_class
+    return settings
