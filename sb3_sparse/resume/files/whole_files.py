@@ -73,6 +73,11 @@ def _whole(save: Callable[..., None], ending: str) -> Callable[..., None]:
         # As SB3 adds it.
         target = Path(path) if Path(path).suffix else Path(f"{os.fspath(path)}{ending}")
         with written_beside(target) as beside:
-            save(self, str(beside), *args, **kwargs)
+            if not ending:
+                save(self, str(beside), *args, **kwargs)
+                return
+            # What SB3 has opened itself it leaves open if it fails, and the space of it taken.
+            with beside.open("wb") as file:
+                save(self, file, *args, **kwargs)
 
     return save_whole
