@@ -59,7 +59,7 @@ def recorded_run(folder: Path) -> ExactRun:
     try:
         recorded = json.loads(path.read_text())
         args, cwd, options = recorded["args"], recorded["cwd"], recorded["options"]
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(
             f"{path} is missing: expected the folder of a run that was trained with --exact-checkpoint-freq."
         ) from error

@@ -57,7 +57,7 @@ def test_a_run_whose_patience_ends_ends_with_the_newest_whole_checkpoint(tmp_pat
             time.sleep(0.05)
         process.send_signal(signal.SIGUSR1)
         begin = time.monotonic()
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=300)
     finally:
         process.kill()
     assert time.monotonic() - begin > 1.4
