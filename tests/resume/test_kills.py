@@ -1,5 +1,6 @@
 """kill -9 aimed at the moment of saving: what is there is whole, and the next start leaves nothing lying about."""
 
+import importlib
 import io
 import os
 import random
@@ -47,6 +48,13 @@ def train(folder, save_freq=20):
         )
 
 
+@pytest.fixture
+def _zoo():
+    """Imported once, instead of by each of the children."""
+    pytest.importorskip("rl_zoo3.train")
+    importlib.import_module("sb3_sparse.cli.train_tune_enjoy")
+
+
 def is_agent(path):
     return path.endswith(".zip") and "logs" in path
 
@@ -58,8 +66,8 @@ def all_agents_load(folder):
     return agents
 
 
+@pytest.mark.usefixtures("_zoo")
 def test_killed_while_train_saves(tmp_path, request):
-    pytest.importorskip("rl_zoo3")
     full = request.config.getoption("--full")
     n_killed, n_left, n_agents, step = 0, 0, set(), 1 if full else 35
     while True:
@@ -92,8 +100,8 @@ def test_killed_while_train_saves(tmp_path, request):
 
 
 @pytest.mark.full
+@pytest.mark.usefixtures("_zoo")
 def test_killed_at_any_time_while_train_saves(tmp_path):
-    pytest.importorskip("rl_zoo3")
     draw = random.Random(0)
     for i in range(20):
         folder = tmp_path / str(i)
