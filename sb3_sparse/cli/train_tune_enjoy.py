@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sb3_sparse.cli.enjoy_safe import enjoy_safe, options_parser
+from sb3_sparse.common.files import DISK_ERRORS
 from sb3_sparse.resume.checkpoint import StoppedOnRequest
 from sb3_sparse.resume.files.checksum import DamagedCheckpoint
 from sb3_sparse.resume.files.lease import FolderInUse
@@ -127,6 +128,11 @@ def _prepared(command: str, args: list[str], known: argparse.Namespace, exact: E
         try:
             run()
         except (WrongSettingError, FolderInUse, DamagedCheckpoint) as error:
+            sys.exit(f"sb3-sparse {command}: {error}")
+        except OSError as error:
+            # Of the disk, a traceback says no more.
+            if error.errno not in DISK_ERRORS:
+                raise
             sys.exit(f"sb3-sparse {command}: {error}")
         except StoppedOnRequest as stopped:
             print(f"sb3-sparse {command}: ended on request, {stopped}")

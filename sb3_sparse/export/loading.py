@@ -9,6 +9,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_sparse.resume.safe.agents import is_safe_file, read_safe
+from sb3_sparse.streaming.base.files import fitting_algorithms, library_algorithms
 
 
 def load_agent(algorithm: type[BaseAlgorithm], path: Path, device: str = "cpu", allow: Iterable[Any] = ()) -> BaseAlgorithm:
@@ -42,6 +43,7 @@ def _load_zip(
 ) -> tuple[BaseAlgorithm, dict[str, Any]]:
     try:
         data, _, variables = load_from_zip_file(path, device="cpu")
+        _check_algorithm(algorithm, data or {})
         model = algorithm.load(path, device=device, **small)
         # SB3 itself goes on without them, with a temperature that was never learned.
         if missing := set(model._get_torch_save_params()[1]) - (variables or {}).keys():
@@ -49,6 +51,14 @@ def _load_zip(
     except (AttributeError, AssertionError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} is no agent of {algorithm.__name__}: {type(error).__name__}: {error}") from error
     return model, data or {}
+
+
+def _check_algorithm(algorithm: type[BaseAlgorithm], data: dict[str, Any]) -> None:
+    """Some of SB3's algorithms load each other's agents without a word: SAC and TQC, or PPO and A2C."""
+    known = library_algorithms()
+    fitting = fitting_algorithms(data.get("policy_class"), data, known)
+    if algorithm in known and fitting and algorithm not in fitting:
+        raise ValueError(f"it holds an agent of {' or '.join(kind.__name__ for kind in fitting)}")
 
 
 def without_buffer(algorithm: type[BaseAlgorithm]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from sb3_sparse.resume.environments.layers import CannotCapture
 from sb3_sparse.resume.environments.recipe import recipe
 from sb3_sparse.resume.environments.vec_env import capture_env, why_not_exact
 from sb3_sparse.resume.files.folder import checkpoints, keep_newest, sweep, write_checkpoint
-from sb3_sparse.resume.files.lease import LEASE, Lease
+from sb3_sparse.resume.files.lease import LEASE, FolderInUse, Lease
 from sb3_sparse.resume.going_on import GoingOn
 from sb3_sparse.resume.state.buffers import BufferWriter
 from sb3_sparse.resume.state.callbacks import all_callbacks, capture_callbacks
@@ -53,7 +53,8 @@ class ExactCheckpoint(BaseCallback):
     :param lease: Seconds for which another process believes that this one writes here, without a sign of life.
     :param verbose: 1 says when a checkpoint is written.
     :raises ValueError: If a value is out of range; when training starts, if the folder holds checkpoints of another run.
-    :raises FolderInUse: When training starts, if another process writes there.
+    :raises FolderInUse: When training starts, if another process writes there, or has gone on with the run meanwhile.
+    :raises OSError: When training starts, if nothing can be written there.
     """
 
     def __init__(
@@ -73,8 +74,8 @@ class ExactCheckpoint(BaseCallback):
         self._held: Lease | None = None
         self._recipe: tuple[bytes | None, str] = (None, "")
         self._n_rollouts = 0
-        # Then what is in the folder is of this run, which is trained further.
-        self._has_written = False
+        # Of this run; if the newest in the folder is another one, somebody else has written there.
+        self._newest: Path | None = None
 
     def go_on(self, going_on: GoingOn) -> None:
         """
@@ -82,17 +83,20 @@ class ExactCheckpoint(BaseCallback):
 
         :param going_on: What there is to put back.
         """
-        self._going_on = going_on
+        self._going_on, self._newest = going_on, going_on.newest_in(self.path)
 
     def _on_training_start(self) -> None:
-        if self._going_on is None and not self._has_written and checkpoints(self.path):
-            raise ValueError(
-                f"{self.path} holds checkpoints of another run: resume_exact({str(self.path)!r}), or another folder."
-            )
+        self._check_folder()
         first = next(all_callbacks(self.locals["callback"]), self)
         if first is not self:
             raise ValueError(f"ExactCheckpoint comes after {type(first).__name__}: it has to be the first of the callbacks.")
         self._held = Lease(self.path, self.lease)
+        try:
+            # Whoever held the folder until now may have written there.
+            self._check_folder()
+        except BaseException:
+            self._release()
+            raise
         sweep(self.path)
         self._buffer = BufferWriter(self.path)
         self._learn = {name: self.locals[name] for name in _LEARN_ARGUMENTS if name in self.locals}
@@ -109,20 +113,38 @@ class ExactCheckpoint(BaseCallback):
             warn_user(f"ExactCheckpoint: not exact: {self.not_exact}. A run that is resumed goes on with a new episode.")
             begin_fresh_episode(self.model)
 
+    def _check_folder(self) -> None:
+        """:raises ValueError: If the newest checkpoint in the folder is not the one that this run knows of."""
+        newest = next(iter(checkpoints(self.path)), None)
+        if newest is None or newest == self._newest:
+            return
+        if self._newest is None:
+            raise ValueError(
+                f"{self.path} holds checkpoints of another run: resume_exact({str(self.path)!r}), or another folder."
+            )
+        raise FolderInUse(f"{self.path} has a newer checkpoint by now, {newest.name}: another process went on with the run.")
+
     def _plan(self) -> None:
         self._next = (self.model.num_timesteps // self.every + 1) * self.every
 
     def _on_rollout_start(self) -> None:
+        # Where a run goes on there is one.
+        is_written = True
         if self._going_on is not None:
             if self._going_on.finish(self.model, self._others()):
                 self._buffer.goes_on(self.model, self._going_on.checkpoint, self._going_on.run["buffer"])
             self._going_on = None
             self._plan()
         elif self.stop_requested or self.model.num_timesteps >= self._next:
-            self.save()
+            is_written = self.save()
         if self.stop_requested:
             self._release()
-            raise StoppedOnRequest(f"a checkpoint after {self.model.num_timesteps} steps is in {self.path}.")
+            steps = self.model.num_timesteps
+            raise StoppedOnRequest(
+                f"a checkpoint after {steps} steps is in {self.path}."
+                if is_written
+                else f"no checkpoint after {steps} steps could be written; the newest in {self.path} is an earlier one."
+            )
         self._n_rollouts += 1
 
     def _on_step(self) -> bool:
@@ -141,12 +163,13 @@ class ExactCheckpoint(BaseCallback):
     def _others(self) -> list[BaseCallback]:
         return [each for each in all_callbacks(self.locals["callback"]) if each is not self]
 
-    def save(self) -> None:
+    def save(self) -> bool:
         """
         Write a checkpoint now. Only at the beginning of a rollout is it exact.
 
         If it cannot be written, there is a warning, the older ones stay as they are, and training goes on.
 
+        :return: Whether it was written.
         :raises FolderInUse: If another process has taken over the folder.
         """
         assert self._held is not None
@@ -154,23 +177,26 @@ class ExactCheckpoint(BaseCallback):
         self._held.check()
         # An environment in another process that is gone is no full disk, though both are errors of the system.
         parts, run, facts = self._parts(), self._run(), self._facts()
-        self.is_saving = True
+        self.is_saving, is_written = True, False
         try:
             run["buffer"], whole_buffer, rows = self._buffer.write(self.model)
             parts |= {**whole_buffer, "run.pkl": cloudpickle.dumps(run)}
             path = write_checkpoint(self.path, self.model.num_timesteps, parts, rows, facts, self._held.check)
-            self._has_written = True
+            self._newest, is_written = path, True
             self._held.check()
             keep_newest(self.path, self.keep)
         except OSError as error:
+            reason = error.strerror or error
             warn_user(
-                f"ExactCheckpoint: cannot write to {self.path} ({error}). Older checkpoints are whole, training goes on."
+                f"ExactCheckpoint: cannot write to {self.path} ({reason}) after {self.model.num_timesteps} steps: free some "
+                "space there. Older checkpoints are whole, training goes on."
             )
-            return
+            return is_written
         finally:
             self.is_saving = False
         if self.verbose:
             print(f"Checkpoint {path}")
+        return True
 
     def _parts(self) -> dict[str, bytes]:
         written, _ = self._recipe

@@ -1,6 +1,7 @@
 """What is put back of a run, and when: most of it before ``learn``, the rest when its first rollout begins."""
 
 import pickle
+from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -23,14 +24,23 @@ class GoingOn:
     A run that goes on from a checkpoint.
 
     :param checkpoint: The checkpoint.
+    :param newest: The newest one of the run, also if it is damaged, before that was read.
     """
 
-    def __init__(self, checkpoint: Checkpoint):
-        self.checkpoint = checkpoint
+    def __init__(self, checkpoint: Checkpoint, newest: Path):
+        self.checkpoint, self._newest = checkpoint, newest
         self.run: dict[str, Any] = pickle.loads(checkpoint.read("run.pkl"))
         self.not_exact: str | None = checkpoint.manifest["not_exact"]
         self.n_rollouts: int = self.run["n_rollouts"]
         self.log_interval: int | None = self.run["learn"].get("log_interval")
+
+    def newest_in(self, folder: Path) -> Path | None:
+        """
+        The newest checkpoint of this run in a folder, when it was read; None if it was read from another one.
+
+        :param folder: Where the run that goes on writes.
+        """
+        return folder / self._newest.name if folder.resolve() == self._newest.parent.resolve() else None
 
     def begin(self, model: BaseAlgorithm) -> None:
         """

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sparse.resume.checkpoint import ExactCheckpoint
 from sb3_sparse.resume.environments.recipe import make
-from sb3_sparse.resume.files.folder import Checkpoint, newest_whole
+from sb3_sparse.resume.files.folder import Checkpoint, checkpoints, newest_whole
 from sb3_sparse.resume.going_on import GoingOn
 from sb3_sparse.resume.state.callbacks import all_callbacks, check_callbacks
 from sb3_sparse.resume.state.logs import logger_again
@@ -41,10 +41,13 @@ def resume_exact(
     :return: The agent, trained.
     :raises DamagedCheckpoint: If no checkpoint is whole; the message names the file.
     :raises ValueError: If algorithm, environment or callbacks are not those of the run.
-    :raises FolderInUse: If another process writes into the folder.
+    :raises FolderInUse: If another process writes into the folder, or has gone on with the run meanwhile.
     """
-    checkpoint = newest_whole(Path(path))
-    manifest, going_on = checkpoint.manifest, GoingOn(checkpoint)
+    path = Path(path)
+    # First: what another process writes while this one reads is newer, and noticed as such.
+    there = checkpoints(path) or checkpoints(path.parent)
+    checkpoint = newest_whole(path)
+    manifest, going_on = checkpoint.manifest, GoingOn(checkpoint, there[0] if there else checkpoint.path)
     callbacks = callback if isinstance(callback, list) else [] if callback is None else [callback]
     ours = [each for each in all_callbacks(CallbackList(callbacks)) if isinstance(each, ExactCheckpoint)]
     others = [each for each in all_callbacks(CallbackList(callbacks)) if not isinstance(each, ExactCheckpoint)]

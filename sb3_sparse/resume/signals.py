@@ -77,7 +77,12 @@ class _Waiting:
 
     def _give_up(self) -> None:
         self._has_waited = True
-        signal.raise_signal(_SIGNALS[0])
+        main = threading.main_thread().ident
+        if main is not None and hasattr(signal, "pthread_kill"):
+            # To the thread that may be waiting for something: raised here, it would go on waiting.
+            signal.pthread_kill(main, _SIGNALS[0])
+        else:
+            signal.raise_signal(_SIGNALS[0])
 
     def _newest(self) -> str:
         return f"The newest checkpoint in {self._checkpoint.path} is an earlier one."

@@ -13,6 +13,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from sb3_sparse.resume.files.whole_files import goes_on_without_saving
 from sb3_sparse.zoo.algorithms import algorithms
 from sb3_sparse.zoo.environments import make_known
 from sb3_sparse.zoo.hyperparameters import hyperparams_file
@@ -56,7 +57,8 @@ def train_agent(
         manager = _manager(algo, env_id, log_folder, config, hyperparams, env_kwargs, seed, options)
         set_random_seed(seed)
         model = _set_up(manager)
-        manager.learn(model)
+        with goes_on_without_saving():
+            manager.learn(model)
         manager.save_trained_model(model)
     return model, Path(manager.save_path)
 

@@ -1,5 +1,6 @@
 """``sb3-sparse train`` with exact checkpoints: what is written down to go on from, and how a run goes on."""
 
+import glob
 import json
 import os
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from sb3_sparse.common.files import written_beside
 from sb3_sparse.common.validation import positive, whole_number
 from sb3_sparse.resume import ExactCheckpoint, resume_exact
 from sb3_sparse.resume.files.folder import checkpoints
-from sb3_sparse.resume.files.whole_files import sweep_beside
+from sb3_sparse.resume.files.whole_files import goes_on_without_saving, sweep_beside
 from sb3_sparse.resume.signals import ends_with_checkpoint
 from sb3_sparse.resume.state.callbacks import all_callbacks
 from sb3_sparse.zoo.rl_zoo import part
@@ -58,7 +59,7 @@ def recorded_run(folder: Path) -> ExactRun:
     try:
         recorded = json.loads(path.read_text())
         args, cwd, options = recorded["args"], recorded["cwd"], recorded["options"]
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(
             f"{path} is missing: expected the folder of a run that was trained with --exact-checkpoint-freq."
         ) from error
@@ -67,6 +68,14 @@ def recorded_run(folder: Path) -> ExactRun:
     if Path(cwd) != Path.cwd():
         raise ValueError(f"{folder} was begun in the folder {cwd}, which its options are relative to: go on from there.")
     return ExactRun(args, **options, resume=folder)
+
+
+class _CheckpointOfRun(ExactCheckpoint):
+    """In the folder of a run, which nobody else writes to while the checkpoints in it are held."""
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        sweep_beside(self.path.parent, is_held=True)
 
 
 def exactly(base: type, exact: ExactRun) -> type:
@@ -92,7 +101,9 @@ def exactly(base: type, exact: ExactRun) -> type:
                 # Of the run that goes on, not of the next one.
                 self.save_path = str(exact.resume)
                 self.params_path = f"{self.save_path}/{self.env_name}"
-                sweep_beside(exact.resume)
+            # Of this run, and of earlier ones of which nothing goes on: others may be running.
+            for folder in Path(self.log_path).glob(f"{glob.escape(str(self.env_name))}_*"):
+                sweep_beside(folder)
 
         def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
             hyperparams, saved = super().read_hyperparameters()
@@ -104,13 +115,18 @@ def exactly(base: type, exact: ExactRun) -> type:
             super().create_callbacks()
             folder = Path(self.save_path) / FOLDER
             if self.every is not None and not self.optimize_hyperparameters:
-                self.callbacks.insert(0, ExactCheckpoint(folder, every=self.every, keep=exact.keep, verbose=self.verbose))
+                self.callbacks.insert(0, _CheckpointOfRun(folder, self.every, exact.keep, verbose=self.verbose))
             if exact.resume is None and _exact_checkpoint(self.callbacks) is not None:
                 options = dict(every=exact.every, keep=exact.keep, patience=exact.patience)
                 with written_beside(folder / COMMAND) as beside:
                     beside.write_text(json.dumps({"args": exact.args, "cwd": os.getcwd(), "options": options}, indent=1))
 
         def learn(self, model: BaseAlgorithm) -> None:
+            # What callbacks save is of no use to a run that ends of it.
+            with goes_on_without_saving():
+                self.learn_or_go_on(model)
+
+        def learn_or_go_on(self, model: BaseAlgorithm) -> None:
             checkpoint = _exact_checkpoint(self.callbacks)
             if checkpoint is None:
                 super().learn(model)

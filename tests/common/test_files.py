@@ -1,11 +1,15 @@
 """Files are whole or absent, whatever comes between."""
 
+import errno
 import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sb3_sparse.common import files
 from sb3_sparse.common.files import check_writable, written_beside
 
 
@@ -100,3 +104,63 @@ def test_a_folder_without_permission(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(PermissionError, match=r"x.csv' \(Permission denied\)"), written_beside(tmp_path / "x.csv"):
         must_not_run()
+
+
+def killed_writer(path):
+    """The name under which a killed process was writing a file."""
+    child = os.fork()
+    if child == 0:
+        try:
+            with written_beside(path) as beside:
+                beside.write_text("half")
+                os.kill(os.getpid(), signal.SIGKILL)
+        finally:
+            os._exit(1)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    (left,) = path.parent.glob(f".{path.stem}.*")
+    return left
+
+
+@pytest.mark.skipif(not Path("/proc/self/ns/pid").is_symlink(), reason="no /proc, by which a process is known to be gone")
+def test_what_a_killed_writer_left_goes_with_the_next_file_and_what_lives_stays(tmp_path):
+    path = tmp_path / "results.csv"
+    left = killed_writer(path)
+    other = killed_writer(tmp_path / "other.csv")
+    with written_beside(path) as mine:
+        assert not left.exists()
+        # Of this process, in another thread; of a process that lives, of which this one has the number, from another start.
+        machine, pid, started, thread = mine.name.split(".")[2].split("-")
+        names = [f"{machine}-{pid}-{started}-1", f"{machine}-1-{files._started(1)}-{thread}", f"{machine}-{pid}-7-{thread}"]
+        # From elsewhere, of an earlier version, and what only looks like one.
+        names += [f"{'a' * 12}-{2**22}-1-1", f"{2**22}-1", "mine"]
+        beside = [tmp_path / f".results.{name}.tmp.csv" for name in names]
+        for each in beside:
+            each.write_text("half")
+        mine.write_text("whole")
+        with written_beside(tmp_path / "results.csv") as second:
+            assert second == mine
+            assert [each.exists() for each in beside] == [True, True, False, True, True, True]
+            second.write_text("whole")
+        mine.write_text("whole")
+    for each in beside[3:]:
+        os.utime(each, (time.time() - 25 * 3600,) * 2)
+    files.remove_left_over(tmp_path, path)
+    assert [each.exists() for each in beside[3:]] == [False, False, True]
+    assert other.exists()
+    files.remove_left_over(tmp_path)
+    assert not other.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_an_error_of_the_disk_names_the_file_also_inside_of_another_error(number, tmp_path):
+    def write():
+        try:
+            raise OSError(number, os.strerror(number))
+        except OSError as error:
+            raise RuntimeError("no idea") from error
+
+    expected = rf"cannot write '.*results.csv' \({os.strerror(number)}\): .*name another file"
+    with pytest.raises(OSError, match=expected) as caught, written_beside(tmp_path / "results.csv"):
+        write()
+    assert caught.value.errno == number
+    assert not names(tmp_path)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,17 +70,49 @@ def read_bytes(path: Path, expected: Written) -> bytes:
     :param expected: What was written.
     :raises DamagedCheckpoint: If it is missing or is something else.
     """
+    size = check_size(path, expected)
     try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DamagedCheckpoint(f"{path} is missing: expected a file of {expected.size} bytes.") from error
-    if len(content) != expected.size:
-        what = "is empty" if not content else f"has {len(content)} bytes"
-        raise DamagedCheckpoint(f"{path} {what}: expected {expected.size} bytes, as were written.")
+        with path.open("rb") as file:
+            content = file.read(size)
+    except OSError as error:
+        raise DamagedCheckpoint(f"{path} cannot be read ({error.strerror}): expected {expected.size} bytes.") from error
     digest = _new_hash(content).hexdigest()
     if digest != expected.checksum:
         raise DamagedCheckpoint(f"{path} is damaged: its checksum is {digest}, expected {expected.checksum}, as was written.")
     return content
+
+
+def check_size(path: Path, expected: Written) -> int:
+    """
+    :param path: A file.
+    :param expected: What was written.
+    :return: Its size in bytes.
+    :raises DamagedCheckpoint: If it is missing, no regular file, or of another size.
+    """
+    size = file_size(path, f"a file of {expected.size} bytes")
+    if size != expected.size:
+        what = "is empty" if not size else f"has {size} bytes"
+        raise DamagedCheckpoint(f"{path} {what}: expected {expected.size} bytes, as were written.")
+    return size
+
+
+def file_size(path: Path, expected: str) -> int:
+    """
+    The size of a file, before it is opened: a pipe would be waited for, and a device may have no end.
+
+    :param path: The file.
+    :param expected: What it is, for the message.
+    :raises DamagedCheckpoint: If it is missing or no regular file.
+    """
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DamagedCheckpoint(f"{path} is missing: expected {expected}.") from error
+    except OSError as error:
+        raise DamagedCheckpoint(f"{path} cannot be read ({error.strerror}): expected {expected}.") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise DamagedCheckpoint(f"{path} is no regular file: expected {expected}.")
+    return status.st_size
 
 
 def checksum_of(content: bytes) -> str:

@@ -22,7 +22,9 @@ from sb3_sparse.common.warn import warn_user
 from sb3_sparse.resume.files.checksum import (
     DamagedCheckpoint,
     Written,
+    check_size,
     checksum_of,
+    file_size,
     read_bytes,
     sync_folder,
     write_bytes,
@@ -46,11 +48,7 @@ class Checkpoint:
         self.path = path
         self.manifest = _read_manifest(path / MANIFEST)
         for name in (*self.manifest["parts"], *self.manifest["rows"]):
-            part, expected = self._place(name), self._expected(name)
-            size = part.stat().st_size if part.is_file() else None
-            if size != expected.size:
-                # Says what is wrong.
-                read_bytes(part, expected)
+            check_size(self._place(name), self._expected(name))
 
     def read(self, name: str) -> bytes:
         """
@@ -114,8 +112,8 @@ def write_checkpoint(
 
 
 def checkpoints(root: Path) -> list[Path]:
-    """The checkpoints in a folder, the newest first."""
-    found = [path for path in root.glob(f"{_PREFIX}*") if path.is_dir() and _number(path)]
+    """The checkpoints in a folder, the newest first; also what is damaged."""
+    found = [path for path in root.glob(f"{_PREFIX}*") if _number(path)]
     return sorted(found, key=_number, reverse=True)
 
 
@@ -153,7 +151,7 @@ def newest_whole(path: Path) -> Checkpoint:
 def sweep(root: Path) -> None:
     """Remove what kills have left behind. Only for whoever holds the lease."""
     for path in root.glob(f"{BESIDE}*"):
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(path)
     for path in (root / "rows").glob(f"{BESIDE}*"):
         path.unlink(missing_ok=True)
 
@@ -163,24 +161,41 @@ def keep_newest(root: Path, keep: int) -> None:
     Remove all checkpoints but the newest, and the rows that only those had. Only for whoever holds the lease.
 
     :param root: The folder of checkpoints.
-    :param keep: How many stay.
+    :param keep: How many stay that are whole, and those that are newer than these.
     """
-    found = checkpoints(root)
-    for path in found[keep:]:
+    kept: list[Checkpoint | None] = []
+    for path in checkpoints(root):
+        if len([checkpoint for checkpoint in kept if checkpoint is not None]) < keep:
+            kept.append(_whole_or_none(path))
+            continue
         # Under another name first: a checkpoint of which half is gone would look like one.
         aside = root / f"{BESIDE}{path.name}-{uuid.uuid4().hex}"
         os.rename(path, aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        _remove(aside)
     needed: set[str] = set()
-    for path in found[:keep]:
-        try:
-            needed |= Checkpoint(path).manifest["rows"].keys()
-        except DamagedCheckpoint:
+    for checkpoint in kept:
+        if checkpoint is None:
             # What it needs is not known: nothing is removed.
             return
+        needed |= checkpoint.manifest["rows"].keys()
     for path in (root / "rows").glob("rows-*"):
         if f"rows/{path.name}" not in needed:
             path.unlink(missing_ok=True)
+
+
+def _whole_or_none(path: Path) -> Checkpoint | None:
+    try:
+        return Checkpoint(path)
+    except DamagedCheckpoint:
+        return None
+
+
+def _remove(path: Path) -> None:
+    """A folder, or what took its place. What cannot be removed now is at the next start."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -201,15 +216,14 @@ def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
+    size = file_size(path, "the manifest of a checkpoint")
     try:
-        content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DamagedCheckpoint(f"{path} is missing: expected the manifest of a checkpoint.") from error
-    try:
+        with path.open("rb") as file:
+            content = file.read(size)
         outer = json.loads(content)
         body = outer["manifest"]
         is_whole = checksum_of(body.encode()) == outer["checksum"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedCheckpoint(f"{path} is damaged: expected a manifest as JSON ({len(content)} bytes found).") from error
     if not is_whole:
         raise DamagedCheckpoint(f"{path} is damaged: its checksum is not that of its content.")

@@ -42,9 +42,15 @@ class Lease:
         self._path, self._seconds = folder / LOCK, seconds
         self._token = uuid.uuid4().hex
         self._ended = threading.Event()
-        folder.mkdir(parents=True, exist_ok=True)
-        while not self._make():
-            self._take_over()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            while not self._make():
+                self._take_over()
+        except OSError as error:
+            reason = error.strerror or error
+            named = type(error)(f"cannot write to {folder} ({reason}): expected a folder for checkpoints, with some space.")
+            named.errno = error.errno
+            raise named from error
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
 
@@ -79,6 +85,10 @@ class Lease:
                     file.write(beside.read_text())
             except FileExistsError:
                 return False
+            except OSError:
+                # Half a lock would be one of somebody else.
+                self._path.unlink(missing_ok=True)
+                raise
         finally:
             beside.unlink()
         return True
@@ -126,7 +136,12 @@ class Lease:
         sign = dict(
             host=socket.gethostname(), pid=os.getpid(), token=self._token, seconds=self._seconds, sign=uuid.uuid4().hex
         )
-        path.write_text(json.dumps(sign))
+        try:
+            path.write_text(json.dumps(sign))
+        except OSError:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            raise
         return path
 
 

@@ -66,14 +66,18 @@ def _other_kinds(path: Any, names: set[str], custom_objects: dict[str, Any] | No
     data = load_from_zip_file(path, custom_objects=custom_objects, device="cpu")[0] or {}
     if place is not None:
         path.seek(place)
-    known = [
+    found = fitting_algorithms(data.get("policy_class"), names, library_algorithms())
+    return [algorithm.__name__ for algorithm in found] or [_UNKNOWN]
+
+
+def library_algorithms() -> list[type[BaseAlgorithm]]:
+    """The algorithms of SB3 and sb3-contrib."""
+    return [
         algorithm
         for library in (stable_baselines3, sb3_contrib)
         for algorithm in vars(library).values()
         if isinstance(algorithm, type) and issubclass(algorithm, BaseAlgorithm)
     ]
-    found = fitting_algorithms(data.get("policy_class"), names, known)
-    return [algorithm.__name__ for algorithm in found] or [_UNKNOWN]
 
 
 def fitting_algorithms(
