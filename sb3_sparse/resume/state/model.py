@@ -10,6 +10,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch import nn
 
 from sb3_sparse.resume.state.objects import is_from_library
@@ -51,9 +52,9 @@ def why_not_loaded(model: BaseAlgorithm, zipped: bytes) -> str | None:
     :param zipped: Of :func:`model_zip`.
     :return: None, or what it cannot do: networks or optimizers were replaced after they were built.
     """
-    # The smallest buffer, of a class that needs no environment: it is empty in a file, whatever it is.
-    small: dict[str, Any] = dict(buffer_size=1, replay_buffer_class=None, replay_buffer_kwargs={}, optimize_memory_usage=False)
-    changes: dict[str, Any] = {name: value for name, value in small.items() if hasattr(model, name)}
+    # That of HER asks for an environment; an empty buffer of any class says nothing about networks.
+    is_her = issubclass(getattr(model, "replay_buffer_class", None) or object, HerReplayBuffer)
+    changes: dict[str, Any] = dict(replay_buffer_class=None, replay_buffer_kwargs={}) if is_her else {}
     random_state = capture_random()
     try:
         with warnings.catch_warnings():

@@ -29,6 +29,9 @@ from sb3_sparse.resume.state.plain import is_code, is_plain
 # What instances of their classes hold is written elsewhere, or made anew.
 _LIBRARIES = ("stable_baselines3", "sb3_contrib", "sb3_sparse")
 _OF_LIBRARIES = (VecEnv, BaseCallback, Logger, KVWriter, gym.Space, th.device, th.dtype)
+_COLLECTIONS = (list, tuple, dict, set)
+# Networks are not looked for in what is nested deeper, or in itself.
+_MAX_DEPTH = 4
 _OF_ALL_MODULES = frozenset(vars(nn.Module()))
 
 
@@ -73,8 +76,8 @@ def capture_objects(model: BaseAlgorithm, callbacks: list[BaseCallback]) -> tupl
     for name, owner in _owners(model, callbacks).items():
         taken[name] = {}
         for attribute, value in _attributes(owner, known).items():
-            part = _take(value)
             try:
+                part = _take(value)
                 _dumps(part, known)
             except UNPICKLABLE:
                 left.append(f"{type(owner.value).__name__}.{attribute}")
@@ -122,13 +125,15 @@ def _owners(model: BaseAlgorithm, callbacks: list[BaseCallback]) -> dict[str, _O
 
 def _attributes(owner: _Owner, known: dict[int, str]) -> dict[str, Any]:
     found = {}
+    # A library's own collections are known; a schedule in an attribute of it may be a user's.
+    is_library = is_from_library(type(owner.value))
     for name, value in vars(owner.value).items():
         if name in owner.without or id(value) in known or is_code(value, known):
             continue
         if is_plain(value):
             if owner.with_plain:
                 found[name] = value
-        elif owner.is_own or not _is_seen_to(value, known):
+        elif owner.is_own or not (_is_seen_to(value, known) or (is_library and type(value) in _COLLECTIONS)):
             found[name] = value
     return found
 
@@ -200,9 +205,9 @@ def _inside(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value
 
 
-def _has_state_dict(value: Any) -> bool:
+def _has_state_dict(value: Any, depth: int = 0) -> bool:
     if type(value) in (list, tuple, dict):
-        return any(map(_has_state_dict, _inside(value)))
+        return depth < _MAX_DEPTH and any(_has_state_dict(each, depth + 1) for each in _inside(value))
     return isinstance(value, HasStateDict) and not isinstance(value, type)
 
 
