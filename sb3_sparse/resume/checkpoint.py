@@ -1,5 +1,6 @@
 """A callback that writes checkpoints from which a run goes on exactly."""
 
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,21 @@ from sb3_sparse.plasticity.hidden_rollouts import hidden_rollouts
 from sb3_sparse.resume.environments.fresh import begin_fresh_episode
 from sb3_sparse.resume.environments.layers import CannotCapture
 from sb3_sparse.resume.environments.recipe import recipe
-from sb3_sparse.resume.environments.vec_env import capture_env, why_not_exact
+from sb3_sparse.resume.environments.vec_env import capture_env, left_out_of, why_not_exact
 from sb3_sparse.resume.files.folder import checkpoints, keep_newest, sweep, write_checkpoint
 from sb3_sparse.resume.files.lease import LEASE, FolderInUse, Lease
 from sb3_sparse.resume.going_on import GoingOn
 from sb3_sparse.resume.state.buffers import BufferWriter
 from sb3_sparse.resume.state.callbacks import all_callbacks, capture_callbacks
-from sb3_sparse.resume.state.logs import capture_logger
+from sb3_sparse.resume.state.logs import capture_logger, unknown_outputs
 from sb3_sparse.resume.state.machine import machine_facts
-from sb3_sparse.resume.state.model import capture_model, model_zip
+from sb3_sparse.resume.state.model import capture_model, model_zip, why_not_loaded
+from sb3_sparse.resume.state.objects import capture_objects
+from sb3_sparse.resume.state.plain import is_plain
 from sb3_sparse.resume.state.random_state import capture_random
 
-# Of `learn`: what the run that goes on calls it with, where its algorithm has such arguments.
-_LEARN_ARGUMENTS = ("log_interval", "tb_log_name", "progress_bar")
+# Of `learn`: what the run that goes on has others for. Everything else it is called with again.
+_NOT_AGAIN = ("self", "total_timesteps", "callback", "reset_num_timesteps")
 
 
 class StoppedOnRequest(Exception):
@@ -76,6 +79,10 @@ class ExactCheckpoint(BaseCallback):
         self._n_rollouts = 0
         # Of this run; if the newest in the folder is another one, somebody else has written there.
         self._newest: Path | None = None
+        # Why SB3's `load` makes another agent.
+        self._needs_model: str | None = None
+        # What could not be written and may matter.
+        self._uncertain: set[str] = set()
 
     def go_on(self, going_on: GoingOn) -> None:
         """
@@ -99,14 +106,24 @@ class ExactCheckpoint(BaseCallback):
             raise
         sweep(self.path)
         self._buffer = BufferWriter(self.path)
-        self._learn = {name: self.locals[name] for name in _LEARN_ARGUMENTS if name in self.locals}
+        self._learn = {name: value for name, value in self._learn_arguments().items() if is_plain(value)}
         env = self.training_env
         self._recipe = _recipe(env)
         if self._going_on is not None:
             self._n_rollouts, self.not_exact = self._going_on.n_rollouts, self._going_on.not_exact
+            manifest = self._going_on.checkpoint.manifest
+            self._uncertain, self._needs_model = {*manifest["uncertain"]}, manifest["needs_model"]
             self._learn["log_interval"] = self._going_on.log_interval
             return
+        self._needs_model = why_not_loaded(self.model, model_zip(self.model))
+        if self._needs_model is not None:
+            warn_user(
+                f"ExactCheckpoint: resume_exact cannot make this agent by itself ({self._needs_model}): it will need model=, "
+                "an agent that was made as this one."
+            )
         self.not_exact = why_not_exact(env)
+        if self.not_exact is None:
+            self._say_uncertain(left_out_of(env, capture_env(env)))
         self._n_rollouts = 0
         self._plan()
         if self.not_exact is not None:
@@ -124,12 +141,24 @@ class ExactCheckpoint(BaseCallback):
             )
         raise FolderInUse(f"{self.path} has a newer checkpoint by now, {newest.name}: another process went on with the run.")
 
+    def _learn_arguments(self) -> dict[str, Any]:
+        """Those of the algorithm's ``learn``. What a subclass does not pass on to the one that calls callbacks is named."""
+        parameters = inspect.signature(type(self.model).learn).parameters.values()
+        names = [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+        found = {name: self.locals[name] for name in names if name in self.locals and name not in _NOT_AGAIN}
+        unknown = [name for name in names if name not in _NOT_AGAIN and not is_plain(found.get(name, self))]
+        self._say_uncertain([f"{name}= of {type(self.model).__name__}.learn" for name in unknown])
+        return found
+
     def _plan(self) -> None:
         self._next = (self.model.num_timesteps // self.every + 1) * self.every
 
     def _on_rollout_start(self) -> None:
         # Where a run goes on there is one.
         is_written = True
+        if not self._n_rollouts:
+            # Better now than with the first checkpoint.
+            self._say_uncertain(self._what_is_lost())
         if self._going_on is not None:
             if self._going_on.finish(self.model, self._others()):
                 self._buffer.goes_on(self.model, self._going_on.checkpoint, self._going_on.run["buffer"])
@@ -203,10 +232,13 @@ class ExactCheckpoint(BaseCallback):
         return {"model.zip": model_zip(self.model), **({} if written is None else {"recipe.pkl": written})}
 
     def _run(self) -> dict[str, Any]:
-        model = self.model
+        model, others = self.model, self._others()
+        objects, left = capture_objects(model, others)
+        self._say_uncertain(left)
         return {
             "model": capture_model(model),
-            "callbacks": capture_callbacks(self._others()),
+            "callbacks": capture_callbacks(others),
+            "objects": objects,
             "logger": capture_logger(model.logger, model._custom_logger),
             "random": capture_random(),
             "learn": self._learn,
@@ -216,15 +248,34 @@ class ExactCheckpoint(BaseCallback):
         }
 
     def _environment(self) -> dict[str, Any] | None:
-        if self.not_exact is not None:
-            return None
+        """Its state, or that of what is around it: a run that is not exact keeps the statistics of VecNormalize."""
+        if self.not_exact is None:
+            try:
+                state = capture_env(self.training_env)
+                self._say_uncertain(left_out_of(self.training_env, state))
+                return state
+            except CannotCapture as error:
+                # When training began it could be.
+                self.not_exact = str(error)
+                warn_user(f"ExactCheckpoint: from here on not exact: {error}.")
         try:
-            return capture_env(self.training_env)
+            return capture_env(self.training_env, wrappers_only=True)
         except CannotCapture as error:
-            # When training began it could be.
-            self.not_exact = str(error)
-            warn_user(f"ExactCheckpoint: from here on not exact: {error}.")
+            warn_user(f"ExactCheckpoint: what is around the environment goes on as new, too: {error}.")
             return None
+
+    def _what_is_lost(self) -> list[str]:
+        _, lost = capture_objects(self.model, self._others())
+        return lost + (unknown_outputs(self.model.logger) if self.model._custom_logger else [])
+
+    def _say_uncertain(self, names: list[str]) -> None:
+        """Once for each name."""
+        if new := sorted({*names} - self._uncertain):
+            self._uncertain |= {*new}
+            warn_user(
+                f"ExactCheckpoint: not exact if it matters: {', '.join(new)}, which cannot be written. get_state and "
+                "set_state say how, see docs/resume.md."
+            )
 
     def _facts(self) -> dict[str, Any]:
         model = self.model
@@ -235,6 +286,8 @@ class ExactCheckpoint(BaseCallback):
             "device": str(model.device),
             "spaces": [str(model.observation_space), str(model.action_space)],
             "not_exact": self.not_exact,
+            "needs_model": self._needs_model,
+            "uncertain": sorted(self._uncertain),
             "no_recipe": self._recipe[1],
             "callback": {"every": self.every, "keep": self.keep, "lease": self.lease},
             "machine": machine_facts(model.device),

@@ -16,6 +16,7 @@ from sb3_sparse.resume.state.buffers import restore_buffer
 from sb3_sparse.resume.state.callbacks import restore_callbacks
 from sb3_sparse.resume.state.logs import restore_logger
 from sb3_sparse.resume.state.model import restore_model, restore_weights
+from sb3_sparse.resume.state.objects import restore_objects
 from sb3_sparse.resume.state.random_state import restore_random
 
 
@@ -75,9 +76,12 @@ class GoingOn:
             except CannotCapture as error:
                 raise ValueError(f"{self.checkpoint.path}: {error}. Pass the environment that the run had.") from error
         restore_model(model, self.run["model"])
+        restore_objects(model, callbacks, self.run["objects"])
         # Last: anything above may draw.
         restore_random(self.run["random"])
-        if self.run["environment"] is None:
+        if uncertain := self.checkpoint.manifest["uncertain"]:
+            warn_user(f"Not exact if it matters: {', '.join(uncertain)}, which could not be written.")
+        if self.not_exact is not None:
             warn_user(f"Not exact: {self.not_exact}. The run goes on with a new episode.")
             return not begin_fresh_episode(model)
         return True

@@ -22,12 +22,14 @@ from sb3_sparse.resume.going_on import GoingOn
 from sb3_sparse.resume.state.callbacks import all_callbacks, check_callbacks
 from sb3_sparse.resume.state.logs import logger_again
 from sb3_sparse.resume.state.machine import adopt, warn_of_differences
+from sb3_sparse.resume.state.model import restore_weights
 
 
 def resume_exact(
     path: str | os.PathLike[str],
     env: GymEnv | None = None,
     callback: BaseCallback | list[BaseCallback] | None = None,
+    model: BaseAlgorithm | None = None,
 ) -> BaseAlgorithm:
     """
     Go on with a run that :class:`ExactCheckpoint` has written, up to its last step, as if it had never stopped.
@@ -38,6 +40,8 @@ def resume_exact(
     :param env: The environment, made as the one of the run was. None: it is made from the checkpoint.
     :param callback: The callbacks of the run, made as they were, in the same order; what they have counted is put back. An
         :class:`ExactCheckpoint` need not be among them.
+    :param model: An agent that was made as the one of the run was, where SB3's ``load`` does not make it: its networks or
+        optimizers were replaced, by ``sparsify_`` for example. Everything in it takes the values of the checkpoint.
     :return: The agent, trained.
     :raises DamagedCheckpoint: If no checkpoint is whole; the message names the file.
     :raises ValueError: If algorithm, environment or callbacks are not those of the run.
@@ -54,11 +58,13 @@ def resume_exact(
     check_callbacks(others, going_on.run["callbacks"])
     adopt(manifest["machine"])
     kind = _algorithm(checkpoint)
+    if env is None and model is not None:
+        env = model.get_env()
     wrapped = _environment(checkpoint, kind, going_on, env)
-    with warnings.catch_warnings():
-        # SB3 says this of every file of an agent whose buffer it has chosen itself for n_steps.
-        warnings.filterwarnings("ignore", "`n_steps=.*is ignored")
-        model = kind.load(io.BytesIO(checkpoint.read("model.zip")), env=wrapped, device=manifest["device"])
+    if model is None:
+        model = _loaded(checkpoint, kind, wrapped)
+    else:
+        _take_over(checkpoint, kind, wrapped, model)
     warn_of_differences(manifest["machine"], model.device)
     going_on.begin(model)
     left = manifest["total_timesteps"] - model.num_timesteps
@@ -83,6 +89,33 @@ def _algorithm(checkpoint: Checkpoint) -> type[BaseAlgorithm]:
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{checkpoint.path} is of a {name} of {module}, which cannot be imported: {error}.") from error
     return kind
+
+
+def _loaded(checkpoint: Checkpoint, kind: type[BaseAlgorithm], env: VecEnv) -> BaseAlgorithm:
+    if reason := checkpoint.manifest["needs_model"]:
+        raise ValueError(
+            f"{checkpoint.path}: {kind.__name__}.load makes another agent than that of the run ({reason}): pass model=, one "
+            "that was made as it was."
+        )
+    with warnings.catch_warnings():
+        # SB3 says this of every file of an agent whose buffer it has chosen itself for n_steps.
+        warnings.filterwarnings("ignore", "`n_steps=.*is ignored")
+        return kind.load(io.BytesIO(checkpoint.read("model.zip")), env=env, device=checkpoint.manifest["device"])
+
+
+def _take_over(checkpoint: Checkpoint, kind: type[BaseAlgorithm], env: VecEnv, model: BaseAlgorithm) -> None:
+    """Let a given model have weights and environment."""
+    if type(model) is not kind:
+        raise ValueError(f"model: a {type(model).__name__} given, {checkpoint.path} is of a {kind.__name__}.")
+    if model.get_env() is not env:
+        model.set_env(env)
+    try:
+        restore_weights(model, checkpoint.read("model.zip"))
+    except (RuntimeError, ValueError, KeyError) as error:
+        says = " ".join(str(error).split())
+        raise ValueError(
+            f"model: the weights of {checkpoint.path} do not fit ({says}): make it as that of the run."
+        ) from error
 
 
 def _environment(checkpoint: Checkpoint, kind: type[BaseAlgorithm], going_on: GoingOn, env: GymEnv | None) -> VecEnv:

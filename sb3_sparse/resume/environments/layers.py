@@ -13,8 +13,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 
 from sb3_sparse.resume.environments.native import capture_native, is_native, restore_native
+from sb3_sparse.resume.state.plain import is_code
 from sb3_sparse.resume.state.random_state import capture_space, restore_space
 
 
@@ -39,13 +42,19 @@ class CannotCapture(Exception):
     """The state of an environment cannot be written, or not be put back; the message says why."""
 
 
-# How a layer is built and found, not where it is in an episode.
-_STRUCTURE = {
-    *("env", "venv", "envs", "class_attributes", "spec", "_cached_spec", "_saved_kwargs", "metadata", "_metadata"),
-    *("remotes", "work_remotes", "processes", "waiting", "closed", "sb3_sparse_in_worker"),
-    # Of the renderer, which shows what there is.
-    *("mujoco_renderer", "render_mode"),
+#: How an environment in another process is reached, see ``worker.py``.
+WORKER_NAME = "sb3_sparse_in_worker"
+# How a layer is built and found, not where it is in an episode, by kind: a name means nothing in an environment of a user.
+_STRUCTURE: dict[type, set[str]] = {
+    # The last ones of the renderer, which shows what there is.
+    object: {"spec", "_cached_spec", "_saved_kwargs", "metadata", "_metadata", WORKER_NAME, "mujoco_renderer", "render_mode"},
+    gym.Wrapper: {"env"},
+    VecEnvWrapper: {"venv", "class_attributes"},
+    DummyVecEnv: {"envs"},
+    SubprocVecEnv: {"remotes", "work_remotes", "processes", "waiting", "closed"},
 }
+#: In the attribute of another object, pickle makes a fresh one of these, or a copy that nothing else knows of.
+NOT_IN_PIECES = (gym.utils.EzPickle, VecEnv, BaseAlgorithm)
 
 
 def layers_of(env: gym.Env) -> list[gym.Env]:
@@ -61,33 +70,35 @@ def names_of(layers: Sequence[Any]) -> list[str]:
     return [type(layer).__name__ for layer in layers]
 
 
-def capture_layers(layers: Sequence[Any]) -> bytes:
+def capture_layers(layers: Sequence[Any], wrappers_only: bool = False) -> bytes:
     """
     :param layers: From the outside to the inside.
+    :param wrappers_only: Without the innermost.
     :return: Their state.
     :raises CannotCapture: If one that says its state itself says something that cannot be written.
     """
     references = _references(layers)
     written: list[dict[str, Any]] = []
-    for layer in layers:
-        attributes = {name: value for name, value in vars(layer).items() if name not in _STRUCTURE}
+    captured = layers[:-1] if wrappers_only else layers
+    for layer in captured:
+        attributes = _attributes(layer)
         spaces = {name: capture_space(value) for name, value in attributes.items() if isinstance(value, gym.Space)}
         natives = {name: capture_native(value) for name, value in attributes.items() if is_native(value)}
         if says_its_state(layer):
             own = layer.get_state()
             attributes = {name: attributes[name] for name in ("_np_random",) if name in attributes}
-            written.append({"attributes": attributes, "spaces": spaces, "own": own, "left": None})
+            written.append({"attributes": attributes, "spaces": spaces, "own": own, "left": None, "code": []})
         else:
-            written.append({"attributes": attributes, "spaces": spaces, "natives": natives, "left": []})
+            written.append({"attributes": attributes, "spaces": spaces, "natives": natives, "left": [], "code": []})
     content = {"names": names_of(layers), "layers": written}
     try:
         return _dumps(content, references)
-    except _UNPICKLABLE as error:
-        for layer, part in zip(layers, written, strict=True):
+    except UNPICKLABLE as error:
+        for layer, part in zip(captured, written, strict=True):
             _leave_out(part, references, layer)
         try:
             return _dumps(content, references)
-        except _UNPICKLABLE:
+        except UNPICKLABLE:
             raise CannotCapture(f"the state of {names_of(layers)} cannot be pickled ({error})") from error
 
 
@@ -103,11 +114,11 @@ def restore_layers(layers: Sequence[Any], state: bytes) -> None:
     content = unpickler.load()
     if content["names"] != names_of(layers):
         raise CannotCapture(f"the environment consists of {names_of(layers)}: the checkpoint's was {content['names']}")
-    for layer, part in zip(layers, content["layers"], strict=True):
+    # Of all, or of those around the innermost.
+    for layer, part in zip(layers, content["layers"], strict=False):
         attributes = vars(layer)
         if part["left"] is not None:
-            known = {*part["attributes"], *part["left"], *_STRUCTURE}
-            for name in attributes.keys() - known:
+            for name in _attributes(layer).keys() - {*part["attributes"], *part["left"], *part["code"]}:
                 del attributes[name]
         attributes.update(part["attributes"])
         for name, generators in part["spaces"].items():
@@ -120,13 +131,13 @@ def restore_layers(layers: Sequence[Any], state: bytes) -> None:
 
 def left_out(state: bytes, layers: Sequence[Any]) -> list[str]:
     """
-    What could not be written, as ``Layer.attribute``.
+    What could not be written and may be state, as ``Layer.attribute``.
 
     :param state: Of :func:`capture_layers`.
     :param layers: Those that it was captured from.
     """
     content = _Unpickler(io.BytesIO(state), layers).load()
-    parts = zip(content["names"], content["layers"], strict=True)
+    parts = zip(content["names"], content["layers"], strict=False)
     return [f"{name}.{attribute}" for name, part in parts for attribute in part["left"] or ()]
 
 
@@ -136,29 +147,35 @@ def says_its_state(layer: Any) -> bool:
     return issubclass(type(layer), HasState)
 
 
+def _attributes(layer: Any) -> dict[str, Any]:
+    """What a layer holds, but for how it is built."""
+    structure = {name for kind, names in _STRUCTURE.items() if isinstance(layer, kind) for name in names}
+    return {name: value for name, value in vars(layer).items() if name not in structure}
+
+
 def _references(layers: Sequence[Any]) -> dict[int, tuple[Any, ...]]:
     """What is not written but found in the environment that goes on, by ``id``."""
     found: dict[int, tuple[Any, ...]] = {id(layer): ("layer", i) for i, layer in enumerate(layers)}
     for i, layer in enumerate(layers):
-        for name, value in vars(layer).items():
-            if name not in _STRUCTURE and (isinstance(value, gym.Space) or is_native(value)):
+        for name, value in _attributes(layer).items():
+            if isinstance(value, gym.Space) or is_native(value):
                 found[id(value)] = ("attribute", i, name)
     return found
 
 
-# What pickle raises depends on what it stumbles over.
-_UNPICKLABLE = (pickle.PicklingError, TypeError, AttributeError, ValueError, NotImplementedError, RecursionError, RuntimeError)
+#: What pickle raises depends on what it stumbles over.
+UNPICKLABLE = (pickle.PicklingError, TypeError, AttributeError, ValueError, NotImplementedError, RecursionError, RuntimeError)
 
 
 def _leave_out(part: dict[str, Any], references: dict[int, tuple[Any, ...]], layer: Any) -> None:
     for name, value in list(part["attributes"].items()):
         try:
             _dumps(value, references)
-        except _UNPICKLABLE as error:
+        except UNPICKLABLE as error:
             if part["left"] is None:
                 raise CannotCapture(f"{type(layer).__name__}.{name} cannot be pickled ({error})") from error
             del part["attributes"][name]
-            part["left"].append(name)
+            part["code" if is_code(value, references) else "left"].append(name)
 
 
 def _dumps(value: Any, references: dict[int, tuple[Any, ...]]) -> bytes:
@@ -174,6 +191,11 @@ class _Pickler(pickle.Pickler):
 
     def persistent_id(self, value: Any) -> tuple[Any, ...] | None:
         return self._known.get(id(value))
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, NOT_IN_PIECES):
+            raise pickle.PicklingError(f"a {type(value).__name__} inside of something else would be another one")
+        return NotImplemented
 
 
 class _Unpickler(pickle.Unpickler):

@@ -30,46 +30,61 @@ def vec_layers(env: VecEnv) -> list[VecEnv]:
     return found
 
 
-def capture_env(env: VecEnv) -> dict[str, Any]:
+def capture_env(env: VecEnv, wrappers_only: bool = False) -> dict[str, Any]:
     """
     Everything about a vectorised environment and the environments in it.
 
     :param env: One of SB3's with any of its wrappers, or one that has ``get_state`` and ``set_state`` itself.
+    :param wrappers_only: What is around the environments, such as statistics: all that a run keeps that is not exact.
     :raises CannotCapture: If it is of another kind.
     """
     layers = vec_layers(env)
     base = layers[-1]
     inner: list[Any]
     if isinstance(base, SubprocVecEnv):
-        inner = in_workers(base, "capture")
+        inner = in_workers(base, "capture", [wrappers_only] * base.num_envs)
     elif isinstance(base, DummyVecEnv):
-        inner = [capture_layers(layers_of(each)) for each in base.envs]
-    elif says_its_state(base):
+        inner = [capture_layers(layers_of(each), wrappers_only) for each in base.envs]
+    elif wrappers_only or says_its_state(base):
         inner = []
     else:
         raise CannotCapture(f"{type(base).__name__} is no DummyVecEnv, no SubprocVecEnv, and has no get_state and set_state")
-    return {"outer": capture_layers(layers), "inner": inner}
+    return {"outer": capture_layers(layers, wrappers_only), "inner": inner}
 
 
-def restore_env(env: VecEnv, state: dict[str, Any], outer_only: bool = False) -> None:
+def restore_env(env: VecEnv, state: dict[str, Any]) -> None:
     """
     Go on where another environment of the same kind was.
 
     :param env: The environment.
     :param state: Of :func:`capture_env`.
-    :param outer_only: Leave the environments themselves, and put back what their wrappers have counted.
     :raises CannotCapture: If it is of another kind.
     """
     layers = vec_layers(env)
     restore_layers(layers, state["outer"])
     base, inner = layers[-1], state["inner"]
-    if outer_only:
-        return
     if isinstance(base, SubprocVecEnv):
         in_workers(base, "restore", inner)
     elif isinstance(base, DummyVecEnv):
         for each, written in zip(base.envs, inner, strict=True):
             restore_layers(layers_of(each), written)
+
+
+def left_out_of(env: VecEnv, state: dict[str, Any]) -> list[str]:
+    """
+    What of an environment could not be written and may be state, as ``Layer.attribute``.
+
+    :param env: The environment.
+    :param state: Of :func:`capture_env`.
+    """
+    layers = vec_layers(env)
+    base, inner = layers[-1], state["inner"]
+    names = left_out(state["outer"], layers)
+    if isinstance(base, SubprocVecEnv):
+        names += [name for found in in_workers(base, "left out", inner) for name in found]
+    elif isinstance(base, DummyVecEnv):
+        names += [name for each, written in zip(base.envs, inner, strict=True) for name in left_out(written, layers_of(each))]
+    return sorted(set(names))
 
 
 def why_not_exact(env: VecEnv) -> str | None:
@@ -98,7 +113,9 @@ def why_not_exact(env: VecEnv) -> str | None:
         restore_random(random_state)
     if all(map(_is_same, first, second)):
         return None
-    return f"{describe(env)} did not make the same steps again from its captured state{_culprits(env, start)}"
+    left = left_out_of(env, start)
+    culprits = f"; what cannot be pickled: {', '.join(left)}" if left else ""
+    return f"{describe(env)} did not make the same steps again from its captured state{culprits}"
 
 
 def describe(env: VecEnv) -> str:
@@ -108,27 +125,25 @@ def describe(env: VecEnv) -> str:
     return " of ".join(names_of(vec_layers(env))) + inside
 
 
-def _culprits(env: VecEnv, state: dict[str, Any]) -> str:
-    base = vec_layers(env)[-1]
-    if not isinstance(base, DummyVecEnv):
-        return ""
-    left = left_out(state["inner"][0], layers_of(base.envs[0]))
-    return f"; what cannot be pickled: {', '.join(left)}" if left else ""
-
-
 def _play(env: VecEnv) -> list[Any]:
-    """What is seen in some steps, and at the beginning of the next episode."""
+    """What is seen in some steps, and in some of the next episode, which may depend on what was drawn at its beginning."""
     space = copy.deepcopy(env.action_space)
     space.seed(0)
     seen: list[Any] = []
-    for _ in range(_STEPS):
+
+    def step() -> None:
         obs, rewards, dones, _ = env.step(np.array([space.sample() for _ in range(env.num_envs)]))
-        seen += [copy.deepcopy(obs), rewards, dones]
+        seen.extend([copy.deepcopy(obs), rewards.copy(), dones.copy()])
+
+    for _ in range(_STEPS):
+        step()
     try:
         seen.append(copy.deepcopy(env.reset()))
     except RuntimeError as error:
         # A Monitor may forbid it before an episode ends: then both times.
         seen.append(str(error))
+    for _ in range(_STEPS):
+        step()
     return seen
 
 

@@ -101,7 +101,6 @@ def save_safe(
     state_dicts, variables = model._get_torch_save_params()
     left_out = {*model._excluded_save_params(), *_NEVER_SAVED, *(name.split(".")[0] for name in state_dicts + variables)}
     parts: dict[str, Any] = {
-        "algorithm": type(model),
         # First, so that tensors are named after where they are in the networks.
         "params": model.get_parameters(),
         "variables": {name: recursive_getattr(model, name) for name in variables},
@@ -111,7 +110,8 @@ def save_safe(
     writer = Writer(allowed)
     try:
         check_attributes(type(model), parts["data"])
-        content = {name: writer.write(part, name) for name, part in parts.items()}
+        content = {"algorithm": writer.algorithm(type(model))}
+        content |= {name: writer.write(part, name) for name, part in parts.items()}
     except ValueError as error:
         raise ValueError(f"{path}: cannot save this {type(model).__name__}: {error}") from error
     write_container(path, {**content, "versions": _versions()}, writer.tensors)
@@ -201,9 +201,7 @@ def is_safe_file(path: str | Path) -> bool:
 
 
 def _agent(path: Path, content: dict[str, Any], reader: Reader) -> SafeAgent:
-    algorithm = reader.read(content["algorithm"])
-    if not (isinstance(algorithm, type) and issubclass(algorithm, BaseAlgorithm)):
-        raise ValueError(f"its algorithm is {algorithm!r}.")
+    algorithm = reader.algorithm(content["algorithm"])
     parts = {name: reader.read(content[name]) for name in ("data", "params", "variables")}
     for name, part in parts.items():
         if not isinstance(part, dict):

@@ -1,8 +1,9 @@
 """
 What a safe file may name: classes of torch, numpy, SB3, sb3-contrib and this package, and what the caller adds.
 
-A name is looked up in a table and never imported. Two tables: classes that may be named, such as a policy, and those of
-which there may be instances, such as a schedule: an instance gets its attributes from the file.
+A name is looked up in a table and never imported. Three tables: algorithms, one of which the file is about; classes that may
+be named inside, such as a policy; and those of which there may be instances, such as a schedule: an instance gets its
+attributes from the file.
 """
 
 from collections.abc import Iterable
@@ -56,19 +57,28 @@ class Allowed:
     """
 
     def __init__(self, extra: Iterable[Any] = ()):
-        self._named = dict(_known_names())
+        # An algorithm that is called makes an environment by its name, which imports modules: none is to be found inside.
+        self._algorithms = {name: kind for name, kind in _known_names().items() if _is_a(kind, BaseAlgorithm)}
+        self._named = {name: kind for name, kind in _known_names().items() if name not in self._algorithms}
         self._instances: dict[str, type] = {name_of(kind): kind for kind in _INSTANCES}
         for thing in extra:
             name = getattr(thing, "__qualname__", "")
             if not name or "<lambda>" in name:
                 raise ValueError(f"allow: {thing!r} is no class or function with a name.")
+            if _is_a(thing, BaseAlgorithm):
+                self._algorithms[name_of(thing)] = thing
+                continue
             self._named[name_of(thing)] = thing
             if isinstance(thing, type):
                 self._instances[name_of(thing)] = thing
 
     def has(self, thing: Any) -> bool:
-        """Whether a class or function may be named."""
+        """Whether a class or function may be named inside of an agent."""
         return self._find(self._named, name_of(thing)) is thing
+
+    def has_algorithm(self, kind: type) -> bool:
+        """Whether there may be agents of an algorithm."""
+        return self._algorithms.get(name_of(kind)) is kind
 
     def has_instances(self, kind: type) -> bool:
         """Whether there may be instances of a class."""
@@ -80,7 +90,17 @@ class Allowed:
 
         :raises ValueError: If it is not allowed.
         """
+        if isinstance(name, str) and name in self._algorithms:
+            raise ValueError(f"it names {name!r}, which is an algorithm, where no agent has one.")
         return self._required(self._named, name)
+
+    def algorithm(self, name: Any) -> type[BaseAlgorithm]:
+        """
+        The algorithm of a name.
+
+        :raises ValueError: If it is not allowed.
+        """
+        return self._required(self._algorithms, name, "algorithms")
 
     def instance_class(self, name: Any) -> type:
         """
@@ -90,11 +110,11 @@ class Allowed:
         """
         return self._required(self._instances, name)
 
-    def _required(self, table: dict[str, Any], name: Any) -> Any:
+    def _required(self, table: dict[str, Any], name: Any, what: str = "classes") -> Any:
         found = self._find(table, name) if isinstance(name, str) else None
         if found is None:
             raise ValueError(
-                f"it names {name!r}, which is not on the list of allowed classes: if you trust it, import it and pass "
+                f"it names {name!r}, which is not on the list of allowed {what}: if you trust it, import it and pass "
                 "allow=[it], see docs/safe_files.md."
             )
         return found

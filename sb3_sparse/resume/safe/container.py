@@ -24,7 +24,8 @@ ENDING = ".safetensors"
 FORMAT = "sb3_sparse agent 1"
 # No agent comes near; and a file that says it is larger may be one that a machine dies of.
 MAX_BYTES = 4 * 2**30
-_MAX_HEADER = 100 * 2**20
+# What is made of a text takes many times its bytes; that of an agent has less than one of these megabytes.
+_MAX_HEADER = 16 * 2**20
 
 
 def write_container(path: Path, content: Any, tensors: dict[str, th.Tensor]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_sparse.resume.safe.allowed import Allowed, name_of
 from sb3_sparse.resume.safe.spaces import is_space, space_from, space_parts
@@ -69,6 +70,16 @@ class Writer:
         if type(value) in (dict, OrderedDict):
             return self._dict(value, place, depth)
         return self._leaf(value, place) or self._object(value, place, depth)
+
+    def algorithm(self, kind: type[BaseAlgorithm]) -> dict[str, Any]:
+        """
+        What an agent is one of, as JSON.
+
+        :raises ValueError: If it is not allowed.
+        """
+        if not self._allowed.has_algorithm(kind):
+            raise ValueError(f"algorithm {_cannot(kind)}")
+        return {"kind": "class", "name": name_of(kind)}
 
     def _dict(self, value: dict[Any, Any], place: str, depth: int) -> dict[str, Any]:
         kind = "dict" if type(value) is dict else "ordered_dict"
@@ -179,6 +190,16 @@ class Reader:
             return self._dict(written)
         return self._leaf(kind, written) if kind in _LEAVES else self._object(kind, written)
 
+    def algorithm(self, written: Any) -> type[BaseAlgorithm]:
+        """
+        The algorithm that :meth:`Writer.algorithm` wrote.
+
+        :raises ValueError: If it is none, or is not allowed.
+        """
+        if not isinstance(written, dict) or written.get("kind") != "class":
+            raise ValueError("it names no algorithm.")
+        return self._allowed.algorithm(written.get("name"))
+
     def _list(self, written: Any) -> list[Any]:
         if not isinstance(written, list):
             raise ValueError(f"it has {type(written).__name__} where a list is expected.")
@@ -225,7 +246,10 @@ class Reader:
         if kind == "enum":
             return self._allowed.instance_class(written["class"])[written["name"]]  # type: ignore[index]
         if kind == "named_tuple":
-            return self._allowed.instance_class(written["class"])(**self._dict(written["fields"]))
+            named = self._allowed.instance_class(written["class"])
+            if not issubclass(named, tuple):
+                raise ValueError(f"it names {written['class']!r}, which is no tuple with names.")
+            return named(**self._dict(written["fields"]))
         if kind == "object":
             cls = self._allowed.instance_class(written["class"])
             made: Any = object.__new__(cls)

@@ -10,11 +10,11 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sparse.common.warn import warn_user
 from sb3_sparse.resume.environments.layers import CannotCapture
-from sb3_sparse.resume.environments.vec_env import capture_env, restore_env
-from sb3_sparse.resume.state.plain import plain_attributes
+from sb3_sparse.resume.environments.vec_env import capture_env, left_out_of, restore_env
+from sb3_sparse.resume.state.plain import is_plain, plain_attributes
 
 # References, and what is the same in every run.
-_NO_STATE = ("model", "locals", "globals", "parent", "logger", "verbose", "callbacks", "callback")
+NO_STATE = ("model", "locals", "globals", "parent", "logger", "verbose", "callbacks", "callback")
 
 
 @runtime_checkable
@@ -58,9 +58,11 @@ def restore_callbacks(callbacks: list[BaseCallback], states: list[tuple[str, byt
     for callback, (_, written) in zip(callbacks, states, strict=True):
         state = pickle.loads(written)
         settings = _settings(callback)
-        others = [name for name in settings.keys() & state["settings"].keys() if settings[name] != state["settings"][name]]
+        before = state["settings"]
+        # As bytes: arrays have no single answer to whether they are equal.
+        others = [name for name in settings.keys() & before if pickle.dumps(settings[name]) != pickle.dumps(before[name])]
         if others:
-            changes = ", ".join(f"{name}={settings[name]!r} instead of {state['settings'][name]!r}" for name in sorted(others))
+            changes = ", ".join(f"{name}={settings[name]!r} instead of {before[name]!r}" for name in sorted(others))
             warn_user(f"{type(callback).__name__} goes on with {changes}: not exact where that matters.")
         vars(callback).update(state["attributes"])
         for name, env in _environments(callback).items():
@@ -88,7 +90,7 @@ def check_callbacks(callbacks: list[BaseCallback], states: list[tuple[str, bytes
 def _state(callback: BaseCallback) -> dict[str, Any]:
     settings = _settings(callback)
     state: dict[str, Any] = {
-        "attributes": plain_attributes(callback, (*_NO_STATE, *_parameters(type(callback)))),
+        "attributes": plain_attributes(callback, (*NO_STATE, *_parameters(type(callback)))),
         "settings": settings,
         "environments": {name: _captured(callback, name, env) for name, env in _environments(callback).items()},
     }
@@ -99,7 +101,10 @@ def _state(callback: BaseCallback) -> dict[str, Any]:
 
 def _captured(callback: BaseCallback, name: str, env: VecEnv) -> dict[str, Any] | None:
     try:
-        return capture_env(env)
+        state = capture_env(env)
+        if left := left_out_of(env, state):
+            warn_user(f"{type(callback).__name__}.{name}: not exact if it matters: {', '.join(left)} cannot be written.")
+        return state
     except CannotCapture as error:
         warn_user(f"{type(callback).__name__}.{name} goes on with an environment of its own, not exact: {error}.")
         return None
@@ -119,7 +124,7 @@ def _parameters(kind: type) -> set[str]:
 
 
 def _settings(callback: BaseCallback) -> dict[str, Any]:
-    """Numbers among the settings; folders and names may be others when a run goes on elsewhere."""
+    """Plain data among the settings; folders and names may be others when a run goes on elsewhere."""
     attributes = vars(callback)
-    names = _parameters(type(callback)) & attributes.keys()
-    return {name: attributes[name] for name in names - {"verbose"} if isinstance(attributes[name], (bool, int, float))}
+    names = (_parameters(type(callback)) & attributes.keys()) - {"verbose"}
+    return {name: attributes[name] for name in names if is_plain(attributes[name]) and not isinstance(attributes[name], str)}

@@ -38,14 +38,21 @@ def capture_logger(logger: Logger, is_custom: bool) -> dict[str, Any]:
     return {"waiting": waiting, "outputs": outputs, "folder": logger.dir, "is_custom": is_custom}
 
 
+def unknown_outputs(logger: Logger) -> list[str]:
+    """What a logger writes to that is not made again, as names."""
+    known = (*_TEXT, TensorBoardOutputFormat)
+    return [f"the output {type(each).__name__} of the logger" for each in logger.output_formats if type(each) not in known]
+
+
 def logger_again(state: dict[str, Any], stdout: Any) -> Logger | None:
     """
-    The logger that somebody gave to the model, with its files as they were then; None if the model made its own.
+    The logger that somebody gave to the model, with its files as they were then, or one that wrote into a folder, which the
+    model would look for by its name, and perhaps find that of a later run; None if the model makes the same itself.
 
     :param state: Of :func:`capture_logger`.
     :param stdout: Where a table on the screen goes.
     """
-    if not state["is_custom"]:
+    if not state["is_custom"] and not any(output["kind"] == "TensorBoardOutputFormat" for output in state["outputs"]):
         return None
     return Logger(state["folder"], [_opened(output, stdout) for output in state["outputs"]])
 

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,10 +10,12 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch import nn
 
+from sb3_sparse.resume.state.objects import is_from_library
 from sb3_sparse.resume.state.plain import plain_attributes
-from sb3_sparse.resume.state.random_state import capture_space, restore_space
+from sb3_sparse.resume.state.random_state import capture_random, capture_space, restore_random, restore_space
 
 # Of the process and its clock.
 _OF_THE_PROCESS = ("start_time", "_num_timesteps_at_start", "verbose", "tensorboard_log", "_custom_logger", "seed")
@@ -41,18 +44,45 @@ def restore_weights(model: BaseAlgorithm, zipped: bytes) -> None:
             recursive_getattr(model, name).data = value.data
 
 
+def why_not_loaded(model: BaseAlgorithm, zipped: bytes) -> str | None:
+    """
+    Try what a run that goes on begins with: SB3's ``load``, which builds the networks that the settings say.
+
+    :param model: The model, which stays as it is.
+    :param zipped: Of :func:`model_zip`.
+    :return: None, or what it cannot do: networks or optimizers were replaced after they were built.
+    """
+    # That of HER asks for an environment; an empty buffer of any class says nothing about networks.
+    is_her = issubclass(getattr(model, "replay_buffer_class", None) or object, HerReplayBuffer)
+    changes: dict[str, Any] = dict(replay_buffer_class=None, replay_buffer_kwargs={}) if is_her else {}
+    random_state = capture_random()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            again = type(model).load(io.BytesIO(zipped), device="cpu", verbose=0, **changes)
+    # Whatever it stumbles over, it will later.
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    finally:
+        restore_random(random_state)
+    for name in model._get_torch_save_params()[0]:
+        ours, theirs = (type(recursive_getattr(each, name)).__name__ for each in (model, again))
+        if ours != theirs:
+            return f"{name} is a {ours}, and would be a {theirs}"
+    return None
+
+
 def capture_model(model: BaseAlgorithm) -> dict[str, Any]:
     """What SB3's file lacks, and what the beginning of ``learn`` changes."""
-    noise = model.action_noise
     env = model.get_env()
     return {
         # As bytes: the originals go on.
         "attributes": pickle.dumps(plain_attributes(model, _OF_THE_PROCESS, _is_of_its_own(model))),
-        "noise": None if noise is None else pickle.dumps(vars(noise)),
         "action_space": pickle.dumps(capture_space(model.action_space)),
         "shares_action_space": env is not None and model.action_space is env.action_space,
         "drawn": [None if drawn is None else drawn.clone() for _, _, drawn in _drawn(model)],
         "unsaved": {name: buffer.clone() for name, buffer in _unsaved(model.policy)},
+        "frozen": [name for name, parameter in model.policy.named_parameters() if not parameter.requires_grad],
     }
 
 
@@ -67,8 +97,6 @@ def restore_model(model: BaseAlgorithm, state: dict[str, Any]) -> None:
     if state["shares_action_space"] and env is not None:
         model.action_space = env.action_space
     vars(model).update(pickle.loads(state["attributes"]))
-    if model.action_noise is not None and state["noise"] is not None:
-        vars(model.action_noise).update(pickle.loads(state["noise"]))
     restore_space(model.action_space, pickle.loads(state["action_space"]))
     for (owner, name, _), drawn in zip(_drawn(model), state["drawn"], strict=True):
         if drawn is not None:
@@ -76,6 +104,8 @@ def restore_model(model: BaseAlgorithm, state: dict[str, Any]) -> None:
     with th.no_grad():
         for name, buffer in _unsaved(model.policy):
             buffer.copy_(state["unsaved"][name])
+    for name, parameter in model.policy.named_parameters():
+        parameter.requires_grad_(name not in state["frozen"])
 
 
 def _is_of_its_own(model: BaseAlgorithm) -> Callable[[Any], bool]:
@@ -98,8 +128,9 @@ def _drawn(model: BaseAlgorithm) -> Iterator[tuple[StateDependentNoiseDistributi
 
 
 def _unsaved(policy: nn.Module) -> Iterator[tuple[str, th.Tensor]]:
-    """Buffers that state dicts leave out, such as the noise of noisy layers; whole numbers are topologies, made anew."""
+    """Buffers that state dicts leave out, such as the noise of noisy layers; our whole numbers are topologies, made anew."""
     saved = policy.state_dict().keys()
     for name, buffer in policy.named_buffers():
-        if name not in saved and buffer.is_floating_point():
+        is_ours = is_from_library(type(policy.get_submodule(name.rpartition(".")[0])))
+        if name not in saved and (buffer.is_floating_point() or not is_ours):
             yield name, buffer

@@ -1,13 +1,19 @@
-"""Which attributes of an object are its state: plain data, in contrast to networks, functions, files and the like."""
+"""Which values are state that anybody can write (plain data), and which have none (code)."""
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Mapping
 from enum import Enum
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
+import torch as th
 
-_ATOMS = (type(None), bool, int, float, complex, str, bytes, np.generic, Enum, np.random.Generator, np.random.RandomState)
+_CONSTANTS = (type(None), bool, int, float, complex, str, bytes, np.generic, Enum)
+# Whose functions use what they were made with, and change nothing of it.
+_LIBRARIES = ("gymnasium", "stable_baselines3", "sb3_contrib")
+_ATOMS = (*_CONSTANTS, np.random.Generator, np.random.RandomState)
 
 
 def _nothing_else(value: Any) -> bool:
@@ -39,3 +45,40 @@ def is_plain(value: Any, also: Callable[[Any], bool] = _nothing_else) -> bool:
     # Tuples with names count, of any class.
     is_collection = type(value) in (list, set, frozenset, deque) or isinstance(value, tuple)
     return is_collection and all(is_plain(inner, also) for inner in value)
+
+
+def is_code(value: Any, known: Collection[int] = ()) -> bool:
+    """
+    Whether a value is code that remembers nothing: a class, or a function that uses only constants of where it was made.
+
+    :param value: The value.
+    :param known: The ``id`` of objects that are written elsewhere, and may be used.
+    """
+    if isinstance(value, (type, ModuleType)):
+        return True
+    if isinstance(value, (MethodType, BuiltinFunctionType)):
+        owner = value.__self__
+        return owner is None or id(owner) in known or is_code(owner, known)
+    if isinstance(value, partial):
+        return all(_is_constant(each, known) for each in (value.func, *value.args, *value.keywords.values()))
+    if not isinstance(value, FunctionType):
+        return False
+    if (value.__module__ or "").partition(".")[0] in _LIBRARIES:
+        return True
+    used = [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+    for cell in value.__closure__ or ():
+        try:
+            used.append(cell.cell_contents)
+        except ValueError:
+            # Of a name that was never given a value.
+            continue
+    return all(each is value or _is_constant(each, known) for each in used)
+
+
+def _is_constant(value: Any, known: Collection[int]) -> bool:
+    """Values that code does not change, or nearly never: arrays are factors and bounds."""
+    if id(value) in known or isinstance(value, (*_CONSTANTS, np.ndarray, th.dtype, th.device)):
+        return True
+    if isinstance(value, (tuple, frozenset)):
+        return all(_is_constant(each, known) for each in value)
+    return is_code(value, known)
