@@ -229,6 +229,17 @@ class FrameStacks:
                 for (step, env), kept in zip(found[f"{kind}/where"].tolist(), found[kind], strict=True):
                     table[step % self._length, env] = kept.copy()
 
+    def go_on_from(self, count: int) -> None:
+        """
+        Where arrays and extras are there already, the rest follows from them.
+
+        :param count: How many steps were ever added, at least one.
+        """
+        place, envs = (count - 1) % self._size, np.arange(self._n_envs)
+        self._state = count, place, None
+        following = self.next_observations(np.full(self._n_envs, place), envs)
+        self._state = count, place, [each.tobytes() for each in following]
+
     def get_state(self) -> Any:
         """What is in no array."""
         return self._state

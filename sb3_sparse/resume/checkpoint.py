@@ -17,7 +17,7 @@ from sb3_sparse.resume.environments.vec_env import capture_env, why_not_exact
 from sb3_sparse.resume.files.folder import checkpoints, keep_newest, sweep, write_checkpoint
 from sb3_sparse.resume.files.lease import LEASE, Lease
 from sb3_sparse.resume.going_on import GoingOn
-from sb3_sparse.resume.state.buffers import BufferWriter
+from sb3_sparse.resume.state.buffers import BufferWriter, check_rewind
 from sb3_sparse.resume.state.callbacks import all_callbacks, capture_callbacks
 from sb3_sparse.resume.state.logs import capture_logger
 from sb3_sparse.resume.state.machine import machine_facts
@@ -52,7 +52,8 @@ class ExactCheckpoint(BaseCallback):
     :param keep: How many stay; older ones are removed when a new one is whole.
     :param lease: Seconds for which another process believes that this one writes here, without a sign of life.
     :param verbose: 1 says when a checkpoint is written.
-    :raises ValueError: If a value is out of range; when training starts, if the folder holds checkpoints of another run.
+    :raises ValueError: If a value is out of range; when training starts, if the folder holds checkpoints of another run, or
+        the replay buffer is in a file that cannot go back by ``every * keep`` transitions.
     :raises FolderInUse: When training starts, if another process writes there.
     """
 
@@ -92,6 +93,7 @@ class ExactCheckpoint(BaseCallback):
         first = next(all_callbacks(self.locals["callback"]), self)
         if first is not self:
             raise ValueError(f"ExactCheckpoint comes after {type(first).__name__}: it has to be the first of the callbacks.")
+        check_rewind(self.model, self.every * self.keep)
         self._held = Lease(self.path, self.lease)
         sweep(self.path)
         self._buffer = BufferWriter(self.path)

@@ -16,7 +16,9 @@ from tests.resume.comparing import differences
 
 ROOT = Path(__file__).parent.parent.parent
 # At three points each; the kinds of algorithms, environments and buffers.
-IN_NEW_PROCESSES = ("sac", "rainbow frames", "ppo", "stream ac", "sac subproc", "sac halfcheetah", "sac resets", "sac fish")
+IN_NEW_PROCESSES = (
+    *("sac", "rainbow frames", "dqn stored", "ppo", "stream ac", "sac subproc", "sac halfcheetah", "sac resets", "sac fish"),
+)
 
 
 def process(*arguments: object) -> int:

@@ -18,13 +18,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from sb3_sparse.common.files import sync_folder
 from sb3_sparse.common.warn import warn_user
 from sb3_sparse.resume.files.checksum import (
     DamagedCheckpoint,
     Written,
     checksum_of,
     read_bytes,
-    sync_folder,
     write_bytes,
 )
 
