@@ -118,7 +118,7 @@ def test_what_it_cannot_go_back_to_is_refused(tmp_path):
         ours.rewind(later)
     go_on(30)
     with pytest.raises(
-        DamagedStore, match="further than the checkpoint, and can go back by 28: make the buffer with a larger"
+        DamagedStore, match="further than the checkpoint, and can go back by 32: make the buffer with a larger"
     ):
         ours.rewind(early)
     late = ours.store.reference()
@@ -191,7 +191,7 @@ def test_its_room_is_reserved_and_no_more_than_it_needs(tmp_path):
     assert facts.st_blocks * 512 >= facts.st_size
     # Of each step of an environment: a frame, two bytes, an action of two, three numbers.
     row = 12 * 12 + 2 + 8 + 12
-    n_steps = 1000 + 2 + 150 + 2 * 50
+    n_steps = 1000 + 2 + 150 + 3 * 50
     assert 0 <= facts.st_size - 2 * n_steps * row <= 73728 + 7 * 4096
 
 

@@ -76,8 +76,8 @@ class FrameStore:
         self._size, self._behind = size, n_stack - 1
         #: Steps, of all environments at once, after which there has to be a flush.
         self.flush_every = min(math.ceil(options.flush_every / n_envs), size)
-        # The record before the newest one is needed while that is written: twice as much.
-        self._rewind = math.ceil(options.rewind / n_envs) + 2 * self.flush_every
+        # One flush may be due, and of the two before it either may be the one that counts.
+        self._rewind = math.ceil(options.rewind / n_envs) + 3 * self.flush_every
         self._length = size + self._behind + self._rewind
         _check_folder(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -98,8 +98,8 @@ class FrameStore:
         #: Steps that are on the disk for certain.
         self.count: int = record["count"]
         self._identity: str = record["identity"]
-        # Whoever wrote here before may have got so far, without a flush.
-        self._reached: int = max(record["reached"], self.count + self.flush_every)
+        # So far whoever wrote here before may have got, with a flush of which the record is lost, and without the next one.
+        self._reached: int = max(record["reached"], self.count + 2 * self.flush_every)
         self._extras = ExtrasFiles(self.folder, self.count)
         # Whether what is added now does not go on from the last step that is there.
         self._is_seam = self.count > 0
@@ -229,7 +229,7 @@ class FrameStore:
 
     def can_rewind(self, transitions: int, n_envs: int) -> bool:
         """Whether a checkpoint may lie so many transitions back."""
-        return transitions <= (self._rewind - 2 * self.flush_every) * n_envs
+        return transitions <= (self._rewind - 3 * self.flush_every) * n_envs
 
     def close(self) -> None:
         """
