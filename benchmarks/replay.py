@@ -3,9 +3,9 @@ Replay of stacked RGB images, 9 x 84 x 84: memory, adding a step, drawing 256 tr
 
     OMP_NUM_THREADS=1 python benchmarks/replay.py [--steps 20000] [--folder .]
 
-Each buffer is filled in a process of its own, with episodes of 500 steps that begin with one frame three times. Times are of the
-processor, since a machine with other work has other ones by the clock; those of flushes are by the clock, most of them is
-waiting for the disk.
+Each buffer is filled in a process of its own, with episodes of 500 steps that begin with one frame three times. Times are of
+the processor, since a machine with other work has other ones by the clock; those of flushes are by the clock, most of them
+is waiting for the disk.
 """
 
 import argparse

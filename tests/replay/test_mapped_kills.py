@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -134,3 +135,23 @@ def test_killed_at_each_call_of_a_flush(n_before, tmp_path):
         assert status == -signal.SIGKILL
     # Of one flush: the arrays, a file beside and its name, the record.
     assert call > 2 * 2 * 5
+
+
+def test_killed_at_each_call_while_it_is_made(tmp_path):
+    path = tmp_path / "store"
+    for call in range(1000):
+        child = os.fork()
+        if child == 0:
+            Kills(call)
+            make(SIZE, N_ENVS, path, **OPTIONS)
+            os._exit(0)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        ours = make(SIZE, N_ENVS, path, **OPTIONS)
+        assert ours.store.count == 0
+        ours.close()
+        assert sorted(each.name for each in path.iterdir()) == ["lock", "room", "steps.bin"]
+        shutil.rmtree(path)
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+    assert call > 10

@@ -1,5 +1,6 @@
 """What single frames do not say of some steps, such as how episodes ended: a file for each flush, which never changes."""
 
+import errno
 import io
 import os
 import re
@@ -12,6 +13,7 @@ import numpy as np
 
 from sb3_sparse.common.files import sync_folder
 from sb3_sparse.replay.mapped.file import DamagedStore, checksum
+from sb3_sparse.replay.mapped.room import Room
 
 _NAME = re.compile(r"beside-([0-9]{12,})-([0-9]{12,})-([0-9a-f]{8})-([0-9a-f]{32})\.npz")
 
@@ -53,6 +55,16 @@ class ExtrasFiles:
         np.savez(file, **arrays)  # type: ignore[arg-type]
         content = file.getvalue()
         name = f"beside-{first:012d}-{stop:012d}-{uuid.uuid4().hex[:8]}-{checksum(content).hex()}.npz"
+        try:
+            self._write_whole(name, content)
+        except OSError as error:
+            # Files and folders take whole blocks of the disk.
+            if error.errno != errno.ENOSPC or not Room(self._folder).give(len(content) + (1 << 14)):
+                raise
+            self._write_whole(name, content)
+        self.files.append(Extras(first, stop, name))
+
+    def _write_whole(self, name: str, content: bytes) -> None:
         half = self._folder / f".{name}"
         try:
             with half.open("xb") as out:
@@ -64,7 +76,6 @@ class ExtrasFiles:
             half.unlink(missing_ok=True)
             raise
         sync_folder(self._folder)
-        self.files.append(Extras(first, stop, name))
 
     def read(self, first: int, count: int) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
         """

@@ -129,14 +129,7 @@ def _create(path: Path, description: bytes, size: int) -> None:
     beside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     number = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     try:
-        try:
-            _reserve(number, size)
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"cannot reserve {size / 1e9:.2f} GB for the replay buffer in {str(path.parent)!r} ({error.strerror}): make "
-                "room, name a folder on another disk, or a smaller buffer_size",
-            ) from error
+        reserve(number, size, path.parent)
         assert len(description) <= _RECORDS[0]
         _write_at(number, description, 0)
         _write_at(number, _block({"number": 0}), _RECORDS[0])
@@ -149,12 +142,26 @@ def _create(path: Path, description: bytes, size: int) -> None:
     sync_folder(path.parent)
 
 
-def _reserve(number: int, size: int) -> None:
+def reserve(number: int, size: int, folder: Path) -> None:
     """
     Room for all of a file. Memory that is mapped to a file without it ends the process when the disk is full.
 
+    :param number: Of the open file.
+    :param size: In bytes.
+    :param folder: Where it is, for the error.
     :raises OSError: If there is none.
     """
+    try:
+        _reserve(number, size)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot reserve {size / 1e9:.2f} GB for the replay buffer in {str(folder)!r} ({error.strerror}): make room, name "
+            "a folder on another disk, or a smaller buffer_size",
+        ) from error
+
+
+def _reserve(number: int, size: int) -> None:
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(number, 0, size)
     else:

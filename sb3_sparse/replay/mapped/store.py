@@ -6,6 +6,7 @@ The steps of a replay buffer of single frames, in a folder.
     store/lock                      who writes here (lock.py)
     store/steps.bin                 a ring of steps, and a record of how many of them are there (file.py)
     store/beside-0-1000-....npz     what is kept besides, of the steps of one flush (extras.py)
+    store/room                      what those need, if other things fill the disk (room.py)
 
 Step ``n`` has the place ``n`` modulo the length of the ring, which is longer than the buffer: what the newest records and
 checkpoints speak of is never overwritten.
@@ -27,6 +28,7 @@ from sb3_sparse.replay.frames import FrameStacks
 from sb3_sparse.replay.mapped.extras import ExtrasFiles
 from sb3_sparse.replay.mapped.file import ArraysFile, Columns, DamagedStore
 from sb3_sparse.replay.mapped.lock import LOCK, Lock, StoreInUse
+from sb3_sparse.replay.mapped.room import ROOM, Room
 
 _FILE, _SEAM = "steps.bin", "seam"
 
@@ -83,13 +85,18 @@ class FrameStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = Lock(self.folder)
         # Of what was killed while it reserved room.
-        for path in self.folder.glob(f".{_FILE}-*"):
+        for path in (*self.folder.glob(f".{_FILE}-*"), *self.folder.glob(f".{ROOM}-*")):
             path.unlink()
+        is_new = not (self.folder / _FILE).exists()
         try:
+            if is_new:
+                Room(self.folder).make(self._room(rings, n_envs))
             asked = {**description, "buffer_size": size * n_envs, "n_envs": n_envs, "n_stack": n_stack}
             asked |= {"flush_every": options.flush_every, "rewind": options.rewind}
             self._file = ArraysFile(self.folder / _FILE, asked, {**rings, **rows}, self._length)
         except BaseException:
+            if is_new:
+                Room(self.folder).remove()
             self._lock.release()
             raise
         self.rings = {name: self._file.arrays[name] for name in rings}
@@ -108,6 +115,13 @@ class FrameStore:
         if not self._file.record:
             self._write_record(0)
         _OPEN[str(self.folder)] = self
+
+    def _room(self, rings: Columns, n_envs: int) -> int:
+        """What files beside need: each a frame of its last step, and one for an episode that ends in every 100 steps."""
+        shape, dtype = rings["frames"]
+        frames = math.prod(shape) * np.dtype(dtype).itemsize
+        n_files = math.ceil(self._length / self.flush_every)
+        return n_files * (frames + (1 << 13)) + math.ceil(self._length / 100) * frames
 
     def check_open(self) -> None:
         """:raises StoreInUse: If it was closed, or this is a fork of the process that has it."""
@@ -281,7 +295,9 @@ def _check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"storage_path={str(folder)!r} is a file: expected a folder, or a name for one.")
     if folder.is_dir() and not (folder / _FILE).exists():
-        others = sorted(path.name for path in folder.iterdir() if path.name != LOCK and not path.name.startswith("."))
+        others = sorted(
+            path.name for path in folder.iterdir() if path.name not in (LOCK, ROOM) and not path.name.startswith(".")
+        )
         if any(name.startswith("beside-") for name in others):
             raise DamagedStore(f"{folder / _FILE} is missing: the folder holds other parts of a replay buffer.")
         if others:
