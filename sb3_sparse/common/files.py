@@ -117,6 +117,17 @@ class _OnlyTried(Exception):
     """What is written beside does not take the place of anything."""
 
 
+def sync_folder(path: Path) -> None:
+    """Names in a folder are on the disk, too, where the system has such a thing."""
+    if os.name == "nt":
+        return
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
 def with_ending(path: str | Path, ending: str) -> Path:
     """
     A path with an ending, which is added where there is none.

@@ -171,9 +171,10 @@ class ComposedReplayBuffer(ReplayBuffer):
         )
 
     def _tensors(self, observations: Any) -> Any:
+        # What storages give is a copy already.
         if isinstance(observations, dict):
-            return {name: self.to_torch(part) for name, part in observations.items()}
-        return self.to_torch(observations)
+            return {name: self.to_torch(part, copy=False) for name, part in observations.items()}
+        return self.to_torch(observations, copy=False)
 
 
 def cut_off(buffer: ReplayBuffer, observations: Any = None) -> bool:

@@ -8,8 +8,9 @@ from gymnasium import spaces
 from sb3_sparse.common.validation import whole_number
 from sb3_sparse.replay.storage import check_size
 
-# How the stack begins that is not the one before with a frame more: with black frames, or kept whole.
-_ZEROS, _WHOLE = 0, 1
+# How the stack begins that is not the one before with a frame more: with black frames, kept whole, or with its newest frame
+# alone, again and again.
+_ZEROS, _WHOLE, _REPEATED = 0, 1, 2
 
 
 class FrameStacks:
@@ -17,16 +18,26 @@ class FrameStacks:
     Images of which each repeats all but the oldest frame of the one before, as ``VecFrameStack`` makes them.
 
     What comes back is bit by bit what was added, always: where an image does not continue the one before (an episode
-    begins, an environment was reset in between), its older frames are zeros or are kept with it.
+    begins, an environment was reset in between), its older frames are zeros (``VecFrameStack``) or the newest one repeated
+    (DeepMind Control), or are kept with it.
 
     :param space: Of one observation: a Box of shape ``(channels, height, width)``.
     :param size: Steps in the ring.
     :param n_envs: Environments.
     :param n_stack: Frames in an observation, the newest last.
+    :param rings: Where to keep the arrays of :meth:`ring_shapes`, which may be longer than they have to be: then they hold
+        more of the past than can be drawn. None: in memory.
     :raises ValueError: If the channels are no multiple of ``n_stack``, or the space is another one.
     """
 
-    def __init__(self, space: spaces.Space, size: int, n_envs: int, n_stack: int = 4):
+    def __init__(
+        self,
+        space: spaces.Space,
+        size: int,
+        n_envs: int,
+        n_stack: int = 4,
+        rings: dict[str, np.ndarray] | None = None,
+    ):
         n_stack = whole_number("n_stack", n_stack, 2)
         if not isinstance(space, spaces.Box) or len(space.shape) != 3:
             raise ValueError(f"observation space {space}: frames are kept of images, a Box of (channels, height, width).")
@@ -38,12 +49,13 @@ class FrameStacks:
             )
         self._n_stack, self._n_envs, self._shape = n_stack, n_envs, space.shape
         self._frame_shape = (space.shape[0] // n_stack, *space.shape[1:])
-        # Frames are kept a little longer than their steps, for the stacks of the next ones.
-        self._size, self._length = size, size + n_stack - 1
-        self._frames = np.zeros((self._length, n_envs, *self._frame_shape), dtype=space.dtype)
-        # Of each step: how many steps ago, at most `n_stack - 1`, its stack began otherwise than by going on, and how.
-        self._back = np.zeros((self._length, n_envs), dtype=np.int8)
-        self._kind = np.zeros((self._length, n_envs), dtype=np.int8)
+        if rings is None:
+            # Frames are kept a little longer than their steps, for the stacks of the next ones.
+            length, shapes = size + n_stack - 1, self.ring_shapes(space, n_envs, n_stack)
+            rings = {name: np.zeros((length, *shape), dtype=dtype) for name, (shape, dtype) in shapes.items()}
+        self._size, self._length = size, len(rings["frames"])
+        # Of each step, back: how many steps ago, at most `n_stack - 1`, its stack began otherwise than by going on; kind: how.
+        self._frames, self._back, self._kind = rings["frames"], rings["back"], rings["kind"]
         # By place and environment: stacks that were kept whole, and next observations that did not become the next step's,
         # of which the newest frame says all if the rest goes on.
         self._stacks: dict[tuple[int, int], np.ndarray] = {}
@@ -52,6 +64,13 @@ class FrameStacks:
         # environment. Set at once, when a step is whole.
         self._state: tuple[int, int | None, list[bytes] | None] = 0, None, None
         self.nbytes = self._frames.nbytes + self._back.nbytes + self._kind.nbytes
+
+    @staticmethod
+    def ring_shapes(space: spaces.Space, n_envs: int, n_stack: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Shape and dtype of one step, of each array."""
+        assert space.shape is not None
+        frame = (n_envs, space.shape[0] // n_stack, *space.shape[1:])
+        return {"frames": (frame, space.dtype), "back": ((n_envs,), np.int8), "kind": ((n_envs,), np.int8)}
 
     @property
     def newest(self) -> int | None:
@@ -101,10 +120,17 @@ class FrameStacks:
             back = min(self._back[before, env] + 1, self._n_stack - 1)
             self._back[new, env], self._kind[new, env] = back, self._kind[before, env]
             return
-        is_black = not self._older(obs).tobytes().strip(b"\0")
-        self._back[new, env], self._kind[new, env] = 0, _ZEROS if is_black else _WHOLE
-        if not is_black:
+        kind = self._beginning(obs)
+        self._back[new, env], self._kind[new, env] = 0, kind
+        if kind == _WHOLE:
             self._stacks[new, env] = obs.copy()
+
+    def _beginning(self, obs: np.ndarray) -> int:
+        """How a stack begins that does not go on from another."""
+        older = self._older(obs).tobytes()
+        if not older.strip(b"\0"):
+            return _ZEROS
+        return _REPEATED if older == self._frame(obs).tobytes() * (self._n_stack - 1) else _WHOLE
 
     def observations(self, steps: np.ndarray, envs: np.ndarray) -> np.ndarray:
         """See :class:`ObservationStorage`."""
@@ -132,13 +158,31 @@ class FrameStacks:
         # How many steps ago each frame of a stack is, the oldest first.
         ago = np.arange(n_stack - 1, -1, -1)
         places = (slots[:, None] - np.minimum(ago, back[:, None])) % self._length
-        stacks = self._frames[places, envs[:, None]]
-        begins = ago > back[:, None]
-        stacks[begins] = 0
-        for i in np.flatnonzero(begins.any(axis=1) & (self._kind[slots, envs] == _WHOLE)):
+        # One index for place and environment: whole frames are copied then, not pixels.
+        frames = self._frames.reshape(-1, *self._frame_shape)
+        stacks = frames.take(places * self._n_envs + envs[:, None], axis=0)
+        begins, kinds = ago > back[:, None], self._kind[slots, envs]
+        # One that is repeated stands there already: the first frame that there is.
+        stacks[begins & (kinds != _REPEATED)[:, None]] = 0
+        for i in np.flatnonzero(begins.any(axis=1) & (kinds == _WHOLE)):
             whole = self._stacks[int((slots[i] - back[i]) % self._length), int(envs[i])].reshape(n_stack, *self._frame_shape)
             stacks[i][begins[i]] = whole[n_stack - 1 - (ago - back[i])[begins[i]]]
         return stacks.reshape(len(slots), *self._shape)
+
+    def in_memory(self, space: spaces.Space) -> "FrameStacks":
+        """
+        A copy whose arrays are in memory, and no longer than they have to be.
+
+        :param space: As this was made with.
+        """
+        copy = FrameStacks(space, self._size, self._n_envs, self._n_stack)
+        first, stop = max(0, self.n_added - copy._length), self.n_added
+        steps = np.arange(first, stop)
+        for name, ring in copy.rings.items():
+            ring[steps % copy._length] = self.rings[name][steps % self._length]
+        copy.put_extras(first, stop, self.extras(first, stop))
+        copy.set_state(self.get_state())
+        return copy
 
     # For checkpoints: arrays, what belongs to some steps besides, and the rest.
 
@@ -184,6 +228,17 @@ class FrameStacks:
             for kind in (f"{name}/whole", f"{name}/frame"):
                 for (step, env), kept in zip(found[f"{kind}/where"].tolist(), found[kind], strict=True):
                     table[step % self._length, env] = kept.copy()
+
+    def go_on_from(self, count: int) -> None:
+        """
+        Where arrays and extras are there already, the rest follows from them.
+
+        :param count: How many steps were ever added, at least one.
+        """
+        place, envs = (count - 1) % self._size, np.arange(self._n_envs)
+        self._state = count, place, None
+        following = self.next_observations(np.full(self._n_envs, place), envs)
+        self._state = count, place, [each.tobytes() for each in following]
 
     def get_state(self) -> Any:
         """What is in no array."""

@@ -18,7 +18,7 @@ from sb3_sparse.resume.environments.vec_env import capture_env, left_out_of, why
 from sb3_sparse.resume.files.folder import checkpoints, keep_newest, sweep, write_checkpoint
 from sb3_sparse.resume.files.lease import LEASE, FolderInUse, Lease
 from sb3_sparse.resume.going_on import GoingOn
-from sb3_sparse.resume.state.buffers import BufferWriter
+from sb3_sparse.resume.state.buffers import BufferWriter, check_rewind
 from sb3_sparse.resume.state.callbacks import all_callbacks, capture_callbacks
 from sb3_sparse.resume.state.logs import capture_logger, unknown_outputs
 from sb3_sparse.resume.state.machine import machine_facts
@@ -55,7 +55,8 @@ class ExactCheckpoint(BaseCallback):
     :param keep: How many stay; older ones are removed when a new one is whole.
     :param lease: Seconds for which another process believes that this one writes here, without a sign of life.
     :param verbose: 1 says when a checkpoint is written.
-    :raises ValueError: If a value is out of range; when training starts, if the folder holds checkpoints of another run.
+    :raises ValueError: If a value is out of range; when training starts, if the folder holds checkpoints of another run, or
+        the replay buffer is in a file that cannot go back by ``every * keep`` transitions.
     :raises FolderInUse: When training starts, if another process writes there, or has gone on with the run meanwhile.
     :raises OSError: When training starts, if nothing can be written there.
     """
@@ -97,6 +98,7 @@ class ExactCheckpoint(BaseCallback):
         first = next(all_callbacks(self.locals["callback"]), self)
         if first is not self:
             raise ValueError(f"ExactCheckpoint comes after {type(first).__name__}: it has to be the first of the callbacks.")
+        check_rewind(self.model, self.every * self.keep)
         self._held = Lease(self.path, self.lease)
         try:
             # Whoever held the folder until now may have written there.

@@ -19,6 +19,7 @@ from sb3_sparse.resume.checkpoint import ExactCheckpoint
 from sb3_sparse.resume.environments.recipe import make
 from sb3_sparse.resume.files.folder import Checkpoint, checkpoints, newest_whole
 from sb3_sparse.resume.going_on import GoingOn
+from sb3_sparse.resume.state.buffers import release_buffer
 from sb3_sparse.resume.state.callbacks import all_callbacks, check_callbacks
 from sb3_sparse.resume.state.logs import logger_again
 from sb3_sparse.resume.state.machine import adopt, warn_of_differences
@@ -57,6 +58,7 @@ def resume_exact(
     others = [each for each in all_callbacks(CallbackList(callbacks)) if not isinstance(each, ExactCheckpoint)]
     check_callbacks(others, going_on.run["callbacks"])
     adopt(manifest["machine"])
+    release_buffer(going_on.run["buffer"])
     kind = _algorithm(checkpoint)
     if env is None and model is not None:
         env = model.get_env()
@@ -100,6 +102,8 @@ def _loaded(checkpoint: Checkpoint, kind: type[BaseAlgorithm], env: VecEnv) -> B
     with warnings.catch_warnings():
         # SB3 says this of every file of an agent whose buffer it has chosen itself for n_steps.
         warnings.filterwarnings("ignore", "`n_steps=.*is ignored")
+        # Of a buffer in a file of its own: they are of this run.
+        warnings.filterwarnings("ignore", ".* transitions of an earlier run, which are used")
         return kind.load(io.BytesIO(checkpoint.read("model.zip")), env=env, device=checkpoint.manifest["device"])
 
 

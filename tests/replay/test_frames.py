@@ -124,6 +124,18 @@ def test_memory_for_atari():
     assert WholeObservations(space, 1000, 1).nbytes / 1000 == 8 * 84 * 84
 
 
+def test_memory_for_three_rgb_frames_that_begin_with_one_repeated():
+    space = spaces.Box(0, 255, (9, 84, 84), np.uint8)
+    assert FrameStacks(space, 1000, 1, 3).nbytes / 1000 == pytest.approx(3 * 84 * 84, rel=0.01)
+    assert WholeObservations(space, 1000, 1).nbytes / 1000 == 18 * 84 * 84
+    source, frames = Stacks(2, 3, 3, seed=0, how="repeats"), FrameStacks(spaces.Box(0, 255, (9, 12, 12), np.uint8), 30, 2, 3)
+    for step in range(100):
+        frames.add(step % 30, *source.step(p_done=0.5)[:2])
+    # Last observations of episodes are a frame each; first ones are nothing besides.
+    assert not frames._stacks
+    assert {end.shape for end in frames._ends.values()} == {(3, 12, 12)}
+
+
 @pytest.mark.parametrize(
     ("space", "n_stack", "expected"),
     [

@@ -63,6 +63,21 @@ def pictures(n: int = 1) -> Any:
     return VecFrameStack(DummyVecEnv([PictureEnv for _ in range(n)]), 4)
 
 
+def stored(folder: Path | None) -> Any:
+    """Single frames, in a file or in memory, in a ring that begins anew between a checkpoint and the end."""
+    in_a_file = {} if folder is None else dict(storage_path=folder / "store", flush_every=30, rewind=500)
+    return dqn(
+        DQN,
+        "CnnPolicy",
+        pictures(2),
+        policy_kwargs=dict(features_extractor_kwargs=dict(features_dim=8), net_arch=[8]),
+        replay_buffer_class=FrameReplayBuffer,
+        replay_buffer_kwargs=dict(n_stack=4, n_steps=3, **in_a_file),
+        buffer_size=100,
+        train_freq=8,
+    )
+
+
 def falling(progress: float) -> float:
     return 1e-3 * progress
 
@@ -128,6 +143,7 @@ CASES: dict[str, Case] = {
         total=500,
         every=170,
     ),
+    "dqn stored": Case(stored, total=600, every=170),
     "her": Case(
         lambda _: SAC(
             "MultiInputPolicy",

@@ -83,7 +83,7 @@ def test_training_with_checkpoints_is_training_without(name, tmp_path):
     assert not differences(expected, found)
 
 
-@pytest.mark.parametrize("name", ["sac wraps", "rainbow frames", "her"])
+@pytest.mark.parametrize("name", ["sac wraps", "rainbow frames", "dqn stored", "her"])
 def test_it_can_be_interrupted_again_and_again(name, tmp_path):
     case, folder = CASES[name], tmp_path / "run"
     expected = everything(run(case, tmp_path / "undisturbed", []))

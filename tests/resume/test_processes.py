@@ -17,7 +17,9 @@ from tests.resume.faults import in_child, status_of
 
 ROOT = Path(__file__).parent.parent.parent
 # At three points each; the kinds of algorithms, environments and buffers.
-IN_NEW_PROCESSES = ("sac", "rainbow frames", "ppo", "stream ac", "sac subproc", "sac halfcheetah", "sac resets", "sac fish")
+IN_NEW_PROCESSES = (
+    *("sac", "rainbow frames", "dqn stored", "ppo", "stream ac", "sac subproc", "sac halfcheetah", "sac resets", "sac fish"),
+)
 
 
 def process(*arguments: object) -> int:

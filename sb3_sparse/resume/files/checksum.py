@@ -120,16 +120,5 @@ def checksum_of(content: bytes) -> str:
     return _new_hash(content).hexdigest()
 
 
-def sync_folder(path: Path) -> None:
-    """Names in a folder are on the disk, too, where the system has such a thing."""
-    if os.name == "nt":
-        return
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
-
-
 def _new_hash(content: bytes = b"") -> Any:
     return hashlib.blake2b(content, digest_size=16)

@@ -8,7 +8,6 @@ A folder of checkpoints: each of them whole or not there.
     run/checkpoint-000001-at-5000/          manifest.json, and the parts that it lists
 """
 
-import json
 import os
 import re
 import shutil
@@ -18,19 +17,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from sb3_sparse.common.files import sync_folder
 from sb3_sparse.common.warn import warn_user
-from sb3_sparse.resume.files.checksum import (
-    DamagedCheckpoint,
-    Written,
-    check_size,
-    checksum_of,
-    file_size,
-    read_bytes,
-    sync_folder,
-    write_bytes,
-)
+from sb3_sparse.resume.files.checksum import DamagedCheckpoint, Written, check_size, read_bytes, write_bytes
+from sb3_sparse.resume.files.manifest import manifest_bytes, read_manifest
 
-FORMAT = 1
 MANIFEST = "manifest.json"
 _PREFIX, BESIDE = "checkpoint-", ".beside-"
 
@@ -46,7 +37,7 @@ class Checkpoint:
 
     def __init__(self, path: Path):
         self.path = path
-        self.manifest = _read_manifest(path / MANIFEST)
+        self.manifest = read_manifest(path / MANIFEST)
         for name in (*self.manifest["parts"], *self.manifest["rows"]):
             check_size(self._place(name), self._expected(name))
 
@@ -102,8 +93,8 @@ def write_checkpoint(
     target = root / f"{_PREFIX}{number:06d}-at-{timesteps}"
     with _folder_beside(target) as beside:
         written = {name: write_bytes(beside / name, content) for name, content in parts.items()}
-        manifest = {"format": FORMAT, "timesteps": timesteps, **facts, "parts": written, "rows": dict(rows)}
-        write_bytes(beside / MANIFEST, _manifest_bytes(manifest))
+        manifest = {"timesteps": timesteps, **facts, "parts": written, "rows": dict(rows)}
+        write_bytes(beside / MANIFEST, manifest_bytes(manifest))
         sync_folder(beside)
         may_publish()
         os.rename(beside, target)
@@ -208,26 +199,3 @@ def _folder_beside(target: Path) -> Iterator[Path]:
         with suppress(OSError):
             shutil.rmtree(beside)
         raise
-
-
-def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
-    body = json.dumps(manifest, indent=1)
-    return json.dumps({"checksum": checksum_of(body.encode()), "manifest": body}).encode()
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    size = file_size(path, "the manifest of a checkpoint")
-    try:
-        with path.open("rb") as file:
-            content = file.read(size)
-        outer = json.loads(content)
-        body = outer["manifest"]
-        is_whole = checksum_of(body.encode()) == outer["checksum"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamagedCheckpoint(f"{path} is damaged: expected a manifest as JSON ({len(content)} bytes found).") from error
-    if not is_whole:
-        raise DamagedCheckpoint(f"{path} is damaged: its checksum is not that of its content.")
-    manifest: dict[str, Any] = json.loads(body)
-    if manifest["format"] != FORMAT:
-        raise ValueError(f"{path} has format {manifest['format']}: expected {FORMAT}, of this version of sb3-sparse.")
-    return manifest

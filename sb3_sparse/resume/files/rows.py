@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sb3_sparse.resume.files.checksum import DamagedCheckpoint, Written, hashing_file, sync_folder
+from sb3_sparse.common.files import sync_folder
+from sb3_sparse.resume.files.checksum import DamagedCheckpoint, Written, hashing_file
 from sb3_sparse.resume.files.folder import BESIDE, Checkpoint
 from sb3_sparse.resume.state.ring import Ring
 

@@ -1,4 +1,6 @@
-"""Replay buffers: rows in files of their own, which grow, and the rest with the run."""
+"""
+Replay buffers: rows in files of their own, which grow, and the rest with the run. One that is in a file itself is referred to.
+"""
 
 import pickle
 from pathlib import Path
@@ -6,7 +8,8 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_sparse.replay import PrioritizedReplayBuffer
+from sb3_sparse.replay import FrameReplayBuffer, PrioritizedReplayBuffer
+from sb3_sparse.replay.mapped.store import FrameStore, release_store
 from sb3_sparse.resume.files.checksum import Written
 from sb3_sparse.resume.files.folder import Checkpoint
 from sb3_sparse.resume.files.rows import RowFiles, read_rows
@@ -38,7 +41,7 @@ class BufferWriter:
         :param checkpoint: That the run goes on from.
         :param state: Of :meth:`write`.
         """
-        if state is not None and state["count"] is not None and checkpoint.path.parent == self._root:
+        if state is not None and "store" not in state and state["count"] is not None and checkpoint.path.parent == self._root:
             self._buffer, self._timesteps = model.replay_buffer, model.num_timesteps  # type: ignore[attr-defined]
             self._count = state["count"]
             self._files = RowFiles(self._root, {name: Written(*w) for name, w in checkpoint.manifest["rows"].items()})
@@ -54,6 +57,9 @@ class BufferWriter:
         if not Ring.fits(buffer):
             # Of an unknown class anything may have changed.
             return {"count": None, "kind": type(buffer).__name__}, {WHOLE: pickle.dumps(buffer, protocol=5)}, {}
+        store = _store(model)
+        if store is not None:
+            return _referred(buffer, store), {}, {}
         ring = Ring(buffer)
         if buffer is self._buffer:
             expected = self._count + (model.num_timesteps - self._timesteps) // buffer.n_envs
@@ -71,6 +77,45 @@ class BufferWriter:
         if isinstance(buffer, PrioritizedReplayBuffer):
             state["priorities"] = buffer.priorities.get_state()
         return state, {}, rows
+
+
+def check_rewind(model: BaseAlgorithm, transitions: int) -> None:
+    """
+    Whether a buffer in a file of its own can go back as far as checkpoints lie.
+
+    :param model: The model.
+    :param transitions: How far that is.
+    :raises ValueError: If it cannot.
+    """
+    store = _store(model)
+    if store is not None and not store.can_rewind(transitions, model.n_envs):
+        raise ValueError(
+            f"the replay buffer in {store.folder} cannot go back by every * keep = {transitions} transitions, as far as a "
+            f"checkpoint may lie back: pass rewind={transitions} in replay_buffer_kwargs, or a smaller every= here."
+        )
+
+
+def release_buffer(state: dict[str, Any] | None) -> None:
+    """
+    Before a model is loaded: the file that its buffer is in is there, and free.
+
+    :param state: Of :meth:`BufferWriter.write`.
+    :raises DamagedStore: If the file is missing.
+    """
+    if state is not None and "store" in state:
+        release_store(state["store"])
+
+
+def _store(model: BaseAlgorithm) -> FrameStore | None:
+    buffer = getattr(model, "replay_buffer", None)
+    return buffer.store if isinstance(buffer, FrameReplayBuffer) else None
+
+
+def _referred(buffer: FrameReplayBuffer, store: FrameStore) -> dict[str, Any]:
+    """The state of a buffer in a file of its own, which is flushed and not copied."""
+    store.flush()
+    attributes = plain_attributes(buffer, (*_NO_STATE, "_options"))
+    return {"count": store.count, "kind": type(buffer).__name__, "attributes": attributes, "store": store.reference()}
 
 
 def restore_buffer(model: BaseAlgorithm, checkpoint: Checkpoint, state: dict[str, Any] | None) -> None:
@@ -92,7 +137,15 @@ def restore_buffer(model: BaseAlgorithm, checkpoint: Checkpoint, state: dict[str
             {name: value for name, value in vars(pickle.loads(checkpoint.read(WHOLE))).items() if name != "env"}
         )
         return
+    if "store" in state:
+        if _store(model) is None:
+            raise ValueError(
+                f"{checkpoint.path} refers to the buffer in {state['store']['path']}: the model has one in memory."
+            )
+        buffer.rewind(state["store"])
     vars(buffer).update(state["attributes"])
+    if "store" in state:
+        return
     ring = Ring(buffer)
     ring.count = state["count"]
     read_rows(checkpoint, ring)

@@ -9,6 +9,7 @@ from typing import Any
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch import nn
@@ -55,6 +56,9 @@ def why_not_loaded(model: BaseAlgorithm, zipped: bytes) -> str | None:
     # That of HER asks for an environment; an empty buffer of any class says nothing about networks.
     is_her = issubclass(getattr(model, "replay_buffer_class", None) or object, HerReplayBuffer)
     changes: dict[str, Any] = dict(replay_buffer_class=None, replay_buffer_kwargs={}) if is_her else {}
+    if isinstance(model, OffPolicyAlgorithm):
+        # Neither the memory nor the files of the one that is there.
+        changes["buffer_size"] = 1
     random_state = capture_random()
     try:
         with warnings.catch_warnings():
