@@ -28,7 +28,8 @@ from sb3_sparse.resume.files.checksum import (
     write_bytes,
 )
 
-FORMAT = 1
+# 2: what users add to their objects, what could not be written.
+FORMAT = 2
 MANIFEST = "manifest.json"
 _PREFIX, BESIDE = "checkpoint-", ".beside-"
 
