@@ -103,9 +103,10 @@ def edit_manifest(run, **changes):
     path.write_text(json.dumps({"checksum": checksum_of(body.encode()), "manifest": body}))
 
 
-def test_a_later_format_is_refused(run):
-    edit_manifest(run, format=2)
-    with pytest.raises(ValueError, match=r"manifest\.json has format 2: expected 1"):
+@pytest.mark.parametrize("number", [1, 3])
+def test_another_format_is_refused(number, run):
+    edit_manifest(run, format=number)
+    with pytest.raises(ValueError, match=rf"manifest\.json has format {number}: expected 2"):
         resume_exact(run)
 
 
