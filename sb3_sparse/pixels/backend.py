@@ -4,6 +4,8 @@ import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 # Modules of MuJoCo with a class GLContext, by the values of MUJOCO_GL.
@@ -25,17 +27,34 @@ context.free()
 
 
 def gl_context(height: int, width: int) -> Any:
-    """
-    An OpenGL context that is not current anywhere, of the backend that ``MUJOCO_GL`` names, or else of one that works.
+    """An OpenGL context of the backend that :func:`choose_backend` names, which is not current anywhere yet."""
+    return importlib.import_module(_MODULES[choose_backend()]).GLContext(width, height)
 
-    :raises RuntimeError: If there is none; the message says what to install.
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """
+    What goes wrong inside comes from OpenGL: it is said what to do.
+
+    :raises RuntimeError: Instead of whatever a driver or PyOpenGL raised; the message says what to install.
+    """
+    try:
+        yield
+    except Exception as error:
+        name = choose_backend()
+        failure = f"{type(error).__name__}: {error}"
+        raise RuntimeError(_taken_by_another(name) or _what_to_do({name: failure})) from error
+
+
+def check_backend() -> None:
+    """
+    :raises RuntimeError: If the backend in ``MUJOCO_GL`` does not work; the message says what to install.
     """
     name = choose_backend()
-    try:
-        return importlib.import_module(_MODULES[name]).GLContext(width, height)
-    except Exception as error:
-        # What is raised depends on the driver and on PyOpenGL.
-        raise RuntimeError(_what_to_do({name: f"{type(error).__name__}: {error}"})) from error
+    if (taken := _taken_by_another(name)) is not None:
+        raise RuntimeError(taken)
+    if (failure := _failure(name)) is not None:
+        raise RuntimeError(_what_to_do({name: failure}))
 
 
 def choose_backend() -> str:
@@ -73,6 +92,18 @@ def _failure(name: str) -> str | None:
         return None
     errors = [line for line in trial.stderr.splitlines() if line and not line.startswith((" ", "Exception ignored"))]
     return errors[-1] if errors else f"ended with {trial.returncode}"
+
+
+def _taken_by_another(name: str) -> str | None:
+    """What to do if PyOpenGL was loaded for something else, which lasts as long as the process; None if it was not."""
+    platform = sys.modules.get("OpenGL.platform")
+    loaded = type(platform.PLATFORM).__module__.rpartition(".")[2] if platform is not None else name
+    if loaded == name or name not in _PACKAGES:
+        return None
+    return (
+        f"PyOpenGL was imported before, for {loaded}, and MuJoCo needs it for {name}: make the environment before whatever "
+        f"imports OpenGL, or begin the program with PYOPENGL_PLATFORM={name} and MUJOCO_GL={name} set."
+    )
 
 
 def _what_to_do(failures: dict[str, str]) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import gymnasium as gym
 
 from sb3_sparse.dmc import register_dmc
-from sb3_sparse.pixels.backend import choose_backend
+from sb3_sparse.pixels.backend import check_backend, choose_backend
 from sb3_sparse.pixels.observations import PixelObservations
 
 
@@ -41,7 +41,12 @@ def make_dmc_pixels(
     """
     # Before dm_control is imported, which reads it once, for what it draws itself.
     choose_backend()
-    register_dmc()
+    try:
+        register_dmc()
+    except Exception:
+        # Its renderer is imported with it, and fails in whatever way. (Otherwise nothing is tried yet, which takes time.)
+        check_backend()
+        raise
     domain = "ball_in_cup" if domain == "cup" else domain
     env = gym.make(f"dm_control/{domain}-{task}-v0", **{"render_mode": "rgb_array", **kwargs})
     return PixelObservations(env, size, n_stack, action_repeat, camera_id, rendering)

@@ -1,14 +1,11 @@
 """Pictures instead of observations."""
 
-import copy
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.wrappers import RescaleAction
 
 from sb3_sparse.common.validation import whole_number
 from sb3_sparse.pixels.frames import frames_of
@@ -70,23 +67,17 @@ class PixelObservations(gym.Wrapper, RecordConstructorArgs):
         RecordConstructorArgs.__init__(
             self, size=size, n_stack=n_stack, action_repeat=action_repeat, camera_id=camera_id, rendering=rendering
         )
-        self._given_env = env
+        super().__init__(env)
         self._frames = frames_of(env, size, camera_id, rendering)
-        super().__init__(_rescaled(env))
+        self._bounds: tuple[np.ndarray, np.ndarray] | None = None
         if isinstance(env.action_space, spaces.Box):
+            if not env.action_space.is_bounded():
+                raise ValueError(f"PixelObservations rescales actions in a Box: expected bounds, got {env.action_space}.")
+            self._bounds = env.action_space.low, env.action_space.high
             self.action_space = spaces.Box(-1.0, 1.0, env.action_space.shape, np.float32)
         self.observation_space = spaces.Box(0, 255, (3 * n_stack, size, size), np.uint8)
         self.n_stack, self.action_repeat = n_stack, action_repeat
-        self._stack = np.zeros(self.observation_space.shape, np.uint8)
-
-    @property
-    def spec(self) -> EnvSpec | None:  # type: ignore[override]
-        """What ``gymnasium.make`` needs to make this environment again; None if the wrapped one has no such thing."""
-        # Of the environment that was given: the wrapper that is made here is made here the next time, too.
-        spec = copy.deepcopy(self._given_env.spec)
-        if spec is not None:
-            spec.additional_wrappers += (self.wrapper_spec(**self._saved_kwargs),)
-        return spec
+        self._stack = np.zeros((3 * n_stack, size, size), np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode; its first frame stands for those that were not."""
@@ -96,7 +87,7 @@ class PixelObservations(gym.Wrapper, RecordConstructorArgs):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Hold the action; stop early where the episode ends."""
-        total = 0.0
+        total, action = 0.0, self._rescaled(action)
         for _ in range(self.action_repeat):
             _, reward, terminated, truncated, info = self.env.step(action)
             total += float(reward)
@@ -125,13 +116,9 @@ class PixelObservations(gym.Wrapper, RecordConstructorArgs):
     def _frame(self) -> np.ndarray:
         return self._frames.frame().transpose(2, 0, 1)
 
-
-def _rescaled(env: gym.Env) -> gym.Env:
-    """Actions in a Box within [-1, 1]."""
-    if not isinstance(env.action_space, spaces.Box):
-        return env
-    if not env.action_space.is_bounded():
-        raise ValueError(f"PixelObservations rescales actions in a Box: expected bounds, got {env.action_space}.")
-    # Bounds of another precision would make gymnasium compare limits of float64 in float32, which overflow.
-    bounds = np.array([-1.0, 1.0], np.result_type(env.action_space.dtype, np.float32))
-    return RescaleAction(env, bounds[0], bounds[1])
+    def _rescaled(self, action: Any) -> Any:
+        """From [-1, 1] to the range of the environment, in its precision."""
+        if self._bounds is None:
+            return action
+        low, high = self._bounds
+        return low + (high - low) * ((np.asarray(action, low.dtype) + 1) / 2)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_sparse.pixels.backend import gl_context
+from sb3_sparse.pixels.backend import choose_backend, explained, gl_context
 from sb3_sparse.pixels.rendering import Rendering
 
 # As many as MuJoCo's own renderer has room for.
@@ -85,10 +85,11 @@ class _Context:
         import mujoco
 
         self.mujoco, self.model, self.process = mujoco, model, os.getpid()
-        self.gl = gl_context(height, width)
-        _at_exit()
-        self.gl.make_current()
-        with rendering.applied(model, height, width):
+        choose_backend()
+        with explained(), rendering.applied(model, height, width):
+            self.gl = gl_context(height, width)
+            _at_exit()
+            self.gl.make_current()
             self.context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.context)
         self.scene = mujoco.MjvScene(model, _MAX_GEOMS)
