@@ -61,9 +61,7 @@ def main():
         shown.append(seen)
         for env in envs:
             env.close()
-    rows = [
-        [name, *(f"{costs[task][name] * 1e3:.1f} / {changes[task][name]:.2f}" for task in TASKS)] for name in RENDERINGS
-    ]
+    rows = [[name, *(f"{costs[task][name] * 1e3:.1f} / {changes[task][name]:.2f}" for task in TASKS)] for name in RENDERINGS]
     title = f"ms / difference, {options.size} x {options.size} by {os.environ['MUJOCO_GL']}, {machine()}"
     print_table(title, ["rendering", *("-".join(task) for task in TASKS)], rows)
     if options.picture:

@@ -7,7 +7,6 @@ pygame would draw into each other's. So all of ours live in one thread that nobo
 
 import atexit
 import contextlib
-import functools
 import os
 import queue
 import threading
@@ -166,9 +165,9 @@ def _gl_thread() -> _Thread:
     return _thread
 
 
-@functools.cache
 def _at_exit() -> None:
-    # After the backend has registered its own function, which is called later therefore: it ends the display that ours are on.
+    # What is registered last is called first: before the functions of MuJoCo and dm_control that end the display ours are on.
+    atexit.unregister(_free_all)
     atexit.register(_free_all)
 
 
