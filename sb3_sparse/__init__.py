@@ -35,6 +35,7 @@ from sb3_sparse.sparse import (
 if TYPE_CHECKING:
     from sb3_sparse.atari import DopamineAtari, make_atari
     from sb3_sparse.dmc import DMCWrapper, make_dmc
+    from sb3_sparse.pixels import PixelObservations, make_dmc_pixels
     from sb3_sparse.plasticity import PlasticityCallback, ResetCallback, measure, reset_model_
     from sb3_sparse.rainbow import (
         DER,
@@ -69,6 +70,7 @@ __all__ = [
     "ExactCheckpoint",
     "FrameReplayBuffer",
     "ObGD",
+    "PixelObservations",
     "PlasticityCallback",
     "PrioritizedReplayBuffer",
     "Rainbow",
@@ -103,6 +105,7 @@ __all__ = [
     "load_safe_vec_normalize",
     "make_atari",
     "make_dmc",
+    "make_dmc_pixels",
     "measure",
     "register_aliases",
     "reset_model_",
@@ -119,6 +122,7 @@ __all__ = [
 _ROOMS: dict[str, tuple[str, ...]] = {
     "atari": ("DopamineAtari", "make_atari"),
     "dmc": ("DMCWrapper", "make_dmc"),
+    "pixels": ("PixelObservations", "make_dmc_pixels"),
     "plasticity": ("PlasticityCallback", "ResetCallback", "measure", "reset_model_"),
     "rainbow": (
         *("DER", "Rainbow", "RainbowCnnPolicy", "RainbowMultiInputPolicy", "RainbowPolicy"),
