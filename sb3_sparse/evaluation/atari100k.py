@@ -149,6 +149,7 @@ def evaluate_saved_on_game(
         evaluations.append(
             Evaluation(
                 agent=str(saved.path),
+                checksum=saved.checksum,
                 algo=type(model).__name__,
                 env=f"ALE/{game}-v5",
                 seed=seed,

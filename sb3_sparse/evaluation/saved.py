@@ -1,5 +1,6 @@
 """Agents in files: whose they are, in which environment they were trained, and what belongs to them beside the file."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,12 @@ class SavedAgent:
     env: str | None = None
     """ID of the environment in which it was trained."""
 
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the file: says that agents are the same, whatever they are called."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
 
 def find_saved(place: str | Path, best: bool = False) -> SavedAgent:
     """
@@ -83,12 +90,17 @@ def find_saved(place: str | Path, best: bool = False) -> SavedAgent:
     if is_safe_file(path):
         # What rl-zoo3 leaves beside an agent can execute code.
         return SavedAgent(path)
-    of_this_agent = path.with_suffix("") / "config.yml"
-    settings = of_this_agent if of_this_agent.is_file() else settings_file(path.parent)
+    settings = _settings_of(path)
     if settings is None:
         return SavedAgent(path)
     named = read_settings(settings)
     return SavedAgent(path, settings.parent, named.get("algo"), named.get("env"))
+
+
+def _settings_of(path: Path) -> Path | None:
+    """The ``config.yml`` of an agent's run: in the folder with the agent's name, else in the only one of the run."""
+    of_this_agent = path.with_suffix("") / "config.yml"
+    return of_this_agent if of_this_agent.is_file() else settings_file(path.parent)
 
 
 def load_saved(saved: SavedAgent, algo: str | None = None, device: str = "auto") -> BaseAlgorithm:
@@ -127,25 +139,23 @@ def _algorithm(saved: SavedAgent) -> type[BaseAlgorithm]:
 
 def statistics_beside(path: Path) -> Path | None:
     """
-    The statistics of ``VecNormalize`` that belong to an agent, as rl-zoo3 saves them; None if there are none.
+    The statistics of ``VecNormalize`` that belong to an agent; None if there are none.
+
+    They are in the folder that has the agent's name, where rl-zoo3 saves those of the last agent; or in the settings of the
+    agent's run, or directly beside the agent. Those in any other folder are of other agents.
 
     :param path: The agent's file.
     :raises ValueError: If there are several.
     """
-    of_this_agent = path.parent / path.stem / STATISTICS
-    if of_this_agent.is_file():
-        return of_this_agent
-    found = [*path.parent.glob(STATISTICS), *path.parent.glob(f"*/{STATISTICS}")]
-    found = [file for file in found if not _of_another_agent(file, path)]
+    own = path.with_suffix("") / STATISTICS
+    if own.is_file():
+        return own
+    settings = _settings_of(path)
+    folders = [path.parent] if settings is None else [settings.parent, path.parent]
+    found = [folder / STATISTICS for folder in folders if (folder / STATISTICS).is_file()]
     if len(found) > 1:
         raise ValueError(f"which of {[str(file) for file in found]} belongs to {path}? Name it: --vecnormalize FILE, or none.")
     return found[0] if found else None
-
-
-def _of_another_agent(statistics: Path, path: Path) -> bool:
-    """A folder beside an agent, with its name, is that agent's; one of a run of rl-zoo3 is for all agents of the run."""
-    folder = statistics.parent
-    return folder != path.parent and Path(f"{folder}.zip").is_file() and not (folder / "config.yml").is_file()
 
 
 def environment_of(
@@ -171,17 +181,18 @@ def environment_of(
         raise ValueError(f"{saved.path} does not say in which environment it was trained: name one by --env.")
     make_known(env_id)
     found = _statistics(saved, statistics)
+    normalizer = load_vec_normalize(found)
     n_stack = 0
     if saved.settings_folder is None:
         env = make_vec_env(env_id, n_envs=n_envs, env_kwargs=env_kwargs)
     else:
         env, hyperparams = run_environment(saved.settings_folder, env_id, n_envs, env_kwargs)
         n_stack = hyperparams.get("frame_stack") or 0
-        if hyperparams.get("normalize") and found is None and statistics is None:
+        if hyperparams.get("normalize") and normalizer is None and statistics is None:
             env.close()
             raise ValueError(f"{saved.path} was trained with VecNormalize, and its statistics are missing: name a file.")
     try:
-        if (normalizer := load_vec_normalize(found)) is not None:
+        if normalizer is not None:
             normalizer.set_venv(env)
             env = normalizer
     except (ValueError, AssertionError) as error:
@@ -241,6 +252,7 @@ def evaluate_saved(
     return [
         Evaluation(
             agent=str(saved.path),
+            checksum=saved.checksum,
             algo=type(model).__name__,
             env=str(env_id or saved.env),
             seed=seed,

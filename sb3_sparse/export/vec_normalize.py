@@ -51,13 +51,22 @@ def load_vec_normalize(given: VecNormalize | str | Path | None) -> VecNormalize 
     """
     wrapper: Any = given
     if isinstance(given, (str, Path)):
-        with open(given, "rb") as file:
-            try:
+        try:
+            with open(given, "rb") as file:
                 wrapper = pickle.load(file)
-            except (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, ValueError) as error:
-                raise ValueError(f"{str(given)!r} is no file of VecNormalize: {error}") from error
+        except OSError as error:
+            raise ValueError(f"{str(given)!r} cannot be read ({error}): expected what VecNormalize.save wrote.") from error
+        except Exception as error:  # whatever a pickle does that is damaged, or of something else
+            raise ValueError(
+                f"{str(given)!r} is no file of VecNormalize ({type(error).__name__}: {error}): expected one that "
+                "VecNormalize.save wrote."
+            ) from error
     if wrapper is not None and not isinstance(wrapper, VecNormalize):
-        raise ValueError(f"vec_normalize={given!r}: expected a VecNormalize, or the file that one was saved to.")
+        raise ValueError(
+            f"{str(given)!r} holds {type(wrapper).__name__}: expected the VecNormalize that VecNormalize.save wrote."
+            if isinstance(given, (str, Path))
+            else f"vec_normalize={given!r}: expected a VecNormalize, or the file that one was saved to."
+        )
     return wrapper
 
 

@@ -113,3 +113,22 @@ class Support(nn.Module):
         projected = th.zeros_like(probabilities)
         projected.scatter_add_(1, below, probabilities * (1 - upper_share))
         return projected.scatter_add_(1, above, probabilities * upper_share)
+
+    def clipped(self, probabilities: th.Tensor, rewards: th.Tensor, discounts: th.Tensor) -> th.Tensor:
+        """
+        How much of what :meth:`project` is given lies beside the atoms, by more than half of their spacing.
+
+        >>> support = Support(3, 0.0, 2.0)
+        >>> support.clipped(th.tensor([[0.25, 0.25, 0.5]]), th.tensor([1.0]), th.tensor([1.0])).item()
+        0.5
+
+        :param probabilities: ``(batch, n_atoms)``, of the return.
+        :param rewards: ``(batch,)``
+        :param discounts: ``(batch,)``, 0 where an episode ended.
+        :return: ``()``, the share of the mass.
+        """
+        moved = rewards[:, None] + discounts[:, None] * self.atoms
+        # A bound that is exactly the largest return is not passed by rounding.
+        margin = 0.5 * self.spacing
+        beside = (moved < self.v_min - margin) | (moved > self.v_max + margin)
+        return (probabilities * beside).sum(dim=1).mean()

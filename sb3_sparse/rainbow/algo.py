@@ -9,20 +9,24 @@ import numpy as np
 import torch as th
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from torch.nn import functional as F
 
 from sb3_sparse.common.model_parts import ModelParts
 from sb3_sparse.common.sb3_models import sb3_model_parts
 from sb3_sparse.common.signatures import FullSignature
 from sb3_sparse.common.validation import flag, whole_number
+from sb3_sparse.common.warn import warn_user
 from sb3_sparse.networks.noisy import noise_added
 from sb3_sparse.rainbow.networks import RainbowParts
 from sb3_sparse.rainbow.policies import RainbowCnnPolicy, RainbowMultiInputPolicy, RainbowPolicy
+from sb3_sparse.rainbow.settings import OF_BUFFER, OF_NETWORK, check_buffer_kwargs, check_settings
 from sb3_sparse.rainbow.simba import SparseSimBaRainbowPolicy
-from sb3_sparse.replay.buffer import ComposedReplayBuffer
+from sb3_sparse.replay.buffer import ComposedReplayBuffer, cut_off
+from sb3_sparse.replay.owner import check_gamma
 from sb3_sparse.replay.prioritized import PrioritizedReplayBuffer
 from sb3_sparse.simba.policies import POLICY_ALIAS
 
@@ -34,11 +38,16 @@ class Losses(NamedTuple):
     """``(batch, 1)``"""
     priorities: th.Tensor
     """``(batch, 1)``: magnitudes, for prioritised replay; no gradient."""
+    clipped: th.Tensor | None = None
+    """``()``: the share of the targets' mass that is clipped to the ends of the support, where that was looked at."""
 
 
-# Keywords that made the network and the replay buffer of a saved agent.
-_OF_NETWORK = ("distributional", "dueling", "noisy", "n_atoms", "v_min", "v_max", "sigma")
-_OF_BUFFER = ("prioritized", "n_steps", "gamma", "alpha", "beta", "replay_buffer_class", "replay_buffer_kwargs")
+# Whether returns fit between v_min and v_max is looked at in each of so many updates, and warned of after so many, where the
+# running mean of the share that does not is so large.
+_CLIPPING_EVERY, _CLIPPING_PATIENCE, _CLIPPING_LIMIT = 10, 1_000, 0.1
+
+# What a replay buffer was made with; another one means something else by its transitions or priorities.
+_SAME_IN_BUFFERS = ("n_steps", "gamma", "alpha", "handle_timeout_termination", "n_envs", "observation_space", "action_space")
 
 
 class Rainbow(DQN):
@@ -77,11 +86,14 @@ class Rainbow(DQN):
         POLICY_ALIAS: SparseSimBaRainbowPolicy,
     }
     #: Keywords that :meth:`load` does not take: a saved agent has its own.
-    fixed_keywords: ClassVar[frozenset[str]] = frozenset((*_OF_NETWORK, *_OF_BUFFER))
+    fixed_keywords: ClassVar[frozenset[str]] = frozenset((*OF_NETWORK, *OF_BUFFER))
     q_net: RainbowParts
     q_net_target: RainbowParts
     policy: RainbowPolicy | SparseSimBaRainbowPolicy
     __signature__ = FullSignature()
+    # Of files from before, which have none.
+    _clipped_targets: float | None = None
+    _warned_of_clipping: bool = False
 
     def __init__(
         self,
@@ -117,18 +129,12 @@ class Rainbow(DQN):
         if taken := sorted(network.keys() & (policy_kwargs or {})):
             raise ValueError(f"policy_kwargs={policy_kwargs!r}: {taken} are keywords of {type(self).__name__} itself.")
         buffer_kwargs = dict(replay_buffer_kwargs or {})
-        for name, value in (("n_steps", n_steps), ("gamma", gamma)):
-            if buffer_kwargs.get(name, value) != value:
-                raise ValueError(
-                    f"replay_buffer_kwargs={replay_buffer_kwargs!r} and {name}={value!r}: say {name} once, as a keyword of "
-                    f"{type(self).__name__} itself."
-                )
         buffer_class = kwargs.pop("replay_buffer_class", None) or (PrioritizedReplayBuffer if prioritized else None)
         self._check_buffer_class(buffer_class)
+        own = {"n_steps": n_steps, "gamma": gamma, **({"alpha": alpha, "beta": beta} if prioritized else {})}
+        check_buffer_kwargs(type(self).__name__, buffer_class, buffer_kwargs, own)
         if issubclass(buffer_class or object, ComposedReplayBuffer):
-            buffer_kwargs = {"n_steps": n_steps, "gamma": gamma, **buffer_kwargs}
-        if prioritized:
-            buffer_kwargs = {"alpha": alpha, "beta": beta, **buffer_kwargs}
+            buffer_kwargs |= own
         super().__init__(
             policy,
             env,
@@ -150,12 +156,37 @@ class Rainbow(DQN):
         return bool(self.policy_kwargs["noisy"])
 
     def _setup_model(self) -> None:
+        check_settings(self)
+        self._check_buffer_class(self.replay_buffer_class)
         # SB3 warns of steps that a buffer class does not get from it. Ours has them already, and so has one that SB3 itself
         # has chosen before the agent was saved.
         n_steps = self.n_steps
         self.n_steps = 1 if self.replay_buffer_kwargs.get("n_steps") else n_steps
         super()._setup_model()
         self.n_steps = n_steps
+        self._check_buffer()
+
+    def _check_buffer(self) -> None:
+        """Of an agent whose attributes may have been set by hand, or given to SB3's ``load`` as ``custom_objects``."""
+        check_gamma(self, self.replay_buffer)
+        if (n_steps := getattr(self.replay_buffer, "n_steps", 1)) != self.n_steps:
+            raise ValueError(
+                f"n_steps={self.n_steps!r} of {type(self).__name__}, and n_steps={n_steps!r} of its replay buffer: expected "
+                "the same. Make the agent with one n_steps, which a buffer of SB3's that is named takes from "
+                "replay_buffer_kwargs, and do not set it afterwards."
+            )
+
+    def _setup_learn(
+        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
+    ) -> tuple[int, BaseCallback]:
+        begins_anew = reset_num_timesteps or self._last_obs is None
+        found = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
+        self._check_buffer()
+        # An episode ends here that the buffer knows no end of, or the buffer is another one than the episode began with.
+        seen = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
+        assert self.replay_buffer is not None
+        cut_off(self.replay_buffer, None if begins_anew else seen)
+        return found
 
     def _check_buffer_class(self, buffer_class: type[ReplayBuffer] | None) -> None:
         if self.prioritized != issubclass(buffer_class or object, PrioritizedReplayBuffer):
@@ -184,31 +215,50 @@ class Rainbow(DQN):
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """
-        Go on with the transitions in a file.
+        Go on with the transitions and priorities in a file, and with ``beta`` of this agent. As in SB3 the size is that of
+        the buffer in the file; a warning says if it is another one.
 
         :param path: The file, or its path.
         :param truncate_last_traj: Of SB3, for HER.
-        :raises ValueError: If the file holds a buffer of another kind, or of transitions of another number of steps or
-            another discount factor than the present one; then the present one stays.
+        :raises ValueError: If the file holds a buffer of another kind, or one that was made with other settings
+            (``n_steps``, ``gamma``, ``alpha``, ...) than the present one; then the present one stays.
         """
         before = self.replay_buffer
         super().load_replay_buffer(path, truncate_last_traj)
         loaded = self.replay_buffer
+        assert before is not None
+        assert loaded is not None
         try:
-            self._check_buffer_class(None if loaded is None else type(loaded))
-            for name in ("n_steps", "gamma", "n_envs", "observation_space", "action_space"):
+            self._check_buffer_class(type(loaded))
+            for name in _SAME_IN_BUFFERS:
                 ours, theirs = (getattr(buffer, name, None) for buffer in (before, loaded))
-                if before is not None and ours != theirs:
-                    raise ValueError(f"{path}: a replay buffer with {name}={theirs!r}, this agent's has {ours!r}.")
+                if ours != theirs:
+                    raise ValueError(
+                        f"{path}: a replay buffer with {name}={theirs!r}, this agent's has {ours!r}. Make the agent with that "
+                        "of the buffer, or leave the buffer out."
+                    )
         except ValueError:
             self.replay_buffer = before
             raise
+        if loaded.buffer_size != before.buffer_size:
+            size, expected = (buffer.buffer_size * buffer.n_envs for buffer in (loaded, before))
+            warn_user(
+                f"{path}: a replay buffer for {size} transitions, where buffer_size={self.buffer_size} of this agent asks for "
+                f"{expected}. As in SB3 the one in the file is taken, with its size."
+            )
+        if isinstance(before, PrioritizedReplayBuffer) and isinstance(loaded, PrioritizedReplayBuffer):
+            # Of what is drawn from now on, and of nothing in the file.
+            if not (callable(before.beta) or callable(loaded.beta)) and before.beta != loaded.beta:
+                warn_user(
+                    f"{path}: a replay buffer with beta={loaded.beta!r}. This agent goes on with its own, {before.beta!r}."
+                )
+            loaded.beta = before.beta
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Update the network; SB3 calls this."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        losses = []
+        losses, clipped = [], []
         for _ in range(gradient_steps):
             samples = self._sample(batch_size)
             self.q_net.reset_noise()
@@ -216,14 +266,38 @@ class Rainbow(DQN):
             with noise_added(self.q_net, self.q_net_target):
                 found = self._losses(samples)
             losses.append(self._update(found.losses, samples))
+            if found.clipped is not None:
+                clipped.append(found.clipped)
             if self.prioritized:
                 self.replay_buffer.update_priorities(samples.indices, found.priorities)  # type: ignore[union-attr]
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", th.stack(losses).mean().item() if losses else np.nan)
+        self._record_clipping(clipped)
+
+    def _record_clipping(self, shares: list[th.Tensor]) -> None:
+        """Log how much of the targets lies beyond the support; warn once where that stays large."""
+        if shares:
+            share, before = th.stack(shares).mean().item(), self._clipped_targets
+            # A mean over about 100 measurements.
+            self._clipped_targets = share if before is None else before + 0.01 * (share - before)
+        if self._clipped_targets is None:
+            return
+        self.logger.record("train/clipped_targets", self._clipped_targets)
+        is_large = self._clipped_targets > _CLIPPING_LIMIT and self._n_updates >= _CLIPPING_PATIENCE
+        if is_large and not self._warned_of_clipping:
+            self._warned_of_clipping = True
+            support = self.q_net.support
+            assert support is not None
+            warn_user(
+                f"v_min={support.v_min:g}, v_max={support.v_max:g}: {self._clipped_targets:.0%} of what the network is to "
+                "learn lies beyond them and is clipped. Make the agent with bounds of the discounted return, such as the "
+                "largest reward / (1 - gamma). It is logged as train/clipped_targets."
+            )
 
     def _sample(self, batch_size: int) -> Any:
         assert self.replay_buffer is not None
+        self._check_buffer()
         if self.prioritized:
             # The last rollout may go beyond the end of the training.
             remaining = max(self._current_progress_remaining, 0.0)
@@ -240,13 +314,13 @@ class Rainbow(DQN):
             losses = F.smooth_l1_loss(values, targets, reduction="none")
             return Losses(losses, (values - targets).detach().abs())
         with th.no_grad():
-            projected = self.q_net.support.project(
-                self._next_distribution(samples.next_observations), samples.rewards.flatten(), discounts.flatten()
-            )
+            following = self._next_distribution(samples.next_observations), samples.rewards.flatten(), discounts.flatten()
+            projected = self.q_net.support.project(*following)
+            clipped = None if self._n_updates % _CLIPPING_EVERY else self.q_net.support.clipped(*following)
         log_probabilities = self.q_net.log_probabilities(samples.observations)
         chosen = log_probabilities[th.arange(len(projected), device=projected.device), samples.actions.long().flatten()]
         losses = -(projected * chosen).sum(dim=1, keepdim=True)
-        return Losses(losses, losses.detach())
+        return Losses(losses, losses.detach(), clipped)
 
     def _next_values(self, next_observations: Any) -> th.Tensor:
         """``(batch, 1)``: what the target network expects of the best action."""

@@ -1,17 +1,22 @@
 """Policies of Rainbow: SB3's policies of DQN with another network, other encoders, and sparsity."""
 
+import sys
+from types import FrameType
 from typing import Any
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import DQN
+from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MultiInputPolicy
 
 from sb3_sparse.common.signatures import FullSignature
-from sb3_sparse.common.validation import flag, non_negative, positive
+from sb3_sparse.common.validation import flag, non_negative, positive, whole_numbers
 from sb3_sparse.networks.heads import Support
 from sb3_sparse.rainbow.encoders import ImageEncoder, is_picture
 from sb3_sparse.rainbow.networks import RainbowNetwork
+from sb3_sparse.replay.owner import algorithm_behind
 from sb3_sparse.sparse.sparsity import Sparsity
 from sb3_sparse.sparse.state.loading import LoadsWhole
 
@@ -20,10 +25,11 @@ def checked_rainbow_keywords(
     distributional: bool, dueling: bool, noisy: bool, n_atoms: int, v_min: float, v_max: float, sigma: float
 ) -> dict[str, Any]:
     """
-    Which parts of Rainbow a network has, as plain values that are saved.
+    Which parts of Rainbow the network of a policy has, as plain values that are saved. Its constructor calls this.
 
-    :raises ValueError: If a value is out of range.
+    :raises ValueError: If a value is out of range, or an algorithm of SB3 makes the policy that cannot train it.
     """
+    _refuse_who_cannot_train(sys._getframe(1), {"distributional": distributional, "noisy": noisy})
     support = Support(n_atoms, v_min, v_max)
     return {
         "distributional": flag("distributional", distributional),
@@ -34,6 +40,30 @@ def checked_rainbow_keywords(
         "v_max": support.v_max,
         "sigma": non_negative("sigma", sigma),
     }
+
+
+def _refuse_who_cannot_train(caller: FrameType, parts: dict[str, bool]) -> None:
+    """SB3's DQN knows nothing of these parts: it would go by the means of the distributions, with the same noise for long."""
+    algorithm = algorithm_behind(caller)
+    if algorithm is None:
+        return
+    name, on = type(algorithm).__name__, [part for part, is_on in parts.items() if is_on]
+    if not isinstance(algorithm, DQN):
+        raise ValueError(f"{name} cannot train a policy of Rainbow, which has a Q-network: use Rainbow, DER or SB3's DQN.")
+    if on and type(algorithm).train is DQN.train:
+        raise ValueError(
+            f"{name} trains no {' or '.join(on)} network, so {', '.join(f'{part}=True' for part in on)} would be silently "
+            "wrong with it. Use Rainbow or DER, or leave it out."
+        )
+
+
+def _hidden_layers(net_arch: Any) -> list[int]:
+    try:
+        return whole_numbers("net_arch", net_arch, 1)
+    except ValueError as error:
+        raise ValueError(
+            f"net_arch={net_arch!r}: expected a list of positive whole numbers, the units of hidden layers, such as [64, 64]."
+        ) from error
 
 
 class RainbowPolicy(LoadsWhole, DQNPolicy):
@@ -91,6 +121,9 @@ class RainbowPolicy(LoadsWhole, DQNPolicy):
         rescale: bool = False,
         **kwargs: Any,
     ):
+        net_arch = None if net_arch is None else _hidden_layers(net_arch)
+        if encoder is None:
+            self._check_space(observation_space, kwargs.get("features_extractor_class"))
         # Before the constructor, which makes the networks.
         self.rainbow_kwargs = checked_rainbow_keywords(distributional, dueling, noisy, n_atoms, v_min, v_max, sigma)
         self.sparsity = Sparsity.from_keywords(sparsity, sparsity_distribution, mask_seed, rescale)
@@ -106,6 +139,11 @@ class RainbowPolicy(LoadsWhole, DQNPolicy):
             # A third of the time, and no memory that is asked for anew in each step.
             kwargs["optimizer_kwargs"] = {"fused": True, **given}
         super().__init__(observation_space, action_space, lr_schedule, net_arch, *args, **kwargs)
+
+    def _check_space(self, space: spaces.Space, extractor: type | None) -> None:
+        """See whether SB3's features extractor takes the observations, where the user names no other."""
+        if isinstance(space, spaces.Dict) and extractor is None:
+            raise ValueError(f"{type(self).__name__} for the observation space {space}: it has parts. Use 'MultiInputPolicy'.")
 
     def _encoder_arguments(self, space: spaces.Space, kwargs: dict[str, Any]) -> dict[str, Any]:
         if not is_picture(space):
@@ -137,6 +175,27 @@ class RainbowPolicy(LoadsWhole, DQNPolicy):
 class RainbowCnnPolicy(RainbowPolicy, CnnPolicy):
     """:class:`RainbowPolicy` for images, through SB3's NatureCNN unless ``encoder`` names another."""
 
+    def _check_space(self, space: spaces.Space, extractor: type | None) -> None:
+        if extractor not in (None, NatureCNN):
+            return
+        if not isinstance(space, spaces.Box) or len(space.shape) != 3:
+            raise ValueError(
+                f"'CnnPolicy' for the observation space {space}: expected images, a Box of (channels, height, width). Use "
+                "'MlpPolicy' for anything else, of a Dict 'MultiInputPolicy'."
+            )
+        if min(space.shape[1:]) < 36:
+            raise ValueError(
+                f"'CnnPolicy' for images of shape {space.shape}: NatureCNN needs at least 36 x 36 pixels. Name another "
+                "encoder: policy_kwargs=dict(encoder='grid') or 'impala'."
+            )
+
 
 class RainbowMultiInputPolicy(RainbowPolicy, MultiInputPolicy):
     """:class:`RainbowPolicy` for Dict observations."""
+
+    def _check_space(self, space: spaces.Space, extractor: type | None) -> None:
+        if not isinstance(space, spaces.Dict) and extractor is None:
+            raise ValueError(
+                f"'MultiInputPolicy' for the observation space {space}: expected a Dict. Use 'CnnPolicy' for images, "
+                "'MlpPolicy' for anything else."
+            )

@@ -1,5 +1,7 @@
 """A replay buffer of Stable-Baselines3 that is put together from parts: storage, several steps as one, and a draw."""
 
+import sys
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_sparse.common.validation import flag, fraction, whole_number
 from sb3_sparse.replay.n_step import windows
+from sb3_sparse.replay.owner import algorithm_behind, check_gamma
 from sb3_sparse.replay.storage import ObservationStorage, WholeObservations
 
 
@@ -29,8 +32,8 @@ class ComposedReplayBuffer(ReplayBuffer):
     :param optimize_memory_usage: Not supported: SB3's way of it loses time limits.
     :param handle_timeout_termination: Whether values are bootstrapped from where a time limit cut an episode off.
     :param n_steps: Rewards of so many steps make a transition.
-    :param gamma: Discount factor, of these rewards.
-    :raises ValueError: If a value is out of range.
+    :param gamma: Discount factor of these rewards, the one of the algorithm.
+    :raises ValueError: If a value is out of range, or the algorithm that makes the buffer has another discount factor.
     """
 
     def __init__(
@@ -62,6 +65,11 @@ class ComposedReplayBuffer(ReplayBuffer):
         self.actions = np.zeros((*ring, self.action_dim), dtype=self._maybe_cast_dtype(action_space.dtype))
         self.rewards, self.dones, self.timeouts = (np.zeros(ring, dtype=np.float32) for _ in range(3))
         self.storage = self._make_storage()
+        self._check_gamma(sys._getframe(1))
+
+    def _check_gamma(self, caller: FrameType) -> None:
+        if self.n_steps > 1:
+            check_gamma(algorithm_behind(caller), self)
 
     def _make_storage(self) -> ObservationStorage:
         return WholeObservations(self.observation_space, self.buffer_size, self.n_envs)
@@ -85,9 +93,7 @@ class ComposedReplayBuffer(ReplayBuffer):
 
         :raises ValueError: If something has the wrong shape; then nothing changes.
         """
-        if self.storage.newest == self.pos and self.buffer_size > 1:
-            # The last call was interrupted when all of it was there, only not counted.
-            self._advance()
+        self._count_interrupted()
         place = self.pos
         for name, values, n in (
             ("reward", reward, np.size(reward)),
@@ -102,6 +108,11 @@ class ComposedReplayBuffer(ReplayBuffer):
         self.actions[place], self.rewards[place], self.dones[place], self.timeouts[place] = action, reward, done, timeouts
         self.storage.add(place, obs, next_obs)
         self._advance()
+
+    def _count_interrupted(self) -> None:
+        """Count the step whose ``add`` was interrupted when all of it was there, only not counted."""
+        if self.storage.newest == self.pos and self.buffer_size > 1:
+            self._advance()
 
     def _advance(self) -> None:
         # In this order: a full buffer may be drawn from at any place.
@@ -119,7 +130,9 @@ class ComposedReplayBuffer(ReplayBuffer):
 
         :param batch_size: How many.
         :param env: Normalises observations and rewards.
+        :raises ValueError: If the algorithm that asks has another discount factor.
         """
+        self._check_gamma(sys._getframe(1))
         # In this order, as in SB3: equal seeds give equal draws.
         steps = np.random.randint(0, self.size(), size=batch_size)
         return self._at(steps, np.random.randint(0, self.n_envs, size=batch_size), env)
@@ -161,3 +174,44 @@ class ComposedReplayBuffer(ReplayBuffer):
         if isinstance(observations, dict):
             return {name: self.to_torch(part) for name, part in observations.items()}
         return self.to_torch(observations)
+
+
+def cut_off(buffer: ReplayBuffer, observations: Any = None) -> bool:
+    """
+    Let no window of several steps run on from the newest step of a buffer into what is added next: its value is then
+    bootstrapped from, as with a time limit. For the moment when environments are reset, or others take their place, before
+    their episodes have ended, which nothing else tells a buffer.
+
+    :param buffer: One of this package, or SB3's ``NStepReplayBuffer``; others have no windows, nothing is done.
+    :param observations: ``(n_envs, ...)``, by part where there are several: the steps to come begin with them, and
+        trajectories that they continue are not cut. None: all are cut.
+    :return: Whether anything has changed.
+    """
+    if isinstance(buffer, ComposedReplayBuffer):
+        buffer._count_interrupted()
+    if getattr(buffer, "n_steps", 1) == 1 or not buffer.size():
+        return False
+    newest = (buffer.pos - 1) % buffer.buffer_size
+    ends = ~_continued(_followed(buffer, newest), observations)
+    ends &= (buffer.dones[newest] == 0) & (buffer.timeouts[newest] == 0)
+    buffer.timeouts[newest][ends] = 1
+    return bool(ends.any())
+
+
+def _followed(buffer: ReplayBuffer, newest: int) -> Any:
+    """What followed the newest step of each environment."""
+    if isinstance(buffer, ComposedReplayBuffer):
+        return buffer.storage.next_observations(np.full(buffer.n_envs, newest), np.arange(buffer.n_envs))
+    return buffer.next_observations[newest]
+
+
+def _continued(followed: Any, observations: Any) -> np.ndarray:
+    """``(n_envs,)``: whether what followed is what is seen now."""
+    if isinstance(followed, dict):
+        parts = [_continued(part, None if observations is None else observations[name]) for name, part in followed.items()]
+        return np.logical_and.reduce(parts)
+    if observations is None:
+        return np.zeros(len(followed), dtype=bool)
+    now = np.reshape(observations, followed.shape).astype(followed.dtype)
+    # Bytes: also what is no number is the same as itself.
+    return np.array([then.tobytes() == each.tobytes() for then, each in zip(followed, now, strict=True)])

@@ -15,6 +15,9 @@ class FrameReplayBuffer(ComposedReplayBuffer):
 
         model = DQN("CnnPolicy", env, replay_buffer_class=FrameReplayBuffer, buffer_size=100_000)
 
+    With ``n_steps`` and one of SB3's own algorithms, call ``cut_off(model.replay_buffer)`` before another ``learn`` that
+    resets the environment: no window then joins the steps before to those behind it. Rainbow does so itself.
+
     :param args: Of :class:`ComposedReplayBuffer`.
     :param n_stack: Frames in an observation, as in ``VecFrameStack``.
     :param kwargs: Of :class:`ComposedReplayBuffer`.

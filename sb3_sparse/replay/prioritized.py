@@ -1,21 +1,19 @@
 """Prioritised experience replay (Schaul et al. 2016) for Stable-Baselines3."""
 
-import inspect
 import sys
 from collections.abc import Callable
-from functools import cache
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_sparse.common.validation import fraction, whole_number
 from sb3_sparse.replay.buffer import ComposedReplayBuffer
 from sb3_sparse.replay.frames import FrameStacks
+from sb3_sparse.replay.owner import algorithm_behind, updates_priorities
 from sb3_sparse.replay.priorities import Priorities, importance_weights
 from sb3_sparse.replay.storage import ObservationStorage
 
@@ -75,6 +73,11 @@ class PrioritizedReplayBuffer(ComposedReplayBuffer):
         #: Of the training, 1 at the beginning and 0 at the end: what a schedule for ``beta`` is asked with.
         self.progress_remaining = 1.0
 
+    @property
+    def alpha(self) -> float:
+        """How far the draw follows the priorities."""
+        return self.priorities.alpha
+
     def _make_storage(self) -> ObservationStorage:
         if self.n_stack is None:
             return super()._make_storage()
@@ -99,9 +102,12 @@ class PrioritizedReplayBuffer(ComposedReplayBuffer):
 
         :param batch_size: How many.
         :param env: Normalises observations and rewards.
-        :raises ValueError: If nothing is stored, or the algorithm that asks never updates priorities.
+        :raises ValueError: If nothing is stored, or the algorithm that asks never updates priorities, or has another
+            discount factor.
         """
-        _refuse_who_never_updates(sys._getframe(1))
+        caller = sys._getframe(1)
+        _refuse_who_never_updates(caller)
+        self._check_gamma(caller)
         beta = fraction("beta(progress_remaining)", self.beta(self.progress_remaining)) if callable(self.beta) else self.beta
         indices, probabilities = self.priorities.draw(batch_size)
         weights = importance_weights(probabilities, self.size() * self.n_envs, beta)
@@ -125,31 +131,13 @@ class PrioritizedReplayBuffer(ComposedReplayBuffer):
 
 def _refuse_who_never_updates(caller: FrameType) -> None:
     """
-    An algorithm makes its buffer, and draws from it, in methods of its own: they tell which it is.
-
     Priorities that nobody updates are all those of the first day: the draw then looks uniform until a buffer that was
     loaded, or a schedule, makes it something else, and nothing weighs it.
     """
-    frame: FrameType | None = caller
-    owner = None
-    # Past subclasses of the buffer and functions around it.
-    while frame is not None and (owner is None or isinstance(owner, PrioritizedReplayBuffer)):
-        owner, frame = frame.f_locals.get("self"), frame.f_back
-    if isinstance(owner, BaseAlgorithm) and not _updates_priorities(type(owner)):
-        name = type(owner).__name__
+    algorithm = algorithm_behind(caller)
+    if algorithm is not None and not updates_priorities(type(algorithm)):
+        name = type(algorithm).__name__
         raise ValueError(
             f"{name} never updates priorities, so prioritised replay would be silently wrong with it. Use Rainbow or DER of "
             "this package, or override train() and call replay_buffer.update_priorities(samples.indices, errors)."
         )
-
-
-@cache
-def _updates_priorities(algorithm: type) -> bool:
-    """Whether a method of an algorithm names ``update_priorities``."""
-    methods = [member for kind in algorithm.__mro__ for member in vars(kind).values() if inspect.isfunction(member)]
-    return any(_names(method.__code__) for method in methods)
-
-
-def _names(code: CodeType) -> bool:
-    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-    return "update_priorities" in code.co_names or any(map(_names, inner))

@@ -37,6 +37,8 @@ class Evaluation:
     """Of whole episodes, undiscounted, before any normalisation or clipping."""
     lengths: list[int]
     """Of the episodes, as the environment inside of all wrappers counts them; of a suite, steps of the agent."""
+    checksum: str | None = None
+    """SHA-256 of the agent's file, where it is known."""
 
     @property
     def mean(self) -> float:
@@ -90,19 +92,36 @@ def _evaluation(entry: Any) -> Evaluation:
 
 def run_means(evaluations: Iterable[Evaluation]) -> dict[str, dict[str, float]]:
     """
-    The mean return of every agent over all of its episodes, by environment.
+    The mean return of every agent over all of its episodes, by environment. Two names are of one agent if they lead to the
+    same file, or the files that were evaluated had the same content.
 
     :param evaluations: Of any agents.
     :raises ValueError: If the same episodes are there twice: an agent would count more than others, or its episodes.
     """
     seen: set[tuple[str, str, int]] = set()
     returns: dict[str, dict[str, list[float]]] = {}
-    for each in evaluations:
-        if (key := (each.env, each.agent, each.seed)) in seen:
-            raise ValueError(f"{each.agent} is there twice, in {each.env} with seed {each.seed}: name each agent once.")
+    evaluations = list(evaluations)
+    for each, agent in zip(evaluations, _first_names(evaluations), strict=True):
+        if (key := (each.env, agent, each.seed)) in seen:
+            known_as = "" if agent == each.agent else f" (also as {agent})"
+            raise ValueError(
+                f"{each.agent} is there twice{known_as}, in {each.env} with seed {each.seed}: name each agent once."
+            )
         seen.add(key)
-        returns.setdefault(each.env, {}).setdefault(each.agent, []).extend(each.returns)
+        returns.setdefault(each.env, {}).setdefault(agent, []).extend(each.returns)
     return {env: {agent: float(np.mean(runs)) for agent, runs in agents.items()} for env, agents in returns.items()}
+
+
+def _first_names(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Of each evaluation, by what name its agent is there first."""
+    known: dict[Path | str, str] = {}
+    names = []
+    for each in evaluations:
+        marks: list[Path | str] = [Path(each.agent).resolve(), *([] if each.checksum is None else [each.checksum])]
+        name = next((known[mark] for mark in marks if mark in known), each.agent)
+        known.update(dict.fromkeys(marks, name))
+        names.append(name)
+    return names
 
 
 def game_scores(evaluations: Iterable[Evaluation]) -> dict[str, list[float]]:

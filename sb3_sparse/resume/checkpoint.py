@@ -114,8 +114,8 @@ class ExactCheckpoint(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         if self._going_on is not None:
-            self._going_on.finish(self.model, self._others())
-            self._buffer.goes_on(self.model, self._going_on.checkpoint, self._going_on.run["buffer"])
+            if self._going_on.finish(self.model, self._others()):
+                self._buffer.goes_on(self.model, self._going_on.checkpoint, self._going_on.run["buffer"])
             self._going_on = None
             self._plan()
         elif self.stop_requested or self.model.num_timesteps >= self._next:

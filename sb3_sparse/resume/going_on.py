@@ -45,12 +45,13 @@ class GoingOn:
         restore_buffer(model, self.checkpoint, self.run["buffer"])
         restore_model(model, self.run["model"])
 
-    def finish(self, model: BaseAlgorithm, callbacks: list[BaseCallback]) -> None:
+    def finish(self, model: BaseAlgorithm, callbacks: list[BaseCallback]) -> bool:
         """
         Where the checkpoint was written: at the beginning of a rollout, in place, since it holds all parts already.
 
         :param model: The model.
         :param callbacks: Those of the run.
+        :return: Whether the replay buffer is as it was written.
         """
         # Whatever a callback did when training began, it does not do twice.
         restore_weights(model, self.checkpoint.read("model.zip"))
@@ -68,4 +69,5 @@ class GoingOn:
         restore_random(self.run["random"])
         if self.run["environment"] is None:
             warn_user(f"Not exact: {self.not_exact}. The run goes on with a new episode.")
-            begin_fresh_episode(model)
+            return not begin_fresh_episode(model)
+        return True

@@ -7,6 +7,8 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_sparse.rainbow import Rainbow
+from sb3_sparse.rainbow.settings import OF_NETWORK, fixed_settings
 from sb3_sparse.zoo.hyperparameters import (
     BUFFERS,
     EVALUATED_BY_RL_ZOO,
@@ -22,8 +24,13 @@ from sb3_sparse.zoo.search_spaces import STREAM_KAPPAS, sparse_converter, sparse
 
 # Of DeepMind Control tasks whose entry names no `env_wrapper` (null stands for none at all).
 DMC_WRAPPER = {"sb3_sparse.dmc.DMCWrapper": {"action_repeat": 2}}
+# What a saved agent keeps of its policy.
+_POLICY = ("policy", "policy_kwargs")
 # What is overridden: a version of rl-zoo3 that never calls one of these would do something else without a word.
-OVERRIDDEN = ("read_hyperparameters", "_preprocess_hyperparams", "load_trial", "hyperparameters_optimization")
+OVERRIDDEN = (
+    *("read_hyperparameters", "_preprocess_hyperparams", "load_trial", "hyperparameters_optimization"),
+    *("_load_pretrained_agent", "_save_config"),
+)
 
 
 def experiment_manager(reads_only: bool = False) -> type:
@@ -32,7 +39,8 @@ def experiment_manager(reads_only: bool = False) -> type:
 
     rl-zoo3 replaces ``policy_kwargs`` by what its samplers propose; with our policies they are merged. Tasks of DeepMind
     Control get their wrapper, without which they have Dict observations, where the file does not say it. Evaluations have
-    the same environment as the training.
+    the same environment as the training. Where a saved agent goes on, ``config.yml`` holds what it has, not what it does not
+    take.
 
     :param reads_only: Whether the hyperparameters may come from anybody: what rl-zoo3 would evaluate is read as literals
         instead, and callbacks are left out.
@@ -42,7 +50,7 @@ def experiment_manager(reads_only: bool = False) -> type:
     for name in OVERRIDDEN:
         part(f"exp_manager.ExperimentManager.{name}")
 
-    class SparseExperimentManager(base):  # type: ignore[valid-type, misc]
+    class SparseExperimentManager(_WritesKeptSettings, base):  # type: ignore[valid-type, misc]
         """See :func:`experiment_manager`."""
 
         # The YAML's, once they are read; only of our policies.
@@ -110,10 +118,53 @@ def _check(algorithm: type[BaseAlgorithm], hyperparams: dict[str, Any], continue
         check_names(algorithm, hyperparams)
         return
     kept = sorted(getattr(algorithm, "fixed_keywords", frozenset()) & hyperparams.keys())
-    if kept:
-        print(f"As they are in the saved agent, whatever is set: {', '.join(kept)}")
+    # These two rl-zoo3 takes out itself.
+    print(f"As they are in the saved agent, whatever is set: {', '.join([*kept, *_POLICY])}")
     for name in kept:
         del hyperparams[name]
+
+
+class _WritesKeptSettings:
+    """What a saved agent has, in ``config.yml``, where it goes on."""
+
+    continued: BaseAlgorithm | None = None
+
+    def _load_pretrained_agent(self, *args: Any, **kwargs: Any) -> BaseAlgorithm:
+        self.continued = super()._load_pretrained_agent(*args, **kwargs)  # type: ignore[misc]
+        return self.continued
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        if self.continued is not None:
+            _put_kept_settings(saved_hyperparams, self.continued)
+        super()._save_config(saved_hyperparams)  # type: ignore[misc]
+
+
+def _put_kept_settings(hyperparams: dict[str, Any], model: BaseAlgorithm) -> None:
+    """Put those of a saved agent in the place of what it did not take."""
+    kept: dict[str, Any] = {}
+    names_of_network: Iterable[str] = ()
+    if isinstance(model, Rainbow):
+        kept, names_of_network = fixed_settings(model), OF_NETWORK
+    kind = type(model.policy)
+    aliases = [name for name, policy in model.policy_aliases.items() if policy is kind]
+    kept["policy"] = aliases[0] if aliases else kind
+    policy_kwargs = {name: value for name, value in model.policy_kwargs.items() if name not in names_of_network}
+    if policy_kwargs:
+        kept["policy_kwargs"] = policy_kwargs
+    for name in (*getattr(model, "fixed_keywords", ()), *_POLICY):
+        hyperparams.pop(name, None)
+    hyperparams |= {name: _as_text(value) for name, value in sorted(kept.items())}
+
+
+def _as_text(value: Any) -> Any:
+    """What YAML can hold: classes and functions by their names."""
+    if isinstance(value, dict):
+        return {name: _as_text(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_text(entry) for entry in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
 
 
 @contextmanager

@@ -73,9 +73,11 @@ def test_the_agent_that_train_left_with_its_statistics(tmp_path, capsys):
 
 def test_statistics_of_several_agents_are_not_guessed(saved, capsys):
     env = normalized_env()
-    for name in ("one", "two"):
-        (saved.parent / name).mkdir()
-        env.save(saved.parent / name / "vecnormalize.pkl")
+    # Those of a run, and those directly beside the agent.
+    (saved.parent / "Env").mkdir()
+    (saved.parent / "Env/config.yml").write_text("{}")
+    for folder in (saved.parent, saved.parent / "Env"):
+        env.save(folder / "vecnormalize.pkl")
     said = fails(capsys, "--algo", "sac", "--model", saved, "--to", "torch")
     assert "which of" in said
     assert "Name it: --vecnormalize FILE, or none." in said

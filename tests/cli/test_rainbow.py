@@ -8,6 +8,7 @@ from gymnasium import spaces
 
 from sb3_sparse import DER, Rainbow
 from sb3_sparse.cli import main
+from sb3_sparse.results.runs import read_settings
 from tests.cli.running import run
 
 pytest.importorskip("rl_zoo3")
@@ -28,12 +29,22 @@ def test_from_training_to_a_file(algo, tmp_path, monkeypatch, capsys):
     assert (folder / "evaluations.npz").is_file()
     # Goes on with what made it, whatever the file says now, and with its priorities.
     capsys.readouterr()
-    main(["train", *arguments, "-i", str(folder / "CartPole-v1.zip"), *options, "n_steps:7", "v_max:9.0"])
+    others = ("n_steps:7", "v_max:9.0", "alpha:0.9", "policy_kwargs:dict(net_arch=[4],sparsity=0.9)", "tau:0.5")
+    main(["train", *arguments, "-i", str(folder / "CartPole-v1.zip"), *options, *others])
     said = capsys.readouterr().out
-    assert "As they are in the saved agent, whatever is set: " in said
+    kept = next(line for line in said.splitlines() if line.startswith("As they are in the saved agent, whatever is set: "))
+    assert {"alpha", "n_steps", "v_max", "policy", "policy_kwargs"} <= set(kept.partition(": ")[2].split(", "))
+    # And so it is written: what the agent takes as it is set now, anything else as the agent has it.
+    config = dict(yaml.unsafe_load((tmp_path / f"logs/{algo}/CartPole-v1_2/CartPole-v1/config.yml").read_text()))
+    expected = {"n_steps": 3, "v_max": 100.0, "alpha": 0.5, "prioritized": True, "policy": "MlpPolicy", "tau": 0.5}
+    assert {name: config[name] for name in expected} == expected
+    assert {name: config["policy_kwargs"][name] for name in ("net_arch", "sparsity")} == {"net_arch": [16], "sparsity": 0.5}
+    assert not {"n_atoms", "noisy"} & config["policy_kwargs"].keys()
+    assert config["n_atoms"] == 51
+    assert read_settings(tmp_path / f"logs/{algo}/CartPole-v1_2/CartPole-v1/config.yml")["v_max"] == 100.0
     assert "Loading replay buffer" in said
     longer = ALGORITHMS[algo].load(tmp_path / f"logs/{algo}/CartPole-v1_2/CartPole-v1.zip")
-    assert (longer.n_steps, longer.q_net.support.v_max) == (3, 100.0)
+    assert (longer.n_steps, longer.q_net.support.v_max, longer.tau) == (3, 100.0, 0.5)
     assert longer.replay_buffer.n_steps == 3
     main(["enjoy", *arguments, "-n", "60", "--no-render"])
     assert "Mean reward:" in capsys.readouterr().out

@@ -115,17 +115,46 @@ def test_statistics_beside_an_agent(tmp_path):
     with pytest.raises(ValueError, match="is no file of VecNormalize"):
         evaluate_saved(saved, env_id="Pendulum-v1", statistics=tmp_path / "agent.zip")
     (tmp_path / "vecnormalize.pkl").unlink()
-    (tmp_path / "one").mkdir()
-    env.save(tmp_path / "one/vecnormalize.pkl")
-    assert statistics_beside(saved.path) == tmp_path / "one/vecnormalize.pkl"
+    # Of others, whether they are agents beside it or not.
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        env.save(tmp_path / name / "vecnormalize.pkl")
+        assert statistics_beside(saved.path) is None
+    (left_alone,) = evaluate_saved(saved, 3, env_id="Pendulum-v1", seeds=[7])
+    assert (left_alone.statistics, left_alone.returns) == (None, alone.returns)
     model.save(tmp_path / "one")
     assert statistics_beside(saved.path) is None, "those of the agent of that name"
     assert statistics_beside(tmp_path / "one.zip") == tmp_path / "one/vecnormalize.pkl"
-    for name in ("two", "three"):
-        (tmp_path / name).mkdir()
-        env.save(tmp_path / name / "vecnormalize.pkl")
+    # Of the run, for all its agents; those beside an agent may be others.
+    (tmp_path / "two/config.yml").write_text("{}")
+    assert statistics_beside(saved.path) == tmp_path / "two/vecnormalize.pkl"
+    env.save(tmp_path / "vecnormalize.pkl")
     with pytest.raises(ValueError, match=r"belongs to .*agent\.zip\? Name it: --vecnormalize FILE"):
         evaluate_saved(saved, env_id="Pendulum-v1")
+    (tmp_path / "agent").mkdir()
+    env.save(tmp_path / "agent/vecnormalize.pkl")
+    assert statistics_beside(saved.path) == tmp_path / "agent/vecnormalize.pkl"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, r"v\.pkl' cannot be read .*: expected what VecNormalize\.save wrote"),
+        (b"", r"v\.pkl' is no file of VecNormalize \(EOFError"),
+        (b"text", r"v\.pkl' is no file of VecNormalize \(UnpicklingError"),
+        (b"}.", r"v\.pkl' holds dict: expected the VecNormalize"),
+        # What is cut off or damaged raises anything.
+        (b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\xff", r"v\.pkl' is no file of VecNormalize"),
+        (b"cbuiltins\nint\n(S'x'\ntR.", r"v\.pkl' is no file of VecNormalize \(ValueError"),
+        (b"cbuiltins\nint\n(}tR.", r"v\.pkl' is no file of VecNormalize \(TypeError"),
+    ],
+)
+def test_statistics_that_are_none(content, expected, tmp_path):
+    DQN("MlpPolicy", "CartPole-v1", buffer_size=1).save(tmp_path / "agent")
+    if content is not None:
+        (tmp_path / "v.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match=expected):
+        evaluate_saved(find_saved(tmp_path / "agent"), env_id="CartPole-v1", statistics=tmp_path / "v.pkl")
 
 
 ENTRY = {

@@ -120,3 +120,55 @@ def test_several_steps_are_not_warned_of(prioritized, tmp_path):
     model.save(tmp_path / "agent")
     loaded = Rainbow.load(tmp_path / "agent")
     assert model.n_steps == loaded.n_steps == model.replay_buffer.n_steps == loaded.replay_buffer.n_steps == 5
+
+
+@pytest.fixture
+def buffer_file(tmp_path):
+    def write(**settings):
+        env = DummyVecEnv([lambda: Walk(VECTOR)])
+        Rainbow("MlpPolicy", env, **{**SETTINGS, **settings}).learn(30).save_replay_buffer(tmp_path / "buffer")
+        return tmp_path / "buffer"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("theirs", "expected"),
+    [
+        ({"alpha": 0.7}, r"buffer: a replay buffer with alpha=0\.7, this agent's has 0\.5"),
+        ({"gamma": 0.9}, r"gamma=0\.9, this agent's has 0\.99"),
+        ({"n_steps": 5}, "n_steps=5, this agent's has 3"),
+        (
+            {"replay_buffer_kwargs": {"handle_timeout_termination": False}},
+            "handle_timeout_termination=False, this agent's has True",
+        ),
+        ({"prioritized": False}, "prioritized=True with a replay buffer of the class"),
+    ],
+)
+def test_a_buffer_that_was_made_otherwise_is_refused(buffer_file, theirs, expected):
+    model = Rainbow("MlpPolicy", DummyVecEnv([lambda: Walk(VECTOR)]), **SETTINGS)
+    before, path = model.replay_buffer, buffer_file(**theirs)
+    with pytest.raises(ValueError, match=expected):
+        model.load_replay_buffer(path)
+    assert model.replay_buffer is before
+
+
+def test_a_buffer_of_another_size_is_taken_with_its_size(buffer_file):
+    model = Rainbow("MlpPolicy", DummyVecEnv([lambda: Walk(VECTOR)]), **SETTINGS)
+    path = buffer_file(buffer_size=40)
+    with pytest.warns(UserWarning, match=r"for 40 transitions, where buffer_size=90 of this agent asks for 90"):
+        model.load_replay_buffer(path)
+    assert model.replay_buffer.buffer_size == 40
+
+
+@pytest.mark.parametrize(("theirs", "warned"), [(0.4, False), (0.9, True), (beta, False)])
+def test_the_weights_of_draws_are_those_of_the_agent(buffer_file, theirs, warned):
+    model = Rainbow("MlpPolicy", DummyVecEnv([lambda: Walk(VECTOR)]), **SETTINGS)
+    path = buffer_file(beta=theirs)
+    if warned:
+        with pytest.warns(UserWarning, match=r"beta=0\.9. This agent goes on with its own, 0\.4"):
+            model.load_replay_buffer(path)
+    else:
+        model.load_replay_buffer(path)
+    assert model.replay_buffer.beta == 0.4
+    assert model.replay_buffer.size() == 32

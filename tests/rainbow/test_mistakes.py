@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 from gymnasium import spaces
+from sb3_contrib import QRDQN
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.dqn.policies import DQNPolicy
 
-from sb3_sparse.rainbow import DER, ImageEncoder, Rainbow
+from sb3_sparse.rainbow import DER, ImageEncoder, Rainbow, RainbowPolicy
+from sb3_sparse.rainbow.simba import SparseSimBaRainbowPolicy
+from sb3_sparse.replay import FrameReplayBuffer
 from tests.envs import SpaceEnv
 
 DISCRETE = spaces.Discrete(3)
@@ -19,6 +25,24 @@ WRONG = [
     ({"alpha": -0.1}, r"alpha=-0\.1: expected a number in \[0, 1\]"),
     ({"beta": 1.5}, r"beta=1\.5: expected a number in \[0, 1\]"),
     ({"beta": "lin_0.4"}, r"beta='lin_0.4': "),
+    ({"batch_size": 0}, r"batch_size=0: expected a positive whole number"),
+    ({"batch_size": 2.5}, r"batch_size=2\.5: "),
+    ({"buffer_size": 0}, r"buffer_size=0: "),
+    ({"learning_starts": -1}, r"learning_starts=-1: expected a whole number of at least 0"),
+    ({"gradient_steps": -2}, r"gradient_steps=-2: expected a whole number of at least -1"),
+    ({"target_update_interval": 0}, r"target_update_interval=0: expected a positive whole number"),
+    ({"train_freq": 0}, r"train_freq=0: expected a positive whole number"),
+    ({"train_freq": (0, "step")}, r"train_freq\[0\]=0: "),
+    ({"tau": 1.5}, r"tau=1\.5: expected a number in \[0, 1\]"),
+    ({"gamma": 2}, r"gamma=2: expected a number in \[0, 1\]"),
+    ({"exploration_initial_eps": 2.0}, r"exploration_initial_eps=2\.0: expected a number in \[0, 1\]"),
+    ({"exploration_final_eps": -0.1}, r"exploration_final_eps=-0\.1: "),
+    ({"exploration_fraction": 1.1}, r"exploration_fraction=1\.1: "),
+    ({"max_grad_norm": 0}, r"max_grad_norm=0: expected a positive number"),
+    *(
+        ({"policy_kwargs": {"net_arch": net_arch}}, r"net_arch=.*: expected a list of positive whole numbers, .*\[64, 64\]")
+        for net_arch in ({"qf": [8]}, 8, [0], [8.5], "ab", [dict(qf=[8])])
+    ),
 ]
 
 
@@ -26,7 +50,14 @@ WRONG = [
 @pytest.mark.parametrize(("kwargs", "expected"), WRONG)
 def test_values_out_of_range(algorithm, kwargs, expected):
     with pytest.raises(ValueError, match=expected):
-        algorithm("MlpPolicy", "CartPole-v1", buffer_size=10, **kwargs)
+        algorithm("MlpPolicy", "CartPole-v1", **{"buffer_size": 10, **kwargs})
+
+
+@pytest.mark.parametrize("kwargs", [{"batch_size": 0}, {"exploration_initial_eps": 2.0}, {"target_update_interval": 0}])
+def test_values_out_of_range_for_a_saved_agent(kwargs, tmp_path):
+    Rainbow("MlpPolicy", "CartPole-v1", buffer_size=10).save(tmp_path / "agent")
+    with pytest.raises(ValueError, match=f"{next(iter(kwargs))}=.*: expected"):
+        Rainbow.load(tmp_path / "agent", **kwargs)
 
 
 @pytest.mark.parametrize("algorithm", [Rainbow, DER])
@@ -63,8 +94,142 @@ def test_actions_that_do_not_begin_with_0(policy):
         Rainbow(policy, env, buffer_size=10)
 
 
-@pytest.mark.parametrize("kwargs", [{"n_steps": 7}, {"gamma": 0.5}])
+@pytest.mark.parametrize("kwargs", [{"n_steps": 7}, {"gamma": 0.5}, {"alpha": 0.9}, {"beta": 0.9}])
 def test_a_buffer_that_contradicts_the_agent(kwargs):
     with pytest.raises(ValueError, match="as a keyword of Rainbow itself"):
         Rainbow("MlpPolicy", "CartPole-v1", replay_buffer_kwargs=kwargs, buffer_size=10)
     Rainbow("MlpPolicy", "CartPole-v1", replay_buffer_kwargs=kwargs, buffer_size=10, **kwargs)
+
+
+BOX, IMAGE, DICT = (
+    spaces.Box(-1, 1, (4,)),
+    spaces.Box(0, 255, (4, 36, 36), np.uint8),
+    spaces.Dict({"a": spaces.Box(-1, 1, (4,))}),
+)
+SMALL_IMAGE = spaces.Box(0, 255, (4, 35, 36), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("policy", "space", "expected"),
+    [
+        *(("MultiInputPolicy", space, "expected a Dict") for space in (BOX, IMAGE, spaces.Discrete(4))),
+        *(("CnnPolicy", space, "expected images.*'MlpPolicy'") for space in (BOX, spaces.Discrete(4))),
+        ("CnnPolicy", SMALL_IMAGE, r"\(4, 35, 36\): NatureCNN needs at least 36 x 36 pixels.*encoder='grid'"),
+        (RainbowPolicy, DICT, "it has parts. Use 'MultiInputPolicy'"),
+    ],
+)
+def test_a_policy_for_other_observations(policy, space, expected):
+    with pytest.raises(ValueError, match=expected):
+        Rainbow(policy, SpaceEnv(space, DISCRETE), buffer_size=10)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"), [("n_stack", 4, "FrameReplayBuffer"), ("alpha", 0.5, "prior"), ("beta", 0.5, "prior")]
+)
+def test_keywords_of_our_buffers_for_sb3s(name, value, wanted):
+    kwargs = dict(replay_buffer_kwargs={name: value}, buffer_size=10, policy_kwargs=dict(encoder="grid"))
+    with pytest.raises(ValueError, match=f"with prioritized=False: SB3's own replay buffer has no {name}.*{wanted}"):
+        Rainbow("CnnPolicy", SpaceEnv(IMAGE, DISCRETE), prioritized=False, **kwargs)
+
+
+def test_files_of_other_algorithms(tmp_path):
+    env = SpaceEnv(BOX, DISCRETE)
+    agents = {
+        "DQNPolicy": DQN("MlpPolicy", env, buffer_size=10),
+        "QRDQNPolicy": QRDQN("MlpPolicy", env, buffer_size=10),
+        "ActorCriticPolicy": PPO("MlpPolicy", env),
+    }
+    for name, agent in agents.items():
+        agent.save(tmp_path / name)
+        with pytest.raises(ValueError, match=f"Rainbow with the policy {name}: .*saved by another algorithm"):
+            Rainbow.load(tmp_path / name, buffer_size=10)
+    DQN(RainbowPolicy, env, buffer_size=10, policy_kwargs=dict(dueling=True)).save(tmp_path / "agent")
+    with pytest.raises(ValueError, match=r"does not know its \['distributional', 'noisy'.*saved by another algorithm"):
+        Rainbow.load(tmp_path / "agent")
+    with pytest.raises(ValueError, match="Rainbow with the policy DQNPolicy: expected RainbowPolicy"):
+        Rainbow(DQNPolicy, env, buffer_size=10)
+
+
+class Untrained(DQN):
+    """Trains as DQN does."""
+
+
+class Trained(DQN):
+    """Has a training of its own."""
+
+    def train(self, gradient_steps, batch_size=100):
+        assert self.q_net.support is not None
+
+
+@pytest.mark.parametrize("policy", [RainbowPolicy, SparseSimBaRainbowPolicy])
+def test_policies_whose_parts_an_algorithm_does_not_train(policy, tmp_path):
+    env = SpaceEnv(BOX, DISCRETE)
+    common = dict(buffer_size=10, policy_kwargs=dict(distributional=True))
+    for algorithm in (DQN, Untrained):
+        with pytest.raises(ValueError, match=f"{algorithm.__name__} trains no distributional network.*Use Rainbow or DER"):
+            algorithm(policy, env, **common)
+        with pytest.raises(ValueError, match=f"{algorithm.__name__} trains no noisy network"):
+            algorithm(policy, env, buffer_size=10, policy_kwargs=dict(noisy=True))
+    for kwargs in (common, dict(buffer_size=10)):
+        with pytest.raises(ValueError, match="QRDQN cannot train a policy of Rainbow"):
+            QRDQN(policy, env, **kwargs)
+    Trained(policy, env, learning_starts=2, **common).learn(6)
+    DQN(policy, env, buffer_size=10, policy_kwargs=dict(dueling=True), learning_starts=2).learn(6)
+    # An agent of ours, loaded by the wrong class.
+    Rainbow(policy, env, buffer_size=10, prioritized=False, n_steps=1).save(tmp_path / "agent")
+    with pytest.raises(ValueError, match="DQN trains no distributional or noisy network"):
+        DQN.load(tmp_path / "agent")
+
+
+FEW = dict(buffer_size=100, learning_starts=4, train_freq=1, device="cpu")
+
+
+@pytest.mark.parametrize("prioritized", [True, False])
+def test_settings_of_the_buffer_that_are_set_by_hand(prioritized, tmp_path):
+    def make():
+        return Rainbow("MlpPolicy", "CartPole-v1", prioritized=prioritized, **FEW)
+
+    for name, value in (("gamma", 0.5), ("n_steps", 5)):
+        expected = rf"{name}={value} of Rainbow, and {name}=.* of its replay buffer.*: expected the same"
+        model = make()
+        setattr(model, name, value)
+        with pytest.raises(ValueError, match=expected):
+            model.learn(8)
+        model = make().learn(8)
+        setattr(model, name, value)
+        # Also where somebody calls it himself, and in the middle of a training.
+        with pytest.raises(ValueError, match=expected):
+            model.train(1, 4)
+        make().save(tmp_path / "agent")
+        with pytest.raises(ValueError, match=expected):
+            Rainbow.load(tmp_path / "agent", env=model.get_env(), custom_objects={name: value})
+    with pytest.raises(ValueError, match="with a replay buffer of the class"):
+        Rainbow.load(tmp_path / "agent", custom_objects={"prioritized": not prioritized})
+
+
+def test_a_discount_factor_of_single_steps_may_be_set():
+    model = Rainbow("MlpPolicy", "CartPole-v1", n_steps=1, **FEW)
+    model.gamma = 0.5
+    model.learn(8)
+
+
+def test_several_steps_with_a_buffer_of_single_ones():
+    with pytest.warns(UserWarning, match="is ignored"), pytest.raises(ValueError, match="n_steps=3 of Rainbow, and n_steps=1"):
+        Rainbow("MlpPolicy", "CartPole-v1", prioritized=False, replay_buffer_class=ReplayBuffer, **FEW)
+
+
+def test_a_buffer_of_ours_with_another_discount_factor_than_sb3s_algorithm():
+    env = SpaceEnv(IMAGE, DISCRETE)
+    common = dict(buffer_size=40, learning_starts=4, replay_buffer_class=FrameReplayBuffer, policy_kwargs=dict(net_arch=[4]))
+    steps = {"n_steps": 3, "gamma": 0.9}
+    for algorithm in (DQN, QRDQN):
+        with pytest.raises(ValueError, match=rf"gamma=0\.5 of {algorithm.__name__}, and gamma=0\.9 of its replay buffer"):
+            algorithm("MlpPolicy", env, gamma=0.5, replay_buffer_kwargs=steps, **common)
+        # The default of the buffer is none of the algorithm's.
+        with pytest.raises(ValueError, match=r"gamma=0\.5 of .*gamma=0\.99 of its"):
+            algorithm("MlpPolicy", env, gamma=0.5, replay_buffer_kwargs={"n_steps": 3}, **common)
+        model = algorithm("MlpPolicy", env, gamma=0.9, replay_buffer_kwargs=steps, **common).learn(8)
+        model.gamma = 0.5
+        with pytest.raises(ValueError, match=r"gamma=0\.5 of"):
+            model.learn(8)
+        algorithm("MlpPolicy", env, gamma=0.5, replay_buffer_kwargs={"gamma": 0.9}, **common).learn(8)

@@ -89,5 +89,5 @@ def test_it_is_measured_and_reset(strategy):
 
 
 def test_policies_of_other_algorithms_are_refused():
-    with pytest.raises(ValueError, match="SparseSimBaDQNPolicy has no keyword"):
+    with pytest.raises(ValueError, match="Rainbow with the policy SparseSimBaDQNPolicy: expected RainbowPolicy"):
         make(policy=SparseSimBaDQNPolicy)

@@ -15,9 +15,9 @@ from sb3_sparse.results.evaluations import (
 )
 
 
-def made(agent="a.zip", env="ALE/Pong-v5", seed=0, returns=(1.0, 2.0), suite="atari-100k"):
+def made(agent="a.zip", env="ALE/Pong-v5", seed=0, returns=(1.0, 2.0), suite="atari-100k", checksum=None):
     lengths = [10 * (i + 1) for i in range(len(returns))]
-    return Evaluation(agent, "DER", env, seed, True, 0.001, suite, None, list(returns), lengths)
+    return Evaluation(str(agent), "DER", env, seed, True, 0.001, suite, None, list(returns), lengths, checksum)
 
 
 def test_a_file_holds_all_of_it(tmp_path):
@@ -90,3 +90,34 @@ def test_the_table():
     assert "mean of" not in evaluations_table(evaluations[:1])
     normalised = replace(evaluations[0], statistics="vec.pkl")
     assert evaluations_table([normalised]).endswith("\nobservations of a.zip are normalised by vec.pkl")
+
+
+def test_an_agent_by_several_names_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "linked.zip").symlink_to(tmp_path / "a.zip")
+    # Also where the file is no longer there.
+    names = ["a.zip", "./a.zip", tmp_path / "a.zip", "folder/../a.zip", "linked.zip"]
+    for name in names[1:]:
+        with pytest.raises(ValueError, match=r"is there twice \(also as a\.zip\), in ALE/Pong-v5 with seed 0"):
+            run_means([made("a.zip"), made(name)])
+    seeds = [made(name, seed=seed, returns=[float(seed)]) for seed, name in enumerate(names)]
+    assert run_means([*seeds, made("b.zip")]) == {"ALE/Pong-v5": {"a.zip": 2.0, "b.zip": 1.5}}
+    assert game_scores([*seeds, made("b.zip")]) == {"Pong": [2.0, 1.5]}
+
+
+def test_a_copy_of_an_agent_is_the_same():
+    with pytest.raises(ValueError, match=r"copy\.zip is there twice \(also as a\.zip\)"):
+        run_means([made("a.zip", checksum="1"), made("copy.zip", checksum="1")])
+    # As far as it is known.
+    different = [made("a.zip", checksum="1"), made("b.zip", checksum="2"), made("c.zip"), made("d.zip")]
+    assert len(run_means(different)["ALE/Pong-v5"]) == 4
+
+
+def test_files_from_before_have_no_checksums(tmp_path):
+    path = tmp_path / "returns.json"
+    write_evaluations(path, [made()])
+    content = json.loads(path.read_text())
+    del content["evaluations"][0]["checksum"]
+    path.write_text(json.dumps(content))
+    assert read_evaluations(path) == [made()]

@@ -1,0 +1,51 @@
+"""The algorithm that a buffer or a policy is made or used by, which SB3 does not tell them: who calls is known."""
+
+import inspect
+from functools import cache
+from types import CodeType, FrameType
+
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
+from torch import nn
+
+
+def algorithm_behind(caller: FrameType | None) -> BaseAlgorithm | None:
+    """
+    The algorithm in whose method a buffer or a policy is made or asked; None if somebody else does.
+
+    :param caller: The frame of who makes or asks.
+    """
+    frame, owner = caller, None
+    # Past subclasses of the buffer or policy, and functions around them.
+    while frame is not None and (owner is None or isinstance(owner, (ReplayBuffer, nn.Module))):
+        owner, frame = frame.f_locals.get("self"), frame.f_back
+    return owner if isinstance(owner, BaseAlgorithm) else None
+
+
+def check_gamma(algorithm: BaseAlgorithm | None, buffer: ReplayBuffer | None) -> None:
+    """
+    See whether a buffer that adds rewards of several steps up discounts them as the algorithm does.
+
+    :param algorithm: None: nothing to see.
+    :param buffer: Any.
+    :raises ValueError: If not.
+    """
+    ours, theirs = getattr(buffer, "gamma", None), getattr(algorithm, "gamma", None)
+    if getattr(buffer, "n_steps", 1) > 1 and None not in (ours, theirs) and ours != theirs:
+        raise ValueError(
+            f"gamma={theirs!r} of {type(algorithm).__name__}, and gamma={ours!r} of its replay buffer, which adds rewards of "
+            "several steps up: expected the same. Make the agent with one gamma, for SB3's own algorithms also in "
+            f"replay_buffer_kwargs=dict(gamma={theirs!r}), and set neither afterwards."
+        )
+
+
+@cache
+def updates_priorities(algorithm: type) -> bool:
+    """Whether a method of an algorithm names ``update_priorities``."""
+    methods = [member for kind in algorithm.__mro__ for member in vars(kind).values() if inspect.isfunction(member)]
+    return any(_names(method.__code__) for method in methods)
+
+
+def _names(code: CodeType) -> bool:
+    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return "update_priorities" in code.co_names or any(map(_names, inner))
