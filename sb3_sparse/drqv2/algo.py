@@ -6,6 +6,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
@@ -22,7 +23,7 @@ from sb3_sparse.drqv2.policies import DrQv2Policy, check_images
 from sb3_sparse.networks.drq import DrQActor, DrQCritic
 from sb3_sparse.networks.frozen import frozen
 from sb3_sparse.networks.random_shift import RandomShift
-from sb3_sparse.replay.buffer import ComposedReplayBuffer
+from sb3_sparse.replay.buffer import ComposedReplayBuffer, cut_off
 from sb3_sparse.replay.frame_buffer import FrameReplayBuffer
 
 
@@ -152,6 +153,16 @@ class DrQv2(OffPolicyAlgorithm):
         """Standard deviation of the noise on actions after the steps made so far."""
         progress = min(self.num_timesteps / self.exploration_steps, 1.0)
         return self.exploration_initial_std + progress * (self.exploration_final_std - self.exploration_initial_std)
+
+    def _setup_learn(
+        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
+    ) -> tuple[int, BaseCallback]:
+        begins_anew = reset_num_timesteps or self._last_obs is None
+        found = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
+        # An episode ends here that the buffer knows no end of, or the buffer is another one than the episode began with.
+        assert self.replay_buffer is not None
+        cut_off(self.replay_buffer, None if begins_anew else self._last_obs)
+        return found
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
