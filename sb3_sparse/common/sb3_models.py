@@ -83,7 +83,7 @@ def sb3_model_parts(model: BaseAlgorithm) -> ModelParts:
             f"{type(policy).__name__} has no network that is known: expected an attribute actor, critic, q_net or "
             f"quantile_net, or a method model_parts() of {type(model).__name__}."
         )
-    return ModelParts(networks, _temperature(model), _builder(model))
+    return ModelParts(networks, _temperature(model), policy_builder(model))
 
 
 def networks_by_attribute(policy: Any) -> dict[str, Network]:
@@ -198,7 +198,7 @@ def _temperature(model: Any) -> dict[str, LearnedTensor]:
     return {"temperature": LearnedTensor(tensor, optimizer, th.full_like(tensor, initial).log())}
 
 
-def _builder(model: Any) -> Callable[[], nn.Module] | None:
+def policy_builder(model: Any) -> Callable[[], nn.Module] | None:
     if not isinstance(model, (OffPolicyAlgorithm, PPO, A2C)):
         return None
 

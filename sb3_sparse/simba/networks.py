@@ -4,8 +4,6 @@ Actors, critics and Q-networks of SB3's algorithms with a sparse SimBa trunk, wh
 Each is a class of its own with its own constructor record, since SB3 promises ``type(policy.actor).load``.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch as th
@@ -21,6 +19,7 @@ from stable_baselines3.td3 import policies as td3
 from torch import nn
 
 from sb3_sparse.networks import orthogonal_linear
+from sb3_sparse.networks.frozen import frozen
 from sb3_sparse.simba.network_mixin import SimBaNetwork
 
 
@@ -89,7 +88,7 @@ class _Critic(SimBaNetwork):
         :param actions: ``(batch, action_dim)``
         """
         if _from_actor(actions):
-            with _frozen(self):
+            with frozen(self):
                 return super().forward(obs, actions)
         self.observe(obs)
         return super().forward(obs, actions)
@@ -123,7 +122,7 @@ class SimBaContinuousCritic(_Critic, ContinuousCritic):
     def q1_forward(self, obs: th.Tensor, actions: th.Tensor) -> th.Tensor:
         """Q-values of the first critic, for the actor's loss of TD3 and DDPG."""
         if _from_actor(actions):
-            with _frozen(self):
+            with frozen(self):
                 return super().q1_forward(obs, actions)
         return super().q1_forward(obs, actions)
 
@@ -180,16 +179,3 @@ class SimBaQuantileNetwork(SimBaNetwork, qrdqn.QuantileNetwork):
 
 def _from_actor(actions: th.Tensor) -> bool:
     return actions.requires_grad and th.is_grad_enabled()
-
-
-@contextmanager
-def _frozen(module: Any) -> Iterator[None]:
-    """No graph to the module's parameters is recorded inside."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)

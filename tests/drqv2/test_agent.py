@@ -1,0 +1,188 @@
+"""The agent as users of SB3 know agents: it saves, loads, goes on, and says what is wrong."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
+
+from sb3_sparse.drqv2 import DrQv2, DrQv2Policy
+from sb3_sparse.plasticity import PlasticityCallback, ResetCallback
+from sb3_sparse.replay import FrameReplayBuffer
+from sb3_sparse.replay.buffer import ComposedReplayBuffer
+from sb3_sparse.sparse.layers import sparse_layers
+from tests.drqv2.pictures import Dot, agent
+
+SPARSE = dict(sparsity=0.8, critic_width_scale=2)
+
+
+def test_saved_loaded_and_trained_on(tmp_path):
+    model = agent(policy_kwargs=SPARSE, exploration_steps=100).learn(30)
+    model.save(tmp_path / "agent")
+    model.save_replay_buffer(tmp_path / "buffer")
+    obs = model.env.reset()
+    loaded = DrQv2.load(tmp_path / "agent", env=Dot())
+    assert np.array_equal(model.predict(obs, deterministic=True)[0], loaded.predict(obs, deterministic=True)[0])
+    assert loaded.exploration_std == model.exploration_std == loaded.policy.noise_std == pytest.approx(1 - 0.9 * 0.3)
+    drawn = []
+    for each in (model, loaded):
+        th.manual_seed(3)
+        each.policy.noise_std = each.exploration_std
+        drawn.append(each.predict(obs)[0])
+    assert np.array_equal(*drawn)
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    for each in (model, loaded):
+        np.random.seed(0)
+        th.manual_seed(0)
+        each.set_logger(model.logger)
+        each.train(3, 6)
+    for (name, a), b in zip(model.policy.state_dict().items(), loaded.policy.state_dict().values(), strict=True):
+        assert th.equal(a, b), name
+    loaded.learn(10, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 40
+
+
+def test_a_policy_alone_is_saved_with_its_noise(tmp_path):
+    model = agent(policy_kwargs=SPARSE, exploration_steps=100).learn(30)
+    model.policy.save(tmp_path / "policy")
+    loaded = DrQv2Policy.load(tmp_path / "policy")
+    assert loaded.noise_std == model.policy.noise_std < 1
+    obs = model.env.reset()
+    assert np.array_equal(model.predict(obs, deterministic=True)[0], loaded.predict(obs, deterministic=True)[0])
+    assert (loaded.predict(obs, deterministic=True)[0] <= 3).all()
+    assert sparse_layers(loaded.critic).keys() == sparse_layers(model.critic).keys() != {}
+
+
+def test_actions_are_those_of_the_environment():
+    model = agent(Dot(n_actions=3))
+    obs = model.env.reset()
+    actions = np.array([model.predict(obs)[0][0] for _ in range(200)])
+    assert actions.min() < -1.5
+    assert 2.5 < actions.max() <= 3
+    deterministic = model.predict(obs, deterministic=True)[0]
+    assert np.array_equal(deterministic, model.predict(obs, deterministic=True)[0])
+
+
+def test_several_environments():
+    model = agent(make_vec_env(Dot, 3, seed=0), train_freq=2, gradient_steps=-1).learn(60)
+    # As many updates as steps, but for those of the first rollout.
+    assert model._n_updates == 60 - 6
+    assert model.replay_buffer.n_envs == 3
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "n_stack"),
+    [
+        ((9, 24, 24), FrameReplayBuffer, 3),
+        ((12, 24, 24), FrameReplayBuffer, 4),
+        ((4, 24, 24), FrameReplayBuffer, 4),
+        ((3, 24, 24), ComposedReplayBuffer, None),
+        ((1, 24, 24), ComposedReplayBuffer, None),
+        ((24, 24, 6), FrameReplayBuffer, 2),
+    ],
+)
+def test_frames_are_found_by_their_channels(shape, kind, n_stack):
+    class Pictures(gym.Env):
+        observation_space = spaces.Box(0, 255, shape, np.uint8)
+        action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    buffer = agent(Pictures()).replay_buffer
+    assert type(buffer) is kind
+    assert getattr(buffer, "n_stack", None) == n_stack
+    assert (buffer.n_steps, buffer.gamma) == (3, 0.99)
+
+
+def test_gray_frames_stacked_by_sb3():
+    class Gray(Dot):
+        def __init__(self):
+            super().__init__()
+            self.observation_space = spaces.Box(0, 255, (1, 24, 24), np.uint8)
+
+        def reset(self, **kwargs):
+            return super().reset(**kwargs)[0][:1], {}
+
+        def step(self, action):
+            obs, *rest = super().step(action)
+            return obs[:1], *rest
+
+    env = VecFrameStack(DummyVecEnv([Gray]), 3, channels_order="first")
+    model = agent(env, replay_buffer_kwargs=dict(n_stack=3)).learn(30)
+    assert model.replay_buffer.n_stack == 3
+    assert model._n_updates > 5
+
+
+class Other(gym.Env):
+    def __init__(self, observations, actions=None):
+        self.observation_space = observations
+        self.action_space = spaces.Box(-1, 1, (1,), np.float32) if actions is None else actions
+
+
+IMAGES = spaces.Box(0, 255, (3, 24, 24), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        (Other(spaces.Box(-1, 1, (4,), np.float32)), "DrQ-v2 learns from images"),
+        (Other(spaces.Dict(a=IMAGES)), "dict observation space"),
+        (Other(spaces.Box(0, 1, (3, 24, 24), np.float32)), "images of float32: expected uint8"),
+        (Other(spaces.Box(0, 255, (3, 14, 24), np.uint8)), "images of 14 x 24 pixels"),
+        (Other(IMAGES, spaces.Discrete(3)), "Discrete"),
+    ],
+)
+def test_environments_that_it_cannot_learn_from(env, says):
+    with pytest.raises((ValueError, AssertionError), match=says):
+        agent(env)
+
+
+def test_channels_that_are_last():
+    with pytest.raises(ValueError, match=r"\(24, 24, 9\): expected channels first"):
+        DrQv2Policy(spaces.Box(0, 255, (24, 24, 9), np.uint8), Dot().action_space, lambda _: 1e-4)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(n_steps=0),
+        dict(exploration_initial_std=-1.0),
+        dict(exploration_final_std="small"),
+        dict(exploration_steps=0),
+        dict(noise_clip=0.0),
+        dict(shift_pad=1.5),
+        dict(batch_size=0),
+        dict(learning_starts=-1),
+        dict(policy_kwargs=dict(critic_width_scale=0)),
+        dict(policy_kwargs=dict(sparsity=1.0)),
+        dict(policy_kwargs=dict(sparsity={"qf": 0.5})),
+        dict(policy_kwargs=dict(sparsity_scope="all")),
+        dict(policy_kwargs=dict(feature_dim=0)),
+        dict(policy_kwargs=dict(n_critics=0)),
+    ],
+)
+def test_values_that_are_out_of_range(wrong):
+    name = next(iter(wrong.get("policy_kwargs", wrong)))
+    with pytest.raises(ValueError, match=name):
+        agent(**wrong)
+
+
+def test_float_images_if_they_are_asked_for():
+    env = Other(spaces.Box(0, 1, (3, 24, 24), np.float32))
+    model = agent(env, dict(normalize_images=False))
+    assert model.predict(np.random.rand(3, 24, 24).astype(np.float32))[0].shape == (1,)
+
+
+def test_plasticity_and_resets(tmp_path):
+    path = tmp_path / "plasticity.csv"
+    callbacks = [
+        PlasticityCallback(networks=["encoder", "actor", "critic"], log_freq=20, n_samples=12, csv_path=path),
+        ResetCallback(at=[30], strategy="full", networks=["critic"]),
+        ResetCallback(at=[36], strategy="redo", networks=["actor", "critic"]),
+        ResetCallback(at=[40], strategy="shrink_perturb", networks=["encoder"]),
+    ]
+    model = agent(policy_kwargs=SPARSE)
+    before = {name: layer.topology for name, layer in sparse_layers(model.critic).items()}
+    model.learn(44, callback=callbacks)
+    assert all(layer.topology is before[name] for name, layer in sparse_layers(model.critic).items())
+    assert all(name in path.read_text() for name in ("encoder", "actor", "critic"))
