@@ -8,14 +8,13 @@ says of its sizes is compared with its size.
 import hashlib
 import json
 import os
-import re
 import stat
 from pathlib import Path
 from typing import Any
 
 import torch as th
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 
 from sb3_sparse.common.files import written_beside
 
@@ -39,14 +38,8 @@ def write_container(path: Path, content: Any, tensors: dict[str, th.Tensor]) -> 
     text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     metadata = {"format": "pt", "sb3_sparse": FORMAT, "content": text, "sha256": _checksum(text, tensors)}
     with written_beside(path) as beside:
-        try:
-            save_file(tensors, beside, metadata)
-        except SafetensorError as error:
-            # What the system says is at its end, in words alone.
-            number = re.search(r"\(os error (\d+)\)", str(error))
-            if number is None:
-                raise
-            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        # Not `save_file`, which writes under a name of its own first: nobody would remove that after a kill.
+        beside.write_bytes(save(tensors, metadata))
 
 
 def read_container(path: Path, max_bytes: int = MAX_BYTES) -> tuple[Any, dict[str, th.Tensor]]:
