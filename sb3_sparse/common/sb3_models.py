@@ -199,6 +199,11 @@ def _temperature(model: Any) -> dict[str, LearnedTensor]:
 
 
 def policy_builder(model: Any) -> Callable[[], nn.Module] | None:
+    """
+    What builds a policy as a model built its own, for :attr:`ModelParts.build_policy`.
+
+    :param model: Any model; None for one whose policy is built in another way than by SB3's algorithms.
+    """
     if not isinstance(model, (OffPolicyAlgorithm, PPO, A2C)):
         return None
 
