@@ -15,6 +15,7 @@ from sb3_sparse.resume import ExactCheckpoint, resume_exact
 from sb3_sparse.resume.checkpoint import StoppedOnRequest
 from sb3_sparse.resume.files.checksum import DamagedCheckpoint, checksum_of
 from sb3_sparse.resume.files.folder import checkpoints, newest_whole
+from sb3_sparse.resume.files.lease import Lease
 from sb3_sparse.resume.state import machine
 from tests.resume.cases import sac
 
@@ -96,9 +97,10 @@ def test_where_there_is_nothing(tmp_path):
         resume_exact(tmp_path)
 
 
-def edit_manifest(run, **changes):
+def edit_manifest(run, without=(), **changes):
     path = checkpoints(run)[0] / "manifest.json"
     manifest = {**json.loads(json.loads(path.read_text())["manifest"]), **changes}
+    manifest = {name: value for name, value in manifest.items() if name not in without}
     body = json.dumps(manifest)
     path.write_text(json.dumps({"checksum": checksum_of(body.encode()), "manifest": body}))
 
@@ -108,6 +110,44 @@ def test_another_format_is_refused(number, run):
     edit_manifest(run, format=number)
     with pytest.raises(ValueError, match=rf"manifest\.json has format {number}: expected 2"):
         resume_exact(run)
+
+
+def test_a_manifest_that_lacks_something_is_damaged(run):
+    names = json.loads(json.loads((checkpoints(run)[0] / "manifest.json").read_text())["manifest"]).keys() - {"format"}
+    assert len(names) >= 14
+    for name in names:
+        kept = checkpoints(run)[0] / "manifest.json"
+        before = kept.read_bytes()
+        for changes in ({}, {name: 1.5}):
+            edit_manifest(run, **changes, without=() if changes else (name,))
+            with pytest.raises(DamagedCheckpoint, match=rf"manifest\.json is damaged: {name} is "):
+                resume_exact(checkpoints(run)[0])
+        kept.write_bytes(before)
+
+
+@pytest.mark.parametrize("part", ["../secret", "/etc/passwd"])
+def test_a_manifest_names_no_files_elsewhere(run, part):
+    edit_manifest(run, parts={"model.zip": [1, "a"], part: [1, "a"]})
+    with pytest.raises(DamagedCheckpoint, match="parts is"):
+        resume_exact(checkpoints(run)[0])
+
+
+def test_what_was_written_while_the_folder_was_waited_for_is_noticed(run, tmp_path, monkeypatch):
+    class Late(Lease):
+        """Whoever held the folder until now writes a checkpoint just before it lets go."""
+
+        def __init__(self, folder, *args):
+            super().__init__(folder, *args)
+            shutil.copytree(run, folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr("sb3_sparse.resume.checkpoint.Lease", Late)
+    folder = tmp_path / "other"
+    with pytest.raises(ValueError, match="other holds checkpoints of another run"):
+        sac().learn(100, callback=ExactCheckpoint(folder, every=60))
+    monkeypatch.undo()
+    # It is free again.
+    Lease(folder, 60.0).release()
+    assert len(checkpoints(folder)) == 2
 
 
 def test_an_algorithm_that_is_not_there_is_named(run):
