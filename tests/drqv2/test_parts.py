@@ -41,7 +41,10 @@ def test_features_of_other_sizes(height, width):
         (4, 36.0e6, 34.1e6, (1, 1, 0.141, 1), (1, 0.188, 1)),
     ],
 )
-def test_the_critic_alone_grows_and_is_pruned(scale, parameters, heads, densities_of_all, densities_of_heads):
+def test_the_critic_alone_grows_and_is_pruned(scale, parameters, heads, densities_of_all, densities_of_heads, monkeypatch):
+    # Sizes alone matter here, and what large layers start with takes long.
+    monkeypatch.setattr(th.nn.init, "orthogonal_", lambda tensor, gain=1: tensor)
+
     def policy(**kwargs):
         return DrQv2Policy(IMAGES, ACTIONS, lambda _: 1e-4, critic_width_scale=scale, **kwargs)
 
