@@ -35,6 +35,9 @@ class DrQFeatures(BaseFeaturesExtractor):
         :param observations: ``(batch, channels, height, width)``, in [0, 1].
         :return: ``(batch, features_dim)``
         """
+        if observations.device.type == "cpu" and th.is_grad_enabled():
+            # With the channels of a pixel side by side, gradients of convolutions take two thirds of the time there.
+            observations = observations.contiguous(memory_format=th.channels_last)
         return self.encoder(observations)
 
 

@@ -44,7 +44,7 @@ class DrQv2Policy(LoadsWhole, BasePolicy):
     :param features_extractor_kwargs: Of the encoder, such as ``dict(channels=16)``.
     :param normalize_images: SB3's: divide images by 255. False means that they are floats in [0, 1] already.
     :param optimizer_class: Of actor, and of critic and encoder.
-    :param optimizer_kwargs: Of the optimizers, without the learning rate.
+    :param optimizer_kwargs: Of the optimizers, without the learning rate. Adam is fused, unless they say otherwise.
     :raises ValueError: If a value is out of range, or observations are no images.
     """
 
@@ -77,6 +77,10 @@ class DrQv2Policy(LoadsWhole, BasePolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
     ):
         check_images(observation_space, normalize_images)
+        given = optimizer_kwargs or {}
+        if optimizer_class is th.optim.Adam and not (given.get("foreach") or given.get("differentiable")):
+            # A third of the time, and no memory that is asked for anew in each step.
+            optimizer_kwargs = {"fused": True, **given}
         super().__init__(
             observation_space,
             action_space,
