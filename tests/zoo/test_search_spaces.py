@@ -24,7 +24,7 @@ def test_the_sampler_proposes_sparse_networks_and_keeps_the_rest():
         {"one_minus_gamma": 0.01, "batch_size_pow": 5, "learning_rate": 1e-3, "train_freq": 1, "tau": 0.01}
         | {"sparsity": 0.7, "width_scale": 0.5}
     )
-    sampler = sparse_sampler(HYPERPARAMS_SAMPLER["sac"], {"n_critics": 1}, True)
+    sampler = sparse_sampler(HYPERPARAMS_SAMPLER["sac"], {"n_critics": 1}, "width_scale")
     hyperparams = sampler(trial, 1, 1, {"using_her_replay_buffer": False})
     assert hyperparams["policy_kwargs"] == {"n_critics": 1, "sparsity": 0.7, "width_scale": 0.5}
     assert hyperparams["batch_size"] == 32
