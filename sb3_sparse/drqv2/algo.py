@@ -131,8 +131,8 @@ class DrQv2(OffPolicyAlgorithm):
         check_images(self.observation_space, self.policy_kwargs.get("normalize_images", True))
         if self.replay_buffer_kwargs.get("n_steps", self.n_steps) != self.n_steps:
             raise ValueError(
-                f"n_steps={self.n_steps}, and the replay buffer's is {self.replay_buffer_kwargs['n_steps']}: say n_steps once, "
-                "as a keyword of DrQv2. A saved agent keeps its own: leave it out of load, or make a new agent."
+                f"n_steps={self.n_steps}, and the replay buffer's is {self.replay_buffer_kwargs['n_steps']}: say n_steps "
+                "once, as a keyword of DrQv2. A saved agent keeps its own: leave it out of load, or make a new agent."
             )
         if self.replay_buffer_class is None:
             self.replay_buffer_class, self.replay_buffer_kwargs = self._default_buffer()
