@@ -45,7 +45,7 @@ class SmallPolicy(DrQv2Policy):
 
 
 class StandIn(DrQv2):
-    """On vectors as well, with an update in each step as TD3 has it, and without the keyword of TD3 that has no meaning here."""
+    """On vectors as well, with an update in each step as TD3 has it; one keyword of TD3 has no meaning here."""
 
     policy_aliases = {"MlpPolicy": SmallPolicy, "CnnPolicy": SmallPolicy}
 
