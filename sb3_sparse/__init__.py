@@ -9,7 +9,7 @@ import difflib
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sb3_sparse.networks import RunningNorm, SimBaEncoder
+from sb3_sparse.networks import RandomShift, RunningNorm, SimBaEncoder
 from sb3_sparse.simba import (
     SimBaPolicy,
     SparseSimBaCrossQPolicy,
@@ -35,6 +35,7 @@ from sb3_sparse.sparse import (
 if TYPE_CHECKING:
     from sb3_sparse.atari import DopamineAtari, make_atari
     from sb3_sparse.dmc import DMCWrapper, make_dmc
+    from sb3_sparse.drqv2 import DrQFeatures, DrQv2, DrQv2Policy, ShiftedFeatures
     from sb3_sparse.pixels import PixelObservations, make_dmc_pixels
     from sb3_sparse.plasticity import PlasticityCallback, ResetCallback, measure, reset_model_
     from sb3_sparse.rainbow import (
@@ -67,6 +68,9 @@ __all__ = [
     "DER",
     "DMCWrapper",
     "DopamineAtari",
+    "DrQFeatures",
+    "DrQv2",
+    "DrQv2Policy",
     "ExactCheckpoint",
     "FrameReplayBuffer",
     "ObGD",
@@ -77,8 +81,10 @@ __all__ = [
     "RainbowCnnPolicy",
     "RainbowMultiInputPolicy",
     "RainbowPolicy",
+    "RandomShift",
     "ResetCallback",
     "RunningNorm",
+    "ShiftedFeatures",
     "SimBaEncoder",
     "SimBaPolicy",
     "SparseConv2d",
@@ -122,6 +128,7 @@ __all__ = [
 _ROOMS: dict[str, tuple[str, ...]] = {
     "atari": ("DopamineAtari", "make_atari"),
     "dmc": ("DMCWrapper", "make_dmc"),
+    "drqv2": ("DrQFeatures", "DrQv2", "DrQv2Policy", "ShiftedFeatures"),
     "pixels": ("PixelObservations", "make_dmc_pixels"),
     "plasticity": ("PlasticityCallback", "ResetCallback", "measure", "reset_model_"),
     "rainbow": (

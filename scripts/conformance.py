@@ -1,9 +1,9 @@
 """
-Run the test suites of SB3 and sb3-contrib on our policies, and SB3's tests of DQN on Rainbow and DER.
+Run the test suites of SB3 and sb3-contrib on our policies, SB3's tests of DQN on Rainbow and DER, and those of TD3 on DrQ-v2.
 
 Fetches the source distributions of the installed versions into ``.conformance/`` (once) and runs their test files
-unmodified, with ``tests/conformance/upstream_plugin.py`` and ``rainbow_plugin.py``. ``--fast`` takes the tests about saving
-and loading only.
+unmodified, with ``upstream_plugin.py``, ``rainbow_plugin.py`` and ``drqv2_plugin.py`` in ``tests/conformance/``. ``--fast``
+takes the tests about saving and loading only, and on DrQ-v2 those about images.
 """
 
 import argparse
@@ -63,6 +63,9 @@ FAST = {
 STAND_INS = ("Rainbow", "DER", "Uniform", "AllOff")
 FAST_OF_DQN = ["test_save_load.py::test_save_load", "test_save_load.py::test_save_load_q_net", "test_train_eval_mode.py"]
 
+# DrQ-v2 stands for TD3, see drqv2_plugin.py.
+FAST_OF_TD3 = ["test_save_load.py::test_save_load", "test_cnn.py"]
+
 
 def fetch(package: str) -> Path:
     """The folder with the tests of a package's installed version."""
@@ -101,6 +104,9 @@ def main() -> None:
         os.environ["SB3_SPARSE_DQN"] = stand_in
         print(f"== {stand_in} for DQN", flush=True)
         status = run("stable_baselines3", files, "rainbow_plugin", settings, ["-n", options.workers, *extra]) or status
+    files = FAST_OF_TD3 if options.fast else SUITES["stable_baselines3"]
+    print("== DrQ-v2 for TD3", flush=True)
+    status = run("stable_baselines3", files, "drqv2_plugin", settings, ["-n", options.workers, *extra]) or status
     sys.exit(status)
 
 

@@ -9,7 +9,7 @@ import torch as th
 # Programs, which the search for doctests would import.
 collect_ignore = [
     *("compatibility/make_files.py", "compatibility/make_pickles.py"),
-    *("conformance/upstream_plugin.py", "conformance/rainbow_plugin.py"),
+    *("conformance/upstream_plugin.py", "conformance/rainbow_plugin.py", "conformance/drqv2_plugin.py"),
 ]
 
 

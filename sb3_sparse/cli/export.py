@@ -10,7 +10,7 @@ import sb3_contrib
 import stable_baselines3 as sb3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from sb3_sparse import rainbow, streaming
+from sb3_sparse import drqv2, rainbow, streaming
 from sb3_sparse.evaluation.saved import statistics_beside
 from sb3_sparse.export.check import N_OBSERVATIONS, check_agent
 from sb3_sparse.export.files import export_onnx, export_torch
@@ -37,6 +37,7 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "stream_sarsa": streaming.StreamSARSA,
     "rainbow": rainbow.Rainbow,
     "der": rainbow.DER,
+    "drqv2": drqv2.DrQv2,
 }
 ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "sb3": "-dense.zip", "safetensors": ".safetensors"}
 

@@ -66,6 +66,8 @@ class DrQv2(OffPolicyAlgorithm):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"CnnPolicy": DrQv2Policy}
+    # What made the replay buffer of a saved agent, which goes on with it.
+    fixed_keywords: ClassVar[frozenset[str]] = frozenset(("n_steps", "gamma", "replay_buffer_class", "replay_buffer_kwargs"))
     policy: DrQv2Policy
     actor: DrQActor
     critic: DrQCritic
@@ -127,6 +129,11 @@ class DrQv2(OffPolicyAlgorithm):
     def _setup_model(self) -> None:
         # Before memory is taken for what it cannot learn from.
         check_images(self.observation_space, self.policy_kwargs.get("normalize_images", True))
+        if self.replay_buffer_kwargs.get("n_steps", self.n_steps) != self.n_steps:
+            raise ValueError(
+                f"n_steps={self.n_steps}, and the replay buffer's is {self.replay_buffer_kwargs['n_steps']}: say n_steps "
+                "once, as a keyword of DrQv2. A saved agent keeps its own: leave it out of load, or make a new agent."
+            )
         if self.replay_buffer_class is None:
             self.replay_buffer_class, self.replay_buffer_kwargs = self._default_buffer()
         # SB3 warns of steps that a buffer class does not get from it. Ours has them already.
@@ -147,6 +154,15 @@ class DrQv2(OffPolicyAlgorithm):
             kwargs.pop("n_stack", None)
             return ComposedReplayBuffer, kwargs
         return FrameReplayBuffer, {**kwargs, "n_stack": n_stack}
+
+    def fixed_settings(self) -> dict[str, Any]:
+        """What made its replay buffer, as keywords of the constructor; a class only where it is not the default."""
+        own = {"n_steps": self.n_steps, "gamma": self.gamma}
+        rest = {name: value for name, value in self.replay_buffer_kwargs.items() if name not in own}
+        settings: dict[str, Any] = own | ({"replay_buffer_kwargs": rest} if rest else {})
+        if self.replay_buffer_class not in (FrameReplayBuffer, ComposedReplayBuffer):
+            settings["replay_buffer_class"] = self.replay_buffer_class
+        return settings
 
     @property
     def exploration_std(self) -> float:

@@ -5,6 +5,7 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, get_actor_critic_arch
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
@@ -143,7 +144,7 @@ class DrQv2Policy(LoadsWhole, BasePolicy):
 
     @property
     def _n_actions(self) -> int:
-        return int(self.action_space.shape[0])  # type: ignore[index]
+        return get_action_dim(self.action_space)
 
     def encode(self, obs: PyTorchObs) -> th.Tensor:
         """

@@ -13,7 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
-from sb3_sparse import rainbow, streaming
+from sb3_sparse import drqv2, rainbow, streaming
 from sb3_sparse.evaluation.episodes import evaluate_agent
 from sb3_sparse.export.loading import load_agent
 from sb3_sparse.export.safe import statistics_inside
@@ -32,6 +32,7 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "td3": sb3.TD3,
     "ddpg": sb3.DDPG,
     "dqn": sb3.DQN,
+    "drqv2": drqv2.DrQv2,
     "ppo": sb3.PPO,
     "ppo_lstm": sb3_contrib.RecurrentPPO,
     "ppo_mask": sb3_contrib.MaskablePPO,

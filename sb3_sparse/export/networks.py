@@ -17,14 +17,15 @@ from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
+from sb3_sparse.drqv2.policies import DrQv2Policy
 from sb3_sparse.streaming.normalizers import EPSILON
 from sb3_sparse.streaming.policies import StreamACPolicy, StreamPolicy, StreamQPolicy
 
 Observation = th.Tensor | dict[str, th.Tensor]
 
 ALLOWED = (
-    "Policies of SAC, TD3, DDPG, DQN, QR-DQN, TQC, CrossQ, PPO, A2C, TRPO, Rainbow, DER, StreamAC, StreamQ and StreamSARSA "
-    "can be."
+    "Policies of SAC, TD3, DDPG, DQN, QR-DQN, TQC, CrossQ, PPO, A2C, TRPO, Rainbow, DER, DrQv2, StreamAC, StreamQ and "
+    "StreamSARSA can be."
 )
 
 
@@ -65,6 +66,21 @@ class ActorCriticScores(nn.Module):
         latent = self.mlp_extractor.forward_actor(features) if self.trunk is None else self.trunk(features)  # type: ignore
         scores = self.action_net(latent)
         return th.tanh(scores) if self.squashed else scores
+
+
+class DrQv2Scores(nn.Module):
+    """Encoder and actor of DrQ-v2."""
+
+    def __init__(self, policy: DrQv2Policy):
+        super().__init__()
+        self.observation_space = policy.observation_space
+        self.normalize_images = policy.normalize_images
+        self.encoder = policy.encoder
+        self.actor = policy.actor
+
+    def forward(self, observation: th.Tensor) -> th.Tensor:
+        images = preprocess_obs(observation, self.observation_space, self.normalize_images)
+        return self.actor(self.encoder(images))
 
 
 class StreamScores(nn.Module):
@@ -133,6 +149,8 @@ def scores_module(policy: BasePolicy) -> nn.Module:
     """
     if isinstance(policy, StreamPolicy):
         return StreamScores(policy)
+    if isinstance(policy, DrQv2Policy):
+        return DrQv2Scores(policy)
     if isinstance(policy, (SACPolicy, TQCPolicy, CrossQPolicy)):
         return NetworkScores(policy.actor, _squashed_mean)
     if isinstance(policy, TD3Policy):

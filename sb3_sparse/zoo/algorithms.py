@@ -5,6 +5,7 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.rainbow import DER, Rainbow
 from sb3_sparse.streaming import StreamAC, StreamQ, StreamSARSA
 from sb3_sparse.zoo.rl_zoo import part
@@ -13,6 +14,7 @@ from sb3_sparse.zoo.search_spaces import converters, samplers
 OURS: dict[str, type[BaseAlgorithm]] = {
     "rainbow": Rainbow,
     "der": DER,
+    "drqv2": DrQv2,
     "stream_ac": StreamAC,
     "stream_q": StreamQ,
     "stream_sarsa": StreamSARSA,

@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
 from sb3_sparse.common.literals import parse_literal
+from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.rainbow import Rainbow
 from sb3_sparse.replay import FrameReplayBuffer, PrioritizedReplayBuffer
 
@@ -30,6 +31,8 @@ BUFFERS = {
 }
 # The names of Rainbow, and of what is Rainbow with other defaults.
 RAINBOWS = ("rainbow", "der")
+# Algorithms of ours whose policies have SB3's names.
+_NAMED_AS_SB3S: dict[str, type[BaseAlgorithm]] = {**dict.fromkeys(RAINBOWS, Rainbow), "drqv2": DrQv2}
 
 # What is no keyword of an algorithm's either: rl-zoo3 makes `action_noise` of it, once it has seen the environment.
 NOISE_OF_RL_ZOO = ("noise_type", "noise_std")
@@ -120,13 +123,13 @@ def read_setting(name: str, value: Any) -> Any:
 
 def is_our_policy(algo: str, policy: Any) -> bool:
     """
-    Whether a hyperparameter names one of our policies: of SimBa, or of Rainbow, which has its own under SB3's names.
+    Whether a hyperparameter names one of our policies: of SimBa, or of Rainbow or DrQ-v2, which have theirs under SB3's names.
 
     :param algo: Name of the algorithm.
     :param policy: What is set.
     """
     if not isinstance(policy, str):
         return False
-    return policy.rpartition(".")[2].startswith(("SparseSimBa", "Rainbow")) or (
-        algo in RAINBOWS and policy in Rainbow.policy_aliases
+    return policy.rpartition(".")[2].startswith(("SparseSimBa", "Rainbow", "DrQv2")) or (
+        algo in _NAMED_AS_SB3S and policy in _NAMED_AS_SB3S[algo].policy_aliases
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.rainbow import Rainbow
 from sb3_sparse.rainbow.settings import OF_NETWORK, fixed_settings
 from sb3_sparse.zoo.hyperparameters import (
@@ -24,6 +25,8 @@ from sb3_sparse.zoo.search_spaces import STREAM_KAPPAS, sparse_converter, sparse
 
 # Of DeepMind Control tasks whose entry names no `env_wrapper` (null stands for none at all).
 DMC_WRAPPER = {"sb3_sparse.dmc.DMCWrapper": {"action_repeat": 2}}
+# For those who learn from pictures.
+PIXEL_WRAPPER = {"sb3_sparse.pixels.PixelObservations": {"size": 84, "action_repeat": 2}}
 # What a saved agent keeps of its policy.
 _POLICY = ("policy", "policy_kwargs")
 # What is overridden: a version of rl-zoo3 that never calls one of these would do something else without a word.
@@ -69,7 +72,7 @@ def experiment_manager(reads_only: bool = False) -> type:
                 hyperparams, saved = super().read_hyperparameters()
             is_ours = is_our_policy(self.algo, hyperparams.get("policy"))
             if is_ours or self.algo in STREAM_KAPPAS:
-                _wrap_dmc(self.env_name.gym_id, hyperparams, saved)
+                _wrap_dmc(self.env_name.gym_id, PIXEL_WRAPPER if self.algo == "drqv2" else DMC_WRAPPER, hyperparams, saved)
             names = EVALUATED_BY_RL_ZOO if reads_only else ("policy_kwargs",) if is_ours else ()
             _read(hyperparams, names)
             if reads_only:
@@ -145,6 +148,8 @@ def _put_kept_settings(hyperparams: dict[str, Any], model: BaseAlgorithm) -> Non
     names_of_network: Iterable[str] = ()
     if isinstance(model, Rainbow):
         kept, names_of_network = fixed_settings(model), OF_NETWORK
+    elif isinstance(model, DrQv2):
+        kept = model.fixed_settings()
     kind = type(model.policy)
     aliases = [name for name, policy in model.policy_aliases.items() if policy is kind]
     kept["policy"] = aliases[0] if aliases else kind
@@ -171,12 +176,19 @@ def _as_text(value: Any) -> Any:
 def _sparse_search(algo: str, policy_kwargs: dict[str, Any]) -> Iterator[None]:
     """Inside, rl-zoo3 searches the sparsity and the width of one of our policies."""
     samplers, converters = (part(f"hyperparams_opt.HYPERPARAMS_{kind}") for kind in ("SAMPLER", "CONVERTER"))
-    # Of Rainbow's policies, the width is that of a named encoder.
-    has_width = bool(policy_kwargs.get("encoder")) if algo in RAINBOWS else "net_arch" not in policy_kwargs
-    sampler = {algo: sparse_sampler(samplers[algo], policy_kwargs, has_width)}
+    sampler = {algo: sparse_sampler(samplers[algo], policy_kwargs, _width_keyword(algo, policy_kwargs))}
     converter = {algo: sparse_converter(converters[algo], policy_kwargs)}
     with replaced(samplers, sampler), replaced(converters, converter):
         yield
+
+
+def _width_keyword(algo: str, policy_kwargs: dict[str, Any]) -> str | None:
+    """What scales one of our policies; None where the file says how wide it is."""
+    if algo == "drqv2":
+        return "critic_width_scale"
+    # Of Rainbow's policies, the width is that of a named encoder.
+    has_width = bool(policy_kwargs.get("encoder")) if algo in RAINBOWS else "net_arch" not in policy_kwargs
+    return "width_scale" if has_width else None
 
 
 @contextmanager
@@ -191,10 +203,10 @@ def _about_the_file(config: str) -> Iterator[None]:
         raise WrongSettingError(str(error)) from error
 
 
-def _wrap_dmc(env_id: str, *settings: dict[str, Any]) -> None:
+def _wrap_dmc(env_id: str, wrapper: dict[str, Any], *settings: dict[str, Any]) -> None:
     """Name the wrapper of a DeepMind Control task, where the hyperparameters say nothing of one."""
     if env_id.startswith("dm_control/") and "env_wrapper" not in settings[0]:
-        print(f"{env_id} has no env_wrapper in the file: using {DMC_WRAPPER}")
-        wrappers = [copy.deepcopy(DMC_WRAPPER)]
+        print(f"{env_id} has no env_wrapper in the file: using {wrapper}")
+        wrappers = [copy.deepcopy(wrapper)]
         for hyperparams in settings:
             hyperparams["env_wrapper"] = wrappers

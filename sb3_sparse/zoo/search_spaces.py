@@ -16,7 +16,7 @@ Sampler = Callable[..., dict[str, Any]]
 Converter = Callable[[dict[str, Any]], dict[str, Any]]
 
 # With our policies, besides what rl-zoo3 tries out for the algorithm.
-WIDTH_SCALES = (0.25, 0.5, 1.0, 2.0)
+WIDTHS = {"width_scale": (0.25, 0.5, 1.0, 2.0), "critic_width_scale": (1.0, 2.0, 4.0)}
 SPARSITY_RANGE = (0.5, 0.95)
 # What bounds the steps of each streaming algorithm.
 STREAM_KAPPAS = {"stream_ac": ("kappa_policy", "kappa_value"), "stream_q": ("kappa",), "stream_sarsa": ("kappa",)}
@@ -25,14 +25,15 @@ STREAM_KAPPAS = {"stream_ac": ("kappa_policy", "kappa_value"), "stream_q": ("kap
 def samplers() -> dict[str, Sampler]:
     """Of algorithms for which rl-zoo3 has none."""
     ours: dict[str, Sampler] = {name: partial(_sample_stream, kappas) for name, kappas in STREAM_KAPPAS.items()}
-    ours |= dict.fromkeys(RAINBOWS, _sample_rainbow)
+    ours |= dict.fromkeys(RAINBOWS, _sample_rainbow) | {"drqv2": _sample_drqv2}
     # The search space of SAC serves CrossQ, but for the target network that CrossQ does not have.
     return {**ours, "crossq": _without_tau(entry("hyperparams_opt.HYPERPARAMS_SAMPLER", "sac"))}
 
 
 def converters() -> dict[str, Converter]:
     """The way back of :func:`samplers`."""
-    ours: dict[str, Converter] = {name: dict for name in STREAM_KAPPAS} | dict.fromkeys(RAINBOWS, _convert_rainbow)
+    ours: dict[str, Converter] = {name: dict for name in STREAM_KAPPAS}
+    ours |= dict.fromkeys((*RAINBOWS, "drqv2"), _without_net_arch)
     return {**ours, "crossq": _without_tau(entry("hyperparams_opt.HYPERPARAMS_CONVERTER", "sac"))}
 
 
@@ -56,7 +57,18 @@ def _sample_rainbow(trial: Any, *args: Any) -> dict[str, Any]:
     }
 
 
-def _convert_rainbow(params: dict[str, Any]) -> dict[str, Any]:
+def _sample_drqv2(trial: Any, *args: Any) -> dict[str, Any]:
+    return {
+        "learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True),
+        "batch_size": trial.suggest_categorical("batch_size", (64, 128, 256, 512)),
+        "gamma": trial.suggest_categorical("gamma", (0.95, 0.98, 0.99, 0.995)),
+        "tau": trial.suggest_float("tau", 0.002, 0.05, log=True),
+        "n_steps": trial.suggest_int("n_steps", 1, 5),
+        "exploration_final_std": trial.suggest_float("exploration_final_std", 0.05, 0.3, log=True),
+    }
+
+
+def _without_net_arch(params: dict[str, Any]) -> dict[str, Any]:
     # Where sparsity is searched as well, rl-zoo3's choice of an MLP size is among them.
     return {name: value for name, value in params.items() if name != "net_arch"}
 
@@ -68,20 +80,20 @@ def _without_tau(propose: Callable[..., dict[str, Any]]) -> Callable[..., dict[s
     return without_tau
 
 
-def sparse_sampler(stock: Sampler, policy_kwargs: dict[str, Any], has_width: bool) -> Sampler:
+def sparse_sampler(stock: Sampler, policy_kwargs: dict[str, Any], width: str | None) -> Sampler:
     """
     With our policies: sparsity and width instead of MLP sizes, and the keywords of the hyperparameter file are kept.
 
     :param stock: The sampler of the algorithm.
     :param policy_kwargs: Those of the file.
-    :param has_width: Whether the policy can be scaled by ``width_scale``.
+    :param width: The keyword of the policy that scales it, a key of ``WIDTHS``; None: it has none.
     """
 
     def sample(trial: Any, *args: Any) -> dict[str, Any]:
         hyperparams = stock(_FixedSizeTrial(trial), *args)
         sampled: dict[str, Any] = {"sparsity": trial.suggest_float("sparsity", *SPARSITY_RANGE)}
-        if has_width:
-            sampled["width_scale"] = trial.suggest_categorical("width_scale", WIDTH_SCALES)
+        if width is not None:
+            sampled[width] = trial.suggest_categorical(width, WIDTHS[width])
         return _merge(hyperparams, policy_kwargs, sampled)
 
     return sample
@@ -97,7 +109,7 @@ def sparse_converter(stock: Converter, policy_kwargs: dict[str, Any]) -> Convert
 
     def convert(params: dict[str, Any]) -> dict[str, Any]:
         params = {"net_arch": "small", **params}
-        sampled: dict[str, Any] = {name: params.pop(name) for name in ("sparsity", "width_scale") if name in params}
+        sampled: dict[str, Any] = {name: params.pop(name) for name in ("sparsity", *WIDTHS) if name in params}
         return _merge(stock(params), policy_kwargs, sampled)
 
     return convert

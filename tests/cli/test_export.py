@@ -9,6 +9,7 @@ from stable_baselines3 import PPO, SAC
 
 from sb3_sparse.cli import main
 from sb3_sparse.cli.export import ALGORITHMS
+from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.export.loading import load_agent
 from sb3_sparse.rainbow import DER, Rainbow
 from tests.envs import SpaceEnv
@@ -139,6 +140,6 @@ def test_every_algorithm_of_the_package_is_there():
 
     register_algorithms()
     # Agents with a state, and those that are not networks of SB3's kind, cannot be exported.
-    others = {"rainbow": Rainbow, "der": DER}
+    others = {"rainbow": Rainbow, "der": DER, "drqv2": DrQv2}
     assert set(ALGORITHMS) == {*ALGOS, *others} - {"ars", "ppo_lstm"}
     assert all({**others, **ALGOS}[name] is algorithm for name, algorithm in ALGORITHMS.items())

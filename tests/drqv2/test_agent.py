@@ -14,6 +14,7 @@ from sb3_sparse.replay import FrameReplayBuffer
 from sb3_sparse.replay.buffer import ComposedReplayBuffer
 from sb3_sparse.sparse.layers import sparse_layers
 from tests.drqv2.pictures import Dot, agent
+from tests.envs import SpaceEnv
 
 SPARSE = dict(sparsity=0.8, critic_width_scale=2)
 
@@ -63,6 +64,14 @@ def test_actions_are_those_of_the_environment():
     assert 2.5 < actions.max() <= 3
     deterministic = model.predict(obs, deterministic=True)[0]
     assert np.array_equal(deterministic, model.predict(obs, deterministic=True)[0])
+
+
+def test_actions_may_have_several_dimensions():
+    env = SpaceEnv(spaces.Box(0, 255, (9, 24, 24), np.uint8), spaces.Box(-3, 3, (2, 3)))
+    model = agent(env).learn(20)
+    obs = model.env.reset()
+    assert model.predict(obs)[0].shape == (1, 2, 3)
+    assert model.actor.mu[-1].out_features == 6
 
 
 def test_several_environments():

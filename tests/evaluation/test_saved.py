@@ -27,6 +27,7 @@ from sb3_sparse.evaluation.saved import (
 from tests.envs import SpaceEnv
 
 DISCRETE = ("dqn", "qrdqn", "rainbow", "der", "stream_q", "stream_sarsa", "ppo_mask")
+POLICIES = {"ppo_lstm": "MlpLstmPolicy", "drqv2": "CnnPolicy"}
 # What an agent does is the same in these, and their files do not differ.
 TOLD_AS = {"ddpg": "td3", "der": "rainbow"}
 SPARSE = ("sac", "td3", "dqn", "qrdqn", "tqc", "crossq")
@@ -34,10 +35,12 @@ SPARSE = ("sac", "td3", "dqn", "qrdqn", "tqc", "crossq")
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_a_file_tells_its_algorithm(algo, tmp_path):
-    env = SpaceEnv(spaces.Box(-1, 1, (3,), np.float32), spaces.Discrete(2) if algo in DISCRETE else spaces.Box(-1, 1, (1,)))
-    policies = ["MlpLstmPolicy" if algo == "ppo_lstm" else "MlpPolicy"] + ["SparseSimBaPolicy"] * (algo in SPARSE)
+    space = spaces.Box(0, 255, (3, 15, 15), np.uint8) if algo == "drqv2" else spaces.Box(-1, 1, (3,), np.float32)
+    env = SpaceEnv(space, spaces.Discrete(2) if algo in DISCRETE else spaces.Box(-1, 1, (1,)))
+    policies = [POLICIES.get(algo, "MlpPolicy")] + ["SparseSimBaPolicy"] * (algo in SPARSE)
     for policy in policies:
         small = {"buffer_size": 100} if issubclass(ALGORITHMS[algo], OffPolicyAlgorithm) else {}
+        small |= {"policy_kwargs": {"net_arch": [8]}} if algo == "drqv2" else {}
         small |= {"policy_kwargs": {"width_scale": 0.1}} if policy == "SparseSimBaPolicy" else {}
         model = ALGORITHMS[algo](policy, env, seed=0, **small)
         model.save(tmp_path / "agent")
@@ -49,7 +52,7 @@ def test_a_file_tells_its_algorithm(algo, tmp_path):
         wrong = "sac" if algo != "sac" else "ppo"
         assert type(load_saved(SavedAgent(saved.path, algo=wrong))) is type(loaded)
         assert type(load_saved(saved, algo)) is ALGORITHMS[algo]
-        obs = np.random.default_rng(0).uniform(-1, 1, size=(20, 3)).astype(np.float32)
+        obs = np.random.default_rng(0).uniform(space.low, space.high, size=(20, *space.shape)).astype(space.dtype)
         np.testing.assert_array_equal(model.predict(obs, deterministic=True)[0], loaded.predict(obs, deterministic=True)[0])
         assert getattr(loaded, "replay_buffer", None) is None or loaded.replay_buffer.buffer_size == 1
 

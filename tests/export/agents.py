@@ -13,7 +13,7 @@ from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 import sb3_sparse  # noqa: F401
-from sb3_sparse import DER, Rainbow, sparsify_
+from sb3_sparse import DER, DrQv2, Rainbow, sparsify_
 from sb3_sparse.streaming import StreamAC, StreamQ, StreamSARSA
 from tests.envs import SpaceEnv
 
@@ -75,6 +75,13 @@ def rainbow(algorithm, observations, policy="MlpPolicy", switches=None, **policy
     return algorithm(policy, SpaceEnv(observations, DISCRETE), policy_kwargs=policy_kwargs, seed=0, **settings)
 
 
+def drqv2(observations=IMAGE, **policy_kwargs):
+    """With parts of all three networks pruned."""
+    sparsity = {"encoder": 0.5, "pi": 0.5, "qf": 0.8}
+    small = {"net_arch": [8], "feature_dim": 16, "features_extractor_kwargs": {"channels": 4}, "sparsity": sparsity}
+    return DrQv2("CnnPolicy", SpaceEnv(observations, BOX), seed=0, policy_kwargs={**small, **policy_kwargs}, **OFF_POLICY)
+
+
 def stream(algorithm, observations, actions, policy="MlpPolicy", sparsity=0.5, **kwargs):
     return algorithm(policy, SpaceEnv(observations, actions), seed=0, policy_kwargs={"sparsity": sparsity}, **kwargs)
 
@@ -105,6 +112,8 @@ MAKERS: dict[str, Callable[[], BaseAlgorithm]] = {
     "rainbow minatar": lambda: rainbow(Rainbow, spaces.Box(0, 1, (10, 10, 4), bool), "CnnPolicy", encoder="grid"),
     "rainbow dense": lambda: rainbow(Rainbow, VECTOR, switches={"distributional": False, "dueling": False}, sparsity=0),
     "rainbow dict": lambda: rainbow(Rainbow, DICT, "MultiInputPolicy", {"noisy": False}),
+    "drqv2": lambda: drqv2(),
+    "drqv2 dense": lambda: drqv2(sparsity=0.0),
     "sb3 sac": lambda: mlp(SAC, VECTOR, BOX),
     "sb3 td3 sparse": lambda: mlp(TD3, VECTOR, BOX, sparsity=0.5),
     "sb3 crossq": lambda: mlp(CrossQ, VECTOR, BOX),

@@ -70,7 +70,7 @@ def tensors(observations):
 
 
 # Writing ONNX takes seconds. These have nothing that others have not: same layers, inputs and actions.
-NO_NEWS = {"sac small image", "sac bytes", "sb3 sac", "sb3 td3 sparse", "rainbow dense", "rainbow dict"}
+NO_NEWS = {"sac small image", "sac bytes", "sb3 sac", "sb3 td3 sparse", "rainbow dense", "rainbow dict", "drqv2 dense"}
 
 
 @pytest.mark.parametrize("name", [name for name in MAKERS if name not in NO_NEWS])

@@ -15,10 +15,12 @@ from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
-from sb3_sparse import PlasticityCallback, ResetCallback, StreamAC, StreamQ, StreamSARSA, make_dmc
+from sb3_sparse import PlasticityCallback, ResetCallback, StreamAC, StreamQ, StreamSARSA, make_dmc, make_dmc_pixels
 from sb3_sparse.atari import make_atari
 from sb3_sparse.rainbow import DER, Rainbow
 from sb3_sparse.replay import FrameReplayBuffer
+from tests.drqv2 import pictures as drqv2
+from tests.pixels.tasks import FASTEST
 from tests.resume.pictures import PictureEnv
 
 # Copied for each model: SB3 writes into what it is given.
@@ -76,6 +78,23 @@ def stored(folder: Path | None) -> Any:
         buffer_size=100,
         train_freq=8,
     )
+
+
+def visual(env: Any, folder: Path | None = None, **kwargs: Any) -> Any:
+    """DrQ-v2 with a sparse critic, its frames in a file or in memory, in a ring that begins anew before the end."""
+    in_a_file = {} if folder is None else dict(storage_path=folder / "store", flush_every=30, rewind=500)
+    policy_kwargs = dict(sparsity=0.8, critic_width_scale=2)
+    return drqv2.agent(env, policy_kwargs, learning_starts=40, exploration_steps=150, replay_buffer_kwargs=in_a_file, **kwargs)
+
+
+def dots(n: int, ends: bool) -> Any:
+    return make_vec_env(drqv2.Dot, n, seed=3, env_kwargs=dict(length=17, ends=ends))
+
+
+def small_cartpole(folder: Path) -> Any:
+    # Episodes of 50 decisions.
+    short = dict(task_kwargs={"time_limit": 1})
+    return visual(make_dmc_pixels("cartpole", "balance", size=24, rendering=FASTEST, **short), folder)
 
 
 def falling(progress: float) -> float:
@@ -144,6 +163,9 @@ CASES: dict[str, Case] = {
         every=170,
     ),
     "dqn stored": Case(stored, total=600, every=170),
+    "drqv2": Case(lambda _: visual(dots(1, ends=False)), total=200, every=70),
+    "drqv2 stored": Case(lambda folder: visual(dots(2, ends=True), folder, gradient_steps=-1), total=200, every=70),
+    "drqv2 pixels": Case(small_cartpole, total=150, every=60),
     "her": Case(
         lambda _: SAC(
             "MultiInputPolicy",

@@ -13,7 +13,7 @@ from sb3_sparse.rainbow import DER, Rainbow
 from sb3_sparse.replay.frame_buffer import FrameReplayBuffer
 from sb3_sparse.streaming import StreamAC
 from tests.envs import SpaceEnv
-from tests.export.agents import BOX, DICT, DISCRETE, IMAGE, MAKERS, OFF_POLICY, VECTOR, mlp, stream
+from tests.export.agents import BOX, DICT, DISCRETE, IMAGE, MAKERS, OFF_POLICY, VECTOR, drqv2, mlp, stream
 
 FRAMES = spaces.Box(0, 255, (4, 36, 36), np.uint8)
 SMALL = {"policy_kwargs": {"net_arch": [8]}}
@@ -35,6 +35,7 @@ KINDS |= {
     ),
     "der": lambda: rainbow(DER, VECTOR),
     "der impala": lambda: rainbow(DER, IMAGE, "CnnPolicy", policy_kwargs={"encoder": "impala", "sparsity": 0.5}),
+    "drqv2 frames": lambda: drqv2(spaces.Box(0, 255, (6, 24, 24), np.uint8), sparsity_scope="critic", critic_width_scale=2),
     "sb3 td3": lambda: mlp(TD3, VECTOR, BOX),
     "sb3 dqn": lambda: mlp(DQN, VECTOR, DISCRETE),
     "sb3 dqn image": lambda: mlp(DQN, IMAGE, DISCRETE, "CnnPolicy"),

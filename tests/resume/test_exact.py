@@ -20,7 +20,7 @@ OF_TIME = ("time/fps", "time/time_elapsed", "time/iterations")
 
 # What not everybody has installed.
 NEEDS = {"dqn atari": ("ale_py", "cv2"), **dict.fromkeys(("sac halfcheetah", "sac ant", "sac humanoid"), ("mujoco",))}
-NEEDS |= dict.fromkeys(("sac walker", "sac reacher", "sac fish", "sac dog"), ("dm_control",))
+NEEDS |= dict.fromkeys(("sac walker", "sac reacher", "sac fish", "sac dog", "drqv2 pixels"), ("dm_control",))
 
 
 class Interrupted(ExactCheckpoint):

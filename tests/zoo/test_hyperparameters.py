@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sb3_sparse import FrameReplayBuffer, policies, zoo
+from sb3_sparse import DrQv2, FrameReplayBuffer, policies, zoo
 from sb3_sparse.zoo.hyperparameters import EVALUATED_BY_RL_ZOO, check_names, read_setting
 
 ALGOS = pytest.importorskip("rl_zoo3").ALGOS
@@ -130,6 +130,56 @@ def test_every_kind_of_entry_makes_an_agent(algo, env_id):
     if env_id.startswith("ALE/"):
         assert model.observation_space.shape == (4, 84, 84)
         assert model.replay_buffer.n_stack == 4
+
+
+MEDIUM = (
+    *("acrobot-swingup", "cartpole-swingup_sparse", "cheetah-run", "finger-turn_easy", "finger-turn_hard", "hopper-hop"),
+    *("quadruped-run", "quadruped-walk", "reach_duplo_features", "reacher-easy", "reacher-hard", "walker-run"),
+)
+SMALL = ("cartpole-balance", "cartpole-swingup", "ball_in_cup-catch")
+
+
+def test_drqv2_has_the_medium_tasks_as_published():
+    settings = yaml.safe_load(zoo.hyperparams_file("drqv2").read_text())
+    assert set(settings) == {"default", *(f"dm_control/{task}-v0" for task in (*MEDIUM, *SMALL))}
+    published = {"learning_rate": 1e-4, "learning_starts": 2_000, "gamma": 0.99, "tau": 0.01, "noise_clip": 0.3}
+    published |= {"train_freq": 2, "gradient_steps": 1, "exploration_initial_std": 1.0, "exploration_final_std": 0.1}
+    published |= {"exploration_steps": 500_000, "n_timesteps": 1_000_000, "policy": "CnnPolicy"}
+    for task in MEDIUM:
+        entry = settings[f"dm_control/{task}-v0"]
+        assert {name: entry[name] for name in published} == published
+        pictures = {"size": 84, "n_stack": 3, "action_repeat": 2}
+        assert entry["env_wrapper"] == [{"sb3_sparse.pixels.PixelObservations": pictures}]
+        assert entry["policy_kwargs"] == {"critic_width_scale": 4, "sparsity": 0.8}
+        assert (entry["n_steps"], entry["batch_size"]) == ((1, 512) if task == "walker-run" else (3, 256))
+        assert entry["buffer_size"] == (100_000 if task == "quadruped-run" else 1_000_000)
+    # The class has the same by itself.
+    defaults = {name: parameter.default for name, parameter in inspect.signature(DrQv2).parameters.items()}
+    of_others = ("policy", "n_timesteps", "env_wrapper", "policy_kwargs")
+    assert all(defaults[name] == value for name, value in settings["default"].items() if name not in of_others)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "shape", "n_actions"),
+    [
+        ("dm_control/quadruped-run-v0", (9, 84, 84), 12),
+        ("dm_control/reach_duplo_features-v0", (9, 84, 84), 9),
+        ("dm_control/cartpole-balance-v0", (9, 64, 64), 1),
+        ("HalfCheetah-v5", (9, 84, 84), 6),
+    ],
+)
+def test_drqv2_of_these_tasks_sees_pictures(env_id, shape, n_actions):
+    pytest.importorskip("dm_control")
+    pytest.importorskip("mujoco")
+    # Orthogonal matrices of the width in the file take a quarter of a minute.
+    narrow = {"policy_kwargs": {"net_arch": [32, 32], "critic_width_scale": 4, "sparsity": 0.8}}
+    model = zoo.untrained_agent("drqv2", env_id, hyperparams=narrow if shape[-1] == 84 else None)
+    assert (model.observation_space.shape, model.action_space.shape) == (shape, (n_actions,))
+    assert model.policy.sparsity["qf"].amount == 0.8
+    width = 32 if shape[-1] == 84 else 256
+    assert model.critic.q_networks[0][0].out_features == 4 * width
+    assert model.actor.mu[0].out_features == width
+    assert type(model.replay_buffer) is FrameReplayBuffer
 
 
 @pytest.mark.parametrize("name", ["FrameReplayBuffer", "sb3_sparse.FrameReplayBuffer"])

@@ -8,7 +8,7 @@ import yaml
 
 from sb3_sparse import zoo
 from sb3_sparse.dmc import register_dmc
-from sb3_sparse.zoo.manager import DMC_WRAPPER
+from sb3_sparse.zoo.manager import DMC_WRAPPER, PIXEL_WRAPPER
 
 pytest.importorskip("rl_zoo3")
 
@@ -43,6 +43,22 @@ def test_deepmind_control_tasks_without_an_entry_are_wrapped(algo, wrappers, tmp
     )
     hyperparams, saved = manager.read_hyperparameters()
     assert hyperparams.get("env_wrapper") == saved.get("env_wrapper") == ([DMC_WRAPPER] * wrappers or None)
+
+
+def test_who_learns_from_pictures_gets_pictures_of_them(tmp_path):
+    pytest.importorskip("dm_control")
+    config = tmp_path / "my.yml"
+    entry = {"policy": "CnnPolicy", "policy_kwargs": {"net_arch": [8]}, "n_timesteps": 9}
+    config.write_text(yaml.safe_dump({"default": entry}))
+    model = zoo.untrained_agent("drqv2", "dm_control/walker-walk-v0", config=config)
+    assert (model.observation_space.shape, model.action_space.shape) == ((9, 84, 84), (6,))
+    manager = zoo.experiment_manager()(
+        argparse.Namespace(), "drqv2", "dm_control/walker-walk-v0", log_folder=str(tmp_path), config=str(config)
+    )
+    hyperparams, saved = manager.read_hyperparameters()
+    assert hyperparams["env_wrapper"] == saved["env_wrapper"] == [PIXEL_WRAPPER]
+    (keywords,) = PIXEL_WRAPPER.values()
+    assert keywords["action_repeat"] == 2
 
 
 ATARI = {"frameskip": 1, "repeat_action_probability": 0.0, "max_num_frames_per_episode": 100_000}

@@ -65,8 +65,8 @@ def _structurally_dead(part: NetworkProbe) -> list[float]:
     return [dead / units if units else math.nan]
 
 
-def _fau(part: NetworkProbe) -> list[float]:
-    layers = part.activations.activated
+def _fau(part: NetworkProbe, of_relu: bool = False) -> list[float]:
+    layers = part.activations.rectified if of_relu else part.activations.activated
     return [functional.fraction_active_units(layers) if layers else math.nan]
 
 
@@ -75,6 +75,7 @@ METRICS = {
     "dormant_authors": Metric(("dormant_authors",), partial(_dormant, convention="authors")),
     "structurally_dead": Metric(("structurally_dead",), _structurally_dead),
     "fau": Metric(("fau",), _fau),
+    "fau_relu": Metric(("fau_relu",), partial(_fau, of_relu=True)),
     "srank": Metric(
         ("srank", "srank_normalized"),
         lambda part: _ranks(part, functional.srank, partial(functional.srank, normalized=True)),

@@ -12,11 +12,13 @@ from torch.utils.hooks import RemovableHandle
 from sb3_sparse.common.interrupts import uninterrupted
 from sb3_sparse.sparse import SparseConv2d, SparseLinear
 
+_RELU = {F.relu, th.relu, th.relu_, th.Tensor.relu, th.Tensor.relu_}
 _ACTIVATION_FUNCTIONS = {
-    *(F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.softplus, F.softsign, F.prelu),
+    *_RELU,
+    *(F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.softplus, F.softsign, F.prelu),
     *(F.hardtanh, F.hardswish, F.hardsigmoid, F.logsigmoid, F.sigmoid, F.tanh),
-    *(th.relu, th.relu_, th.tanh, th.sigmoid, th.selu, th.celu, th.prelu),
-    *(th.Tensor.relu, th.Tensor.relu_, th.Tensor.tanh, th.Tensor.tanh_, th.Tensor.sigmoid, th.Tensor.sigmoid_),
+    *(th.tanh, th.sigmoid, th.selu, th.celu, th.prelu),
+    *(th.Tensor.tanh, th.Tensor.tanh_, th.Tensor.sigmoid, th.Tensor.sigmoid_),
 }
 _LINEAR_CLASSES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, SparseLinear, SparseConv2d)
 
@@ -36,6 +38,8 @@ class Activations(NamedTuple):
     """What the heads see: one matrix for each network, e.g. two for two critics."""
     structurally_dead: dict[str, th.Tensor]
     """Per name above a boolean ``(units,)``: which units have no living input. Names of dense layers are missing."""
+    rectified: dict[str, th.Tensor]
+    """Those of ``activated`` that a ReLU made."""
 
 
 def record_activations(network: nn.Module, forward: Callable[[], Any], has_heads: bool = True) -> Activations:
@@ -97,7 +101,7 @@ class _Recorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.layers: list[_Layer] = []
-        self.activations: list[tuple[list[_Layer], bool, th.Tensor]] = []
+        self.activations: list[tuple[list[_Layer], bool, bool, th.Tensor]] = []
         # The tensors are kept, so that no later one takes over the id of an earlier one.
         self.sources: dict[int, tuple[th.Tensor, list[_Layer]]] = {}
 
@@ -120,7 +124,7 @@ class _Recorder(TorchFunctionMode):
             for tensor in _tensors(result):
                 self.sources[id(tensor)] = tensor, sources
             if func in _ACTIVATION_FUNCTIONS:
-                self.activations.append((sources, is_direct, result.clone()))
+                self.activations.append((sources, is_direct, func in _RELU, result.clone()))
         return result
 
     def _sources_of(self, values: Any) -> list[_Layer]:
@@ -147,6 +151,7 @@ class _Recorder(TorchFunctionMode):
         linear: dict[str, th.Tensor] = {}
         activated: dict[str, th.Tensor] = {}
         dead: dict[str, th.Tensor] = {}
+        rectified: dict[str, th.Tensor] = {}
         features: list[th.Tensor] = []
         for layer in self.layers:
             if layer.is_head:
@@ -154,15 +159,19 @@ class _Recorder(TorchFunctionMode):
                     features.append(layer.inputs)
                 continue
             _add(linear, dead, layer.name, layer.recorded, _without_inputs(layer.module))
-        for sources, is_direct, output in self.activations:
+        for sources, is_direct, is_relu, output in self.activations:
             if not any(source.is_head for source in sources):
-                _add(activated, dead, sources[-1].name, output, _without_inputs(sources[-1].module) if is_direct else None)
-        return Activations(linear, activated, [x.detach().flatten(1) for x in features], dead)
+                mask = _without_inputs(sources[-1].module) if is_direct else None
+                name = _add(activated, dead, sources[-1].name, output, mask)
+                if is_relu:
+                    rectified[name] = output
+        return Activations(linear, activated, [x.detach().flatten(1) for x in features], dead, rectified)
 
 
 def _add(
     outputs: dict[str, th.Tensor], dead: dict[str, th.Tensor], name: str, output: th.Tensor, mask: th.Tensor | None
-) -> None:
+) -> str:
+    """Add an output under a name that is not taken, which is returned."""
     unique, number = name, 1
     while unique in outputs:
         number += 1
@@ -170,6 +179,7 @@ def _add(
     outputs[unique] = output
     if mask is not None:
         dead[unique] = mask
+    return unique
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -94,7 +94,8 @@ def fraction_active_units(activations: Layers) -> float:
 
     Counted over samples times units times positions and pooled over layers; about one half in a fresh ReLU network.
 
-    :param activations: As for :func:`dormant_ratio`, convention ``"redo"``.
+    :param activations: As for :func:`dormant_ratio`, convention ``"redo"``; only those that ReLUs made for the number of the
+        paper's Figure 11, which leaves tanh out.
     """
     layers = list(_layers(activations).values())
     if not all(layer.isfinite().all() for layer in layers):

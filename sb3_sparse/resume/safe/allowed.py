@@ -26,6 +26,7 @@ from stable_baselines3.her.goal_selection_strategy import GoalSelectionStrategy
 from torch import nn
 
 # Imported so that their classes are there.
+import sb3_sparse.drqv2
 import sb3_sparse.rainbow
 import sb3_sparse.replay
 import sb3_sparse.simba

@@ -1,0 +1,97 @@
+"""
+DrQ-v2 on quadruped-run with the packaged settings: how fast it is, how much memory it takes, how many units stay active.
+
+    pip install "sb3-sparse[dmc,zoo]"
+    python examples/drqv2_quadruped.py                   # a critic of width 4, 10,000 decisions at sparsity 0 and at 0.8
+    python examples/drqv2_quadruped.py --decisions 30 --learning-starts 10 --every 10        # to see that it works
+
+Prints a line per measurement, which are also written as CSV. A decision is two frames. Active units are those of ReLUs alone,
+as in Figure 11 of the paper, on a batch of images that are not shifted. So few decisions say nothing of returns.
+"""
+
+import argparse
+import csv
+import multiprocessing
+import resource
+import time
+from pathlib import Path
+
+import torch as th
+import yaml
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_sparse import DrQv2, make_dmc_pixels, measure
+from sb3_sparse.common.files import written_beside
+from sb3_sparse.zoo import hyperparams_file
+
+NETWORKS = ["encoder", "actor", "critic"]
+COLUMNS = ["decisions", "frames_per_second", "peak_memory_mb", *NETWORKS]
+
+
+class Report(BaseCallback):
+    """
+    Measures, prints and writes.
+
+    :param every: After so many decisions.
+    :param path: The CSV file.
+    """
+
+    def __init__(self, every: int, path: Path):
+        super().__init__()
+        self.every, self.path = every, path
+        self.rows: list[list[float]] = []
+        self.since = time.perf_counter()
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps % self.every == 0:
+            seconds = time.perf_counter() - self.since
+            active = measure(self.model, min(self.every // 2, 256), ["fau_relu"], NETWORKS)
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            self.rows.append([self.num_timesteps, 2 * self.every / seconds, memory, *active.values()])
+            print("  ".join(f"{name} {value:.4g}" for name, value in zip(COLUMNS, self.rows[-1], strict=True)), flush=True)
+            with written_beside(self.path) as beside, beside.open("w", newline="") as file:
+                csv.writer(file).writerows([COLUMNS, *self.rows])
+            self.since = time.perf_counter()
+        return True
+
+
+def run(sparsity: float, args: argparse.Namespace) -> None:
+    """One agent."""
+    th.set_num_threads(args.threads)
+    settings = yaml.safe_load(hyperparams_file("drqv2").read_text())["dm_control/quadruped-run-v0"]
+    (wrapper,) = settings.pop("env_wrapper")
+    env = make_dmc_pixels("quadruped", "run", **wrapper["sb3_sparse.pixels.PixelObservations"])
+    del settings["n_timesteps"]
+    settings["policy_kwargs"] = {"critic_width_scale": args.width, "sparsity": sparsity}
+    if args.learning_starts is not None:
+        settings["learning_starts"] = args.learning_starts
+    print(f"width {args.width:g}, sparsity {sparsity:g}", flush=True)
+    model = DrQv2(env=env, seed=args.seed, **settings)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    table = args.folder / f"width{args.width:g}-S{sparsity:g}-{args.seed}.csv"
+    model.learn(args.decisions, callback=Report(args.every, table))
+    env.close()
+
+
+def main() -> None:
+    """Each agent in a process of its own, which its memory is measured of."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--decisions", type=int, default=10_000)
+    parser.add_argument("--sparsity", type=float, nargs="+", default=[0.0, 0.8])
+    parser.add_argument("--width", type=float, default=4.0, help="of the critic, as a multiple of the published 1024")
+    parser.add_argument("--every", type=int, default=1_000, help="decisions between measurements")
+    parser.add_argument("--learning-starts", type=int, help="decisions before the first update (packaged: 2,000)")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, default=Path("logs/drqv2_quadruped"))
+    args = parser.parse_args()
+    for sparsity in args.sparsity:
+        process = multiprocessing.get_context("spawn").Process(target=run, args=(sparsity, args))
+        process.start()
+        process.join()
+        if process.exitcode:
+            raise SystemExit(process.exitcode)
+
+
+if __name__ == "__main__":
+    main()
