@@ -1,5 +1,6 @@
 """The policy of DrQ-v2: an encoder that the critic trains, an actor, and a critic that can be wider, and sparse."""
 
+import copy
 from typing import Any
 
 import torch as th
@@ -111,8 +112,9 @@ class DrQv2Policy(LoadsWhole, BasePolicy):
         self.encoder = self.make_features_extractor()
         self.sparsity["encoder"].apply_(self.encoder, name="encoder")
         self.actor = self.make_actor(actor_arch)
-        self.critic, self.critic_target = self.make_critic(critic_arch), self.make_critic(critic_arch)
-        self.critic_target.load_state_dict(self.critic.state_dict())
+        self.critic = self.make_critic(critic_arch)
+        # The same, with the same weights living. Orthogonal weights of wide layers are slow to draw.
+        self.critic_target = copy.deepcopy(self.critic)
         self.critic_target.train(False)
         self.to(self.device)
         for network, trained in ((self.actor, [self.actor]), (self.critic, [self.encoder, self.critic])):
@@ -134,7 +136,7 @@ class DrQv2Policy(LoadsWhole, BasePolicy):
 
     def make_critic(self, net_arch: list[int]) -> DrQCritic:
         """
-        Build a critic; its target is made by the same.
+        Build the critic, of which the target is a copy.
 
         :param net_arch: Widths of the hidden layers of each head.
         """
