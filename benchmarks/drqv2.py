@@ -161,9 +161,11 @@ def compare(args, clock):
 
     rows = []
     for name, model in models.items():
-        seconds = alternate(parts(model, args.batch), args.pairs, clock=clock)
-        seconds["the rest"] = whole[name] - sum(seconds.values())
-        rows.append([name, *(f"{milliseconds(s)} ms, {100 * s / whole[name]:.0f} %" for s in seconds.values())])
+        # Beside the whole, which they are parts of.
+        seconds = alternate({"whole": updates[name], **parts(model, args.batch)}, args.pairs, clock=clock)
+        total = seconds.pop("whole")
+        seconds["the rest"] = total - sum(seconds.values())
+        rows.append([name, *(f"{milliseconds(s)} ms, {100 * s / total:.0f} %" for s in seconds.values())])
     print_table("Parts of an update, and their share", ["", *seconds], rows)
     acting(models["width 1, dense"], args, clock)
 

@@ -37,7 +37,11 @@ def make_env(env_id: str, max_episode_steps: int | None = None) -> gym.Env:
 
 
 def run_all(
-    runs: dict[Path, Callable[[], list[tuple]]], labels: dict[Path, list], jobs: int, header: list[str] = HEADER
+    runs: dict[Path, Callable[[], list[tuple]]],
+    labels: dict[Path, list],
+    jobs: int,
+    header: list[str] = HEADER,
+    finished: Callable[[Path], object] = lambda _: None,
 ) -> None:
     """
     Do the runs whose file does not exist yet, in the order given.
@@ -47,13 +51,18 @@ def run_all(
     :param labels: For each file, its first four columns.
     :param jobs: Processes at a time, one thread each.
     :param header: Names of all columns.
+    :param finished: Called with each file that is there.
     """
+    for path in runs:
+        if path.exists():
+            finished(path)
     todo = [(path, run, labels[path], header) for path, run in runs.items() if not path.exists()]
     print(f"{len(runs) - len(todo)} runs are finished, {len(todo)} to do", flush=True)
     if not todo:
         return
     with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=1) as pool:
-        for message in pool.imap(_run_one, todo):
+        for (path, *_), message in zip(todo, pool.imap(_run_one, todo), strict=True):
+            finished(path)
             print(message, flush=True)
 
 
