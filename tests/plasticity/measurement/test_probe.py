@@ -154,7 +154,9 @@ def test_nothing_changes(algorithm, policy, kwargs, training):
     if algorithm is PPO:
         buffer = {name: copy.deepcopy(value) for name, value in vars(model.rollout_buffer).items()}
     values = measure(model, 16)
-    assert all(np.isfinite(value) for value in values.values()), values
+    # PPO has tanh, and no ReLU that there could be a fraction of.
+    without = {"actor_fau_relu", "critic_fau_relu"} if algorithm is PPO else set()
+    assert {name for name, value in values.items() if not np.isfinite(value)} == without, values
     assert_equal_states(before, state_of(model))
     if algorithm is PPO:
         for name, value in vars(model.rollout_buffer).items():
