@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback, EveryNTimesteps
@@ -255,3 +256,13 @@ CASES: dict[str, Case] = {
         ],
     ),
 }
+
+# What not everybody has installed.
+NEEDS = {"dqn atari": ("ale_py", "cv2"), **dict.fromkeys(("sac halfcheetah", "sac ant", "sac humanoid"), ("mujoco",))}
+NEEDS |= dict.fromkeys(("sac walker", "sac reacher", "sac fish", "sac dog", "drqv2 pixels"), ("dm_control",))
+
+
+def skip_without_packages(name: str) -> None:
+    """Skip a test of a case that cannot be made here."""
+    for package in NEEDS.get(name, ()):
+        pytest.importorskip(package)

@@ -1,12 +1,17 @@
 """Everything that two runs have to agree in, bit by bit."""
 
+import csv
 import io
 import random
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch as th
+
+# What a clock says.
+OF_TIME = ("time/fps", "time/time_elapsed", "time/iterations")
 
 
 def everything(model: Any) -> dict[str, Any]:
@@ -88,3 +93,21 @@ def as_bytes(model: Any) -> bytes:
     file = io.BytesIO()
     th.save(everything(model), file)
     return file.getvalue()
+
+
+def logged(folder: Path) -> list[dict[str, str]]:
+    """The rows that were logged."""
+    with (folder / "progress.csv").open() as file:
+        return [{key: value for key, value in row.items() if key not in OF_TIME} for row in csv.DictReader(file)]
+
+
+def compare_files(undisturbed: Path, interrupted: Path) -> None:
+    """What the logger and the callbacks wrote is the same."""
+    assert not differences(logged(undisturbed), logged(interrupted))
+    plasticity = [folder / "plasticity.csv" for folder in (undisturbed, interrupted)]
+    if plasticity[0].exists():
+        assert plasticity[0].read_text() == plasticity[1].read_text()
+    evaluations = [folder / "evaluations.npz" for folder in (undisturbed, interrupted)]
+    if evaluations[0].exists():
+        with np.load(evaluations[0]) as ours, np.load(evaluations[1]) as theirs:
+            assert not differences(dict(ours), dict(theirs))

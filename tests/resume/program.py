@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import torch as th
+from stable_baselines3.common.logger import configure
 
 from sb3_sparse.resume import ExactCheckpoint, resume_exact
 from sb3_sparse.resume.files.folder import checkpoints
@@ -31,12 +32,11 @@ def main(folder: Path, name: str, what: str = "") -> None:
     case = CASES[name]
     if what == "resume":
         model = resume_exact(folder / "run", callback=case.callbacks(folder))
-    elif what:
-        checkpoint = Killed(folder / "run", case.every, at=int(what))
-        case.make(folder).learn(case.total, callback=[checkpoint, *case.callbacks(folder)])
     else:
         model = case.make(folder)
-        model.learn(case.total, callback=case.callbacks(folder))
+        model.set_logger(configure(str(folder), ["csv"]))
+        checkpoint = [Killed(folder / "run", case.every, at=int(what))] if what else []
+        model.learn(case.total, callback=[*checkpoint, *case.callbacks(folder)], log_interval=2)
     (folder / "everything").write_bytes(as_bytes(model))
 
 

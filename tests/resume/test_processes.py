@@ -11,15 +11,11 @@ import torch as th
 
 from sb3_sparse.resume import ExactCheckpoint, resume_exact
 from sb3_sparse.resume.files.folder import BESIDE, checkpoints, newest_whole
-from tests.resume.cases import CASES
-from tests.resume.comparing import differences
+from tests.resume.cases import CASES, skip_without_packages
+from tests.resume.comparing import compare_files, differences
 from tests.resume.faults import in_child, status_of
 
 ROOT = Path(__file__).parent.parent.parent
-# At three points each; the kinds of algorithms, environments and buffers.
-IN_NEW_PROCESSES = (
-    *("sac", "rainbow frames", "dqn stored", "ppo", "stream ac", "sac subproc", "sac halfcheetah", "sac resets", "sac fish"),
-)
 
 
 def process(*arguments: object) -> int:
@@ -32,8 +28,9 @@ def outcome(folder: Path):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", IN_NEW_PROCESSES)
-def test_killed_three_times_it_is_the_run_that_was_not_interrupted(name, tmp_path):
+@pytest.mark.parametrize("name", CASES)
+def test_killed_at_three_points_it_is_the_run_that_was_not_interrupted(name, tmp_path):
+    skip_without_packages(name)
     case, undisturbed = CASES[name], tmp_path / "undisturbed"
     undisturbed.mkdir()
     assert process(undisturbed, name) == 0
@@ -43,6 +40,7 @@ def test_killed_three_times_it_is_the_run_that_was_not_interrupted(name, tmp_pat
         assert process(folder, name, at) == -signal.SIGKILL
         assert process(folder, name, "resume") == 0
         assert not differences(outcome(undisturbed), outcome(folder))
+        compare_files(undisturbed, folder)
 
 
 class KilledWhileSaving(ExactCheckpoint):
