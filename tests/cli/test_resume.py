@@ -77,6 +77,7 @@ def test_a_signal_ends_it_with_a_checkpoint_and_resume_is_the_run_that_was_not_s
     assert [row.split(",")[:2] for row in rows[0][1:]] == [row.split(",")[:2] for row in rows[1][1:]]
 
 
+@pytest.mark.full
 def test_ctrl_c_is_not_for_the_environments_processes(tmp_path):
     process = stopped_by(0, tmp_path, "--vec-env", "subproc", session=True)
     # As a terminal does.
@@ -87,6 +88,7 @@ def test_ctrl_c_is_not_for_the_environments_processes(tmp_path):
     assert (tmp_path / FOLDER / "Pendulum-v1.zip").exists()
 
 
+@pytest.mark.full
 def test_a_yaml_says_it_too_and_a_run_without_a_checkpoint_begins_anew(tmp_path):
     entry = {"n_timesteps": 200, "policy": "MlpPolicy", "learning_starts": 50, "exact_checkpoint_freq": 90, "buffer_size": 500}
     (tmp_path / "my.yml").write_text(yaml.safe_dump({"default": entry}))

@@ -267,6 +267,7 @@ def test_statistics_are_those_of_everything_collected():
     assert norm.obs_var.sqrt().numpy() == pytest.approx(collected.std(0), rel=0.2)
 
 
+@pytest.mark.full
 def test_learns_as_well_from_badly_scaled_observations():
     def final_return(**env_kwargs):
         env = ReachEnv(**env_kwargs)
