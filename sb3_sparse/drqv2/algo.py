@@ -25,6 +25,7 @@ from sb3_sparse.networks.frozen import frozen
 from sb3_sparse.networks.random_shift import RandomShift
 from sb3_sparse.replay.buffer import ComposedReplayBuffer, cut_off
 from sb3_sparse.replay.frame_buffer import FrameReplayBuffer
+from sb3_sparse.replay.owner import check_buffer
 
 
 class DrQv2(OffPolicyAlgorithm):
@@ -177,6 +178,7 @@ class DrQv2(OffPolicyAlgorithm):
         found = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
         # An episode ends here that the buffer knows no end of, or the buffer is another one than the episode began with.
         assert self.replay_buffer is not None
+        check_buffer(self, self.replay_buffer)
         cut_off(self.replay_buffer, None if begins_anew else self._last_obs)
         return found
 

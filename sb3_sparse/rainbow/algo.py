@@ -26,7 +26,7 @@ from sb3_sparse.rainbow.policies import RainbowCnnPolicy, RainbowMultiInputPolic
 from sb3_sparse.rainbow.settings import OF_BUFFER, OF_NETWORK, check_buffer_kwargs, check_settings
 from sb3_sparse.rainbow.simba import SparseSimBaRainbowPolicy
 from sb3_sparse.replay.buffer import ComposedReplayBuffer, cut_off
-from sb3_sparse.replay.owner import check_gamma
+from sb3_sparse.replay.owner import check_buffer
 from sb3_sparse.replay.prioritized import PrioritizedReplayBuffer
 from sb3_sparse.simba.policies import POLICY_ALIAS
 
@@ -168,13 +168,7 @@ class Rainbow(DQN):
 
     def _check_buffer(self) -> None:
         """Of an agent whose attributes may have been set by hand, or given to SB3's ``load`` as ``custom_objects``."""
-        check_gamma(self, self.replay_buffer)
-        if (n_steps := getattr(self.replay_buffer, "n_steps", 1)) != self.n_steps:
-            raise ValueError(
-                f"n_steps={self.n_steps!r} of {type(self).__name__}, and n_steps={n_steps!r} of its replay buffer: expected "
-                "the same. Make the agent with one n_steps, which a buffer of SB3's that is named takes from "
-                "replay_buffer_kwargs, and do not set it afterwards."
-            )
+        check_buffer(self, self.replay_buffer)
 
     def _setup_learn(
         self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any

@@ -39,6 +39,25 @@ def check_gamma(algorithm: BaseAlgorithm | None, buffer: ReplayBuffer | None) ->
         )
 
 
+def check_buffer(algorithm: BaseAlgorithm, buffer: ReplayBuffer | None) -> None:
+    """
+    See whether a buffer makes the transitions that an algorithm of this package learns from, of as many steps and discounted
+    alike. Attributes may have been set by hand, given to SB3's ``load`` as ``custom_objects``, or come with a file.
+
+    :param algorithm: One with ``n_steps`` and ``gamma``.
+    :param buffer: Its replay buffer.
+    :raises ValueError: If not.
+    """
+    check_gamma(algorithm, buffer)
+    ours, theirs = getattr(algorithm, "n_steps", 1), getattr(buffer, "n_steps", 1)
+    if buffer is not None and ours != theirs:
+        raise ValueError(
+            f"n_steps={ours!r} of {type(algorithm).__name__}, and n_steps={theirs!r} of its replay buffer: expected "
+            "the same. Make the agent with one n_steps, which a buffer of SB3's that is named takes from "
+            "replay_buffer_kwargs, and do not set it afterwards."
+        )
+
+
 @cache
 def updates_priorities(algorithm: type) -> bool:
     """Whether a method of an algorithm names ``update_priorities``."""

@@ -45,6 +45,14 @@ def test_saved_loaded_and_trained_on(tmp_path):
     assert loaded.num_timesteps == 40
 
 
+def test_a_buffer_of_other_transitions_is_refused(tmp_path):
+    agent(n_steps=2).learn(10).save_replay_buffer(tmp_path / "buffer")
+    model = agent()
+    model.load_replay_buffer(tmp_path / "buffer")
+    with pytest.raises(ValueError, match="n_steps=3 of DrQv2, and n_steps=2 of its replay buffer"):
+        model.learn(10)
+
+
 def test_a_policy_alone_is_saved_with_its_noise(tmp_path):
     model = agent(policy_kwargs=SPARSE, exploration_steps=100).learn(30)
     model.policy.save(tmp_path / "policy")
