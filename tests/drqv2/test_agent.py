@@ -53,6 +53,24 @@ def test_a_buffer_of_other_transitions_is_refused(tmp_path):
         model.learn(10)
 
 
+def test_windows_do_not_run_on_into_another_trajectory():
+    model = agent(learning_starts=1000, buffer_size=1000)
+    model.learn(10)
+    model.learn(10)
+    # The last step before the second `learn`, which resets the environment in the middle of an episode of 12.
+    assert model.replay_buffer.timeouts[:20, 0].tolist() == [float(i == 9) for i in range(20)]
+    model.learn(4, reset_num_timesteps=False)
+    # It goes on, and ends after 12 steps, by its own time limit.
+    assert np.flatnonzero(model.replay_buffer.timeouts[:24, 0]).tolist() == [9, 21]
+
+
+def test_the_target_begins_as_the_critic():
+    policy = agent(policy_kwargs=SPARSE).policy
+    pairs = zip(policy.critic.state_dict().values(), policy.critic_target.state_dict().values(), strict=True)
+    assert all(th.equal(online, target) for online, target in pairs)
+    assert not {p.data_ptr() for p in policy.critic.parameters()} & {p.data_ptr() for p in policy.critic_target.parameters()}
+
+
 def test_a_policy_alone_is_saved_with_its_noise(tmp_path):
     model = agent(policy_kwargs=SPARSE, exploration_steps=100).learn(30)
     model.policy.save(tmp_path / "policy")
