@@ -10,6 +10,8 @@ from stable_baselines3.common.logger import configure
 
 from sb3_sparse.resume import ExactCheckpoint, resume_exact
 from sb3_sparse.resume.checkpoint import StoppedOnRequest
+from sb3_sparse.sparse.kernels.choosing import chooser
+from sb3_sparse.sparse.kernels.choosing.measure import Measurement
 from tests.resume.cases import CASES, skip_without_packages
 from tests.resume.comparing import compare_files, differences, everything
 
@@ -82,3 +84,28 @@ def test_it_can_be_interrupted_again_and_again(name, tmp_path):
         with pytest.raises(StoppedOnRequest):
             resume_exact(folder, callback=Interrupted(folder, every, keep=1))
     assert not differences(expected, everything(resume_exact(folder)))
+
+
+def test_a_run_goes_on_with_the_backends_that_it_had(tmp_path, monkeypatch, request):
+    request.addfinalizer(chooser.forget_choices)
+    monkeypatch.delenv("SB3_SPARSE_BACKEND", raising=False)
+
+    def found(folder: str, first: str, then: str) -> dict:
+        """What a run is that finds a backend to be the fastest, and after an interruption, in another process, another one."""
+        fastest = [first]
+        monkeypatch.setattr(chooser, "is_busy", lambda: False)
+        monkeypatch.setattr(chooser, "measure", lambda *args: Measurement(fastest[0], True, ""))
+        monkeypatch.setenv("SB3_SPARSE_CACHE", str(tmp_path / folder / "cache"))
+        chooser.forget_choices()
+        case = CASES["sac sparse"]
+        with pytest.raises(StoppedOnRequest):
+            run(case, tmp_path / folder, [Interrupted(tmp_path / folder / "run", case.every)])
+        fastest[0] = then
+        monkeypatch.setenv("SB3_SPARSE_CACHE", str(tmp_path / folder / "another cache"))
+        chooser.forget_choices()
+        return everything(resume_exact(tmp_path / folder / "run"))
+
+    dense = found("dense", "dense", "dense")
+    assert not differences(dense, found("dense at first", "dense", "compiled"))
+    # They do differ.
+    assert differences(dense, found("compiled", "compiled", "dense"))
