@@ -13,6 +13,7 @@ commands:
   evaluate   how good saved agents are: sb3-sparse evaluate logs/sac/Pendulum-v1_1 --episodes 20 --json returns.json
   describe   print the layers that an agent would have, without training; --plot draws where their weights are
   export     write an agent as another kind of file: sb3-sparse export --algo sac --env Pendulum-v1 --to onnx
+  sweep      make all runs of a study: sb3-sparse sweep plan.yml; sb3-sparse sweep status plan.yml
   plot       draw return and plasticity of runs: sb3-sparse plot logs/sac/Pendulum-v1_1 logs/sac/Pendulum-v1_2
 
 Options of train, enjoy and tune are those of rl-zoo3 (sb3-sparse COMMAND --help). Hyperparameters come from the packaged file
@@ -27,6 +28,7 @@ COMMANDS = {
     "evaluate": "evaluate",
     "describe": "describe",
     "export": "export",
+    "sweep": "sweep",
     "plot": "plot",
 }
 # What the rest of the package raises where a user can do something about it.

@@ -1,11 +1,18 @@
 """The one adapter to rl-zoo3: registration, hyperparameter files, search spaces, agents that are built, trained and found."""
 
-from sb3_sparse.zoo.agents import find_agent, run_environment, train_agent, untrained_agent
+from sb3_sparse.zoo.agents import (
+    find_agent,
+    packaged_hyperparams,
+    run_environment,
+    train_agent,
+    train_in_folder,
+    untrained_agent,
+)
 from sb3_sparse.zoo.algorithms import algorithms, register_algorithms
 from sb3_sparse.zoo.commands import prepare_command
 from sb3_sparse.zoo.environments import import_packages, make_known
 from sb3_sparse.zoo.exact_runs import ExactRun, recorded_run
-from sb3_sparse.zoo.hyperparameters import WrongSettingError, hyperparams_file, literal_names
+from sb3_sparse.zoo.hyperparameters import WrongSettingError, hyperparams_file, literal_names, named_class
 from sb3_sparse.zoo.manager import experiment_manager
 from sb3_sparse.zoo.patches import registered
 
@@ -19,11 +26,14 @@ __all__ = [
     "import_packages",
     "literal_names",
     "make_known",
+    "named_class",
+    "packaged_hyperparams",
     "prepare_command",
     "recorded_run",
     "register_algorithms",
     "registered",
     "run_environment",
     "train_agent",
+    "train_in_folder",
     "untrained_agent",
 ]

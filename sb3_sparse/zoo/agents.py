@@ -5,17 +5,21 @@ import contextlib
 import copy
 import io
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_sparse.resume.files.whole_files import goes_on_without_saving
+from sb3_sparse.resume.state.callbacks import all_callbacks
 from sb3_sparse.zoo.algorithms import algorithms
 from sb3_sparse.zoo.environments import make_known
+from sb3_sparse.zoo.exact_runs import ExactRun, exactly
 from sb3_sparse.zoo.hyperparameters import hyperparams_file
 from sb3_sparse.zoo.manager import experiment_manager
 from sb3_sparse.zoo.patches import registered
@@ -63,6 +67,77 @@ def train_agent(
     return model, Path(manager.save_path)
 
 
+def train_in_folder(
+    folder: str | Path,
+    algo: str,
+    env_id: str,
+    hyperparams: dict[str, Any],
+    *,
+    n_timesteps: int,
+    checkpoint_every: int,
+    patience: float = ExactRun.patience,
+    callbacks: Sequence[BaseCallback] = (),
+    seed: int = 0,
+    **options: Any,
+) -> BaseAlgorithm:
+    """
+    Train an agent in a folder of its own, or go on with it from the newest exact checkpoint there, and save it.
+
+    :param folder: Holds what a run of rl-zoo3 holds, and ``exact`` with the checkpoints.
+    :param algo: Name of the algorithm.
+    :param env_id: ID of the environment.
+    :param hyperparams: All of them, as a file has them. What rl-zoo3 would evaluate is read as literals, and names have to be
+        those of policies, wrappers and callbacks.
+    :param n_timesteps: How long.
+    :param checkpoint_every: Steps between two checkpoints, of which the newest stays.
+    :param patience: Seconds in which an exact point has to come after a signal.
+    :param callbacks: Besides those of the hyperparameters, the same each time.
+    :param seed: Of everything.
+    :param options: Of rl-zoo3's ``ExperimentManager``, for example ``eval_freq``.
+    :return: The agent, whose environment is closed.
+    :raises StoppedOnRequest: If a signal asked for a checkpoint and the end.
+    :raises ValueError: If algorithm or environment are not known, or hyperparameters are wrong.
+    """
+    # It comes with rl-zoo3.
+    import yaml
+
+    exact = ExactRun([], checkpoint_every, keep=1, patience=patience, resume=Path(folder))
+    with registered(), tempfile.TemporaryDirectory() as config_folder:
+        config = Path(config_folder) / "hyperparams.yml"
+        # The number of steps has to be there, too.
+        config.write_text(yaml.safe_dump({env_id: {"n_timesteps": n_timesteps, **hyperparams}}))
+        manager = _manager(
+            *(algo, env_id, config_folder, config, None, None, seed),
+            {"n_timesteps": n_timesteps, "log_interval": -1, **options},
+            kind=exactly(experiment_manager(literals=True), exact),
+        )
+        set_random_seed(seed)
+        model = _set_up(manager)
+        manager.callbacks += callbacks
+        for each in all_callbacks(CallbackList(manager.callbacks)):
+            if isinstance(each, EvalCallback):
+                # Of large networks, the files of best agents are most of what a study leaves.
+                each.best_model_save_path = None
+        manager.learn(model)
+        manager.save_trained_model(model)
+    return manager.resumed or model
+
+
+def packaged_hyperparams(algo: str, env_id: str) -> dict[str, Any]:
+    """
+    The hyperparameters of an environment as the file of an algorithm has them: the packaged one, or rl-zoo3's own.
+
+    :param algo: Name of the algorithm.
+    :param env_id: ID of the environment.
+    :return: Plain data; strings that rl-zoo3 would evaluate are strings.
+    :raises ValueError: If algorithm or environment are not known, or the file has nothing for it.
+    :raises ImportError: If rl-zoo3 is missing, or a version that lacks something that is needed.
+    """
+    with registered(), tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        _, saved = _manager(algo, env_id, folder, None, None, None, 0, {"verbose": 0}).read_hyperparameters()
+    return dict(saved)
+
+
 def untrained_agent(
     algo: str,
     env_id: str,
@@ -94,7 +169,8 @@ def untrained_agent(
         hyperparams["buffer_size"] = 1
     options = {"eval_freq": -1, "verbose": 0, **options}
     with registered(), tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        manager = _manager(algo, env_id, folder, config, hyperparams, env_kwargs, seed, options, reads_only=True)
+        kind = experiment_manager(reads_only=True)
+        manager = _manager(algo, env_id, folder, config, hyperparams, env_kwargs, seed, options, kind)
         model = _set_up(manager)
         model.env.close()
     return model
@@ -109,7 +185,7 @@ def _manager(
     env_kwargs: dict[str, Any] | None,
     seed: int,
     options: dict[str, Any],
-    reads_only: bool = False,
+    kind: type | None = None,
 ) -> Any:
     """The experiment manager of one entry; inside of :func:`registered`."""
     _algorithm(algo)
@@ -117,7 +193,7 @@ def _manager(
     config = config or hyperparams_file(algo)
     # What `train` keeps beside the agent of its own options, and `enjoy` reads there.
     arguments = argparse.Namespace(algo=algo, env=env_id, env_kwargs=env_kwargs, seed=seed, log_folder=str(log_folder))
-    return experiment_manager(reads_only)(
+    return (kind or experiment_manager())(
         arguments,
         algo,
         env_id,

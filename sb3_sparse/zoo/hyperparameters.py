@@ -7,15 +7,20 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import torch as th
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from stable_baselines3.common.vec_env import VecEnvWrapper
 
 from sb3_sparse.common.literals import parse_literal
 from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.rainbow import Rainbow
 from sb3_sparse.replay import FrameReplayBuffer, PrioritizedReplayBuffer
+from sb3_sparse.zoo.rl_zoo import part
 
 # Hyperparameters that rl-zoo3 passes to Python's `eval` where they are strings.
 EVALUATED_BY_RL_ZOO = ("policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "monitor_kwargs", "normalize")
@@ -34,6 +39,13 @@ RAINBOWS = ("rainbow", "der")
 # Algorithms of ours whose policies have SB3's names.
 _NAMED_AS_SB3S: dict[str, type[BaseAlgorithm]] = {**dict.fromkeys(RAINBOWS, Rainbow), "drqv2": DrQv2}
 
+# What may be named by its place to import.
+_CLASSES: dict[str, tuple[type, ...]] = {
+    "policy": (BaseModel,),
+    "env_wrapper": (gym.Wrapper,),
+    "vec_env_wrapper": (VecEnvWrapper,),
+    "callback": (BaseCallback,),
+}
 # What is no keyword of an algorithm's either: rl-zoo3 makes `action_noise` of it, once it has seen the environment.
 NOISE_OF_RL_ZOO = ("noise_type", "noise_std")
 
@@ -78,6 +90,41 @@ def check_names(algorithm: type[BaseAlgorithm], hyperparams: dict[str, Any]) -> 
             + (f" Did you mean {close[0]!r}?" if close and keyword == name else "")
             + f' A keyword of the policy is given as -params "policy_kwargs:dict({keyword}={value!r})".'
         )
+
+
+def check_classes(hyperparams: dict[str, Any]) -> None:
+    """
+    See whether what hyperparameters name by its place to import is of the kind that belongs there: rl-zoo3 calls it.
+
+    :raises WrongSettingError: If it is something else, or missing.
+    """
+    for name, kinds in _CLASSES.items():
+        value = hyperparams.get(name)
+        if name == "policy" and (not isinstance(value, str) or "." not in value):
+            continue
+        for entry in value if isinstance(value, list) else [value]:
+            place = next(iter(entry), None) if isinstance(entry, dict) else entry
+            if place is None:
+                continue
+            try:
+                found = named_class(place)
+            except WrongSettingError as error:
+                raise WrongSettingError(f"{name}: {error}") from error
+            if not isinstance(found, type) or not issubclass(found, kinds):
+                expected = " or ".join(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
+                raise WrongSettingError(f"{name}: {place!r} is no class of {expected}.")
+
+
+def named_class(place: str) -> Any:
+    """
+    What a setting such as ``"stable_baselines3.common.callbacks.CheckpointCallback"`` stands for.
+
+    :raises WrongSettingError: If there is no such thing.
+    """
+    try:
+        return part("utils.get_class_by_name")(place)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise WrongSettingError(f"{place!r} cannot be imported ({error}).") from error
 
 
 def _keywords(algorithm: type[BaseAlgorithm]) -> set[str]:

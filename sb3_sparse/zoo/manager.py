@@ -15,6 +15,7 @@ from sb3_sparse.zoo.hyperparameters import (
     EVALUATED_BY_RL_ZOO,
     RAINBOWS,
     WrongSettingError,
+    check_classes,
     check_config,
     check_names,
     is_our_policy,
@@ -36,7 +37,7 @@ OVERRIDDEN = (
 )
 
 
-def experiment_manager(reads_only: bool = False) -> type:
+def experiment_manager(reads_only: bool = False, literals: bool = False) -> type:
     """
     A subclass of rl-zoo3's ``ExperimentManager``.
 
@@ -47,6 +48,7 @@ def experiment_manager(reads_only: bool = False) -> type:
 
     :param reads_only: Whether the hyperparameters may come from anybody: what rl-zoo3 would evaluate is read as literals
         instead, and callbacks are left out.
+    :param literals: Whether they may, and callbacks are used: names have to be those of policies, wrappers and callbacks.
     :raises ImportError: If rl-zoo3 is missing, or a version that lacks what is overridden.
     """
     base = part("exp_manager.ExperimentManager")
@@ -73,10 +75,12 @@ def experiment_manager(reads_only: bool = False) -> type:
             is_ours = is_our_policy(self.algo, hyperparams.get("policy"))
             if is_ours or self.algo in STREAM_KAPPAS:
                 _wrap_dmc(self.env_name.gym_id, PIXEL_WRAPPER if self.algo == "drqv2" else DMC_WRAPPER, hyperparams, saved)
-            names = EVALUATED_BY_RL_ZOO if reads_only else ("policy_kwargs",) if is_ours else ()
+            names = EVALUATED_BY_RL_ZOO if reads_only or literals else ("policy_kwargs",) if is_ours else ()
             _read(hyperparams, names)
             if reads_only:
                 hyperparams.pop("callback", None)
+            if literals:
+                check_classes(hyperparams)
             return hyperparams, saved
 
         def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> tuple[Any, ...]:

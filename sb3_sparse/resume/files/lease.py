@@ -145,6 +145,16 @@ class Lease:
         return path
 
 
+def holder_of(folder: Path) -> dict[str, Any] | None:
+    """
+    Who holds a folder: machine, process, lease. None if nobody does, or a process of this machine that is gone.
+
+    :param folder: It need not be there.
+    """
+    holder = _read(folder / LOCK)
+    return None if holder is None or (holder.get("pid") != os.getpid() and _is_gone(holder)) else holder
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     """Who holds a lock; None if nobody does."""
     try:

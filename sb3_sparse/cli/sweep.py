@@ -1,0 +1,182 @@
+"""``sb3-sparse sweep``."""
+
+import argparse
+import importlib.util
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sb3_sparse.common.validation import positive, whole_number
+from sb3_sparse.results.studies.reading import RUNS_FOLDER
+from sb3_sparse.resume.signals import EXIT_STATUS
+from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
+from sb3_sparse.sweeps.estimate import cost_of, free_memory, kind_of, measure_kinds, overview
+from sb3_sparse.sweeps.measure import Measured
+from sb3_sparse.sweeps.plan import PlannedRun
+from sb3_sparse.sweeps.processes import run_in_processes
+from sb3_sparse.sweeps.ray_cluster import run_on_ray
+from sb3_sparse.sweeps.study import Study, open_study, status_text
+from sb3_sparse.sweeps.view import View
+from sb3_sparse.sweeps.worker import work
+
+BACKENDS = ("ray", "processes")
+# Of a machine's memory, what runs may fill together.
+MEMORY_SHARE = 0.9
+
+
+def sweep(args: list[str]) -> Callable[[], None] | None:
+    """Make all runs of a plan that are not done, and say before what that costs. The same command goes on with them."""
+    if args[:1] == ["status"]:
+        _status(args[1:])
+        return None
+    options = _options(args)
+    study = open_study(Path(options.plan), options.folder)
+    runs = study.chosen(options.only)
+    if options.retry_failed and not options.dry_run:
+        for run in study.failed(runs):
+            study.folder(run).forget_failure()
+    to_do = study.to_do(runs)
+    failed = study.failed(runs)
+    done = len(runs) - len(to_do) - len(failed)
+    print(f"{study.plan.study}: {len(runs)} runs, {done} done, {len(failed)} failed, {len(to_do)} to do, in {study.path}")
+    if options.run_index is not None:
+        return lambda: _one_job(study, runs, options)
+    if not to_do:
+        return lambda: _end(study, runs, False)
+    jobs = options.jobs or max(1, (os.cpu_count() or 1) // study.plan.threads)
+    is_cluster = options.address is not None
+    measured: dict[str, Measured] = {}
+    if options.estimate:
+        measured = measure_kinds(study.plan, to_do, study.path)
+        if options.jobs is None and not is_cluster:
+            jobs = _fitting(study, to_do, measured, jobs)
+        print(overview(study.plan, to_do, measured, jobs, study.path), flush=True)
+    if options.dry_run:
+        return None
+    # Of a cluster, Ray knows how many fit.
+    return lambda: _make(study, runs, to_do, measured, options.jobs if is_cluster else jobs, options)
+
+
+def _make(
+    study: Study,
+    runs: Sequence[PlannedRun],
+    to_do: Sequence[PlannedRun],
+    measured: dict[str, Measured],
+    jobs: int | None,
+    options: argparse.Namespace,
+) -> None:
+    how = study.prepare(to_do, _command(options))
+    plan = study.plan
+    weights = {
+        run.name: cost_of(run, measured[kind_of(run, plan)]).hours if measured else run.settings["n_timesteps"]
+        for run in to_do
+    }
+    end = time.monotonic() + 3600 * options.max_hours
+    names = [run.name for run in to_do]
+    most = max((cost_of(run, measured[kind_of(run, plan)]).memory for run in to_do), default=0) if measured else None
+    with View([study.folder(run) for run in to_do], weights) as view:
+        try:
+            if options.backend == "ray":
+                is_complete = run_on_ray(
+                    *(study.runs.resolve(), names, how, jobs, view, lambda: time.monotonic() > end),
+                    address=options.address,
+                    gpus=plan.gpus,
+                    memory=most if plan.memory is None else plan.memory * 1e9,
+                    storage=None if options.storage is None else f"{options.storage.rstrip('/')}/{plan.study}/{RUNS_FOLDER}",
+                )
+            else:
+                is_complete = run_in_processes(study.runs, names, how, jobs, view, lambda: time.monotonic() > end)
+        except KeyboardInterrupt:
+            is_complete = False
+    _end(study, runs, not is_complete)
+
+
+def _one_job(study: Study, runs: Sequence[PlannedRun], options: argparse.Namespace) -> None:
+    """The part of one job of an array."""
+    own = runs[options.run_index * options.runs_per_job : (options.run_index + 1) * options.runs_per_job]
+    if not own:
+        sys.exit(
+            f"sb3-sparse sweep: --run-index {options.run_index}: there are {len(runs)} runs, {options.runs_per_job} a job."
+        )
+    os.environ.setdefault(BACKEND_VARIABLE, "deterministic")
+    how = study.prepare(own, _command(options))
+    view = View([study.folder(run) for run in own], {run.name: run.settings["n_timesteps"] for run in own}, live=False)
+    stopped = work(study.runs, [run.name for run in own], how, view)
+    _end(study, own, stopped is not None)
+
+
+def _end(study: Study, runs: Sequence[PlannedRun], is_stopped: bool) -> None:
+    """Say what there is, and how it ended: 1 if a run has failed, 75 if the same command goes on."""
+    failed, left = study.failed(runs), study.to_do(runs)
+    for run in failed:
+        folder = study.folder(run)
+        print(f"failed: {run.name}: {folder.read('failed.json').get('error', '')}\n        {folder.log}", file=sys.stderr)
+    print(f"{len(runs) - len(failed) - len(left)} of {len(runs)} runs are done: sb3-sparse report {study.path}")
+    if failed:
+        print(f"{len(failed)} failed: --retry-failed tries them again.", file=sys.stderr)
+    if left:
+        print(f"{len(left)} are left{', stopped' if is_stopped else ''}: the same command goes on with them.", file=sys.stderr)
+    if failed or left:
+        sys.exit(1 if failed else EXIT_STATUS)
+
+
+def _status(args: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="sb3-sparse sweep status", description="How far the runs of a study are.")
+    parser.add_argument("plan", help="the plan, or the folder of the study")
+    parser.add_argument("--folder", type=Path, help="of studies (default: logs/sweeps)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="AXIS=VALUE", help="some of the runs")
+    options = parser.parse_args(args)
+    study = open_study(Path(options.plan), options.folder)
+    print(status_text(study, study.chosen(options.only)))
+
+
+def _options(args: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="sb3-sparse sweep",
+        description=f"{sweep.__doc__} `sb3-sparse sweep status PLAN` says how far they are.",
+    )
+    parser.add_argument("plan", help="a YAML file, see docs/studies.md; or the folder of a study, to go on with it")
+    parser.add_argument("--folder", type=Path, help="of studies; each has a folder in it (default: logs/sweeps)")
+    parser.add_argument("--backend", choices=BACKENDS, help="what makes the runs (default: ray, if it is installed)")
+    parser.add_argument("--address", help="of a Ray cluster, such as auto or ray-head:6379 (default: this machine)")
+    parser.add_argument("--storage", metavar="URL", help="where a cluster keeps runs whose machines share no folder: s3://...")
+    parser.add_argument("--jobs", type=int, help="runs at a time (default: as many as there are cores and memory for)")
+    parser.add_argument("--dry-run", action="store_true", help="only say what there is to do and what it costs")
+    parser.add_argument("--only", nargs="+", default=[], metavar="AXIS=VALUE", help="some runs: width=0.5,sparsity=0.8 seed=0")
+    parser.add_argument("--max-hours", type=float, default=float("inf"), help="stop then, with checkpoints")
+    parser.add_argument("--retry-failed", action="store_true", help="try runs again that have failed")
+    parser.add_argument("--no-estimate", dest="estimate", action="store_false", help="measure nothing before it starts")
+    parser.add_argument("--run-index", type=int, metavar="I", help="of an array of jobs: make the part I of the runs, here")
+    parser.add_argument("--runs-per-job", type=int, default=1, metavar="K", help="of such a part (default: 1)")
+    options = parser.parse_args(args)
+    for name in ("jobs", "runs_per_job"):
+        if getattr(options, name) is not None:
+            whole_number(f"--{name.replace('_', '-')}", getattr(options, name), 1)
+    if options.run_index is not None:
+        whole_number("--run-index", options.run_index, 0)
+    if options.max_hours != float("inf"):
+        positive("--max-hours", options.max_hours)
+    if options.backend is None:
+        has_ray = importlib.util.find_spec("ray") is not None
+        options.backend = "ray" if has_ray or options.address or options.storage else "processes"
+    for name in ("address", "storage"):
+        if getattr(options, name) is not None and (options.backend != "ray" or options.run_index is not None):
+            parser.error(f"--{name} is for --backend ray.")
+    options.args = args
+    return options
+
+
+def _command(options: argparse.Namespace) -> str:
+    return shlex.join(["sb3-sparse", "sweep", *options.args])
+
+
+def _fitting(study: Study, runs: Sequence[PlannedRun], measured: dict[str, Measured], jobs: int) -> int:
+    """As many runs at a time as memory is free for."""
+    most = max(cost_of(run, measured[kind_of(run, study.plan)]).memory for run in runs)
+    fitting = max(1, int(MEMORY_SHARE * free_memory() / most))
+    if fitting < jobs:
+        print(f"{fitting} at a time instead of {jobs}, for lack of memory.")
+    return min(jobs, fitting)

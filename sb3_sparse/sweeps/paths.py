@@ -1,0 +1,57 @@
+"""Settings by path: ``policy_kwargs.sparsity`` is the entry ``sparsity`` of ``policy_kwargs``."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from sb3_sparse.common.literals import parse_literal
+from sb3_sparse.zoo import literal_names
+
+
+class _Name:
+    """A name in a setting that was written as Python, which stays a name."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+def set_by_path(settings: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Settings with some of them changed, one after the other.
+
+    A setting that is a string of Python, such as rl-zoo3's ``policy_kwargs: "dict(net_arch=[64, 64])"``, is read as a literal
+    where a path leads into it, and stays such a string.
+
+    >>> set_by_path({"gamma": 0.9, "policy_kwargs": "dict(activation_fn=nn.ReLU)"}, {"policy_kwargs.net_arch": [64]})
+    {'gamma': 0.9, 'policy_kwargs': "{'activation_fn': nn.ReLU, 'net_arch': [64]}"}
+
+    :param settings: They stay as they are.
+    :param changes: By path. A value that is a mapping takes the place of the whole entry.
+    :raises ValueError: If a path leads into something that has no entries.
+    """
+    changed = copy.deepcopy(settings)
+    for path, value in changes.items():
+        _set(changed, path.split("."), copy.deepcopy(value), path)
+    return changed
+
+
+def _set(entries: dict[str, Any], names: list[str], value: Any, path: str) -> None:
+    name, *deeper = names
+    if not deeper:
+        entries[name] = value
+        return
+    inner = entries.get(name)
+    if isinstance(inner, str):
+        read = parse_literal(name, inner, {known: _Name(known) for known in literal_names()})
+        if isinstance(read, dict):
+            _set(read, deeper, value, path)
+            entries[name] = repr(read)
+            return
+    if inner is None:
+        inner = entries[name] = {}
+    if not isinstance(inner, dict):
+        raise ValueError(f"{path}: {name} is {inner!r}, which has no entry {deeper[0]!r}. Set {name} as a whole.")
+    _set(inner, deeper, value, path)

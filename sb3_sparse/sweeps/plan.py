@@ -1,0 +1,313 @@
+"""What a study is: a file that names algorithms, tasks, settings and axes, and the runs that come of it."""
+
+import difflib
+import functools
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sb3_sparse.common.validation import flag, names, non_negative, whole_number, whole_numbers
+from sb3_sparse.sweeps.paths import set_by_path
+from sb3_sparse.sweeps.yaml_plain import read_yaml
+from sb3_sparse.zoo import WrongSettingError, import_packages, packaged_hyperparams
+
+# What is the same for all runs of a study, and changes no result.
+OF_STUDY = ("study", "about", "checkpoint_every", "threads", "gpus", "memory", "tensorboard", "gym_packages", "axes", "also")
+# What a run is made of; a point of an axis and a block of `also` may change any of it.
+OF_RUN = ("algo", "env", "n_timesteps", "hyperparams", "evaluation", "callbacks", "device")
+# Axes by a short name, and the hyperparameter that each is.
+SHORT = {"width": "policy_kwargs.width_scale", "depth": "policy_kwargs.depth_scale", "sparsity": "policy_kwargs.sparsity"}
+_WIDTH_OF_DRQV2 = "policy_kwargs.critic_width_scale"
+EVALUATION = {"every": "10%", "episodes": 10, "final_episodes": 10}
+NAME_LENGTH = 100
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One training."""
+
+    axes: dict[str, Any]
+    """Where it is on each axis, by name: numbers, or labels."""
+    settings: dict[str, Any]
+    """Everything that decides its result, plain data."""
+
+    @property
+    def hash(self) -> str:
+        """Of the settings: equal if and only if those are."""
+        text = json.dumps(_one_kind(self.settings), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """Of its folder: the axes to read, and of the hash what keeps others apart."""
+        text = "_".join(f"{axis}-{_as_label(value)}" for axis, value in self.axes.items())
+        readable = re.sub(r"[^A-Za-z0-9.+_-]+", "-", text)[:NAME_LENGTH].strip("-._")
+        return f"{readable}-{self.hash[:10]}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study."""
+
+    study: str
+    about: str
+    runs: tuple[PlannedRun, ...]
+    """In the order in which they are begun: first one seed of all."""
+    checkpoint_every: str | int = "10%"
+    threads: int = 1
+    """Of each run."""
+    gpus: float = 0.0
+    """Of each run, for Ray: a share of one is allowed."""
+    memory: float | None = None
+    """Of each run, for Ray, in GB; None: as measured."""
+    tensorboard: bool = False
+    gym_packages: tuple[str, ...] = ()
+    content: dict[str, Any] = field(default_factory=dict, repr=False)
+    """As it stands in the file."""
+
+
+def read_plan(path: Path) -> Plan:
+    """
+    Read a plan, and find all its runs. Nothing of it is evaluated as Python.
+
+    :param path: A file of YAML; ``docs/studies.md`` says what stands in it.
+    :raises ValueError: If something in it is wrong.
+    :raises ImportError: If PyYAML or rl-zoo3 is missing, or what an environment of DeepMind Control or Atari needs.
+    """
+    content = read_yaml(path)
+    try:
+        return make_plan(content, default_name=path.stem)
+    except ValueError as error:
+        raise WrongSettingError(f"{path}: {error}") from error
+
+
+def make_plan(content: Any, default_name: str = "study") -> Plan:
+    """
+    A plan from its content.
+
+    :param content: As the file has it.
+    :param default_name: Of the study, where the plan has none.
+    :raises ValueError: If something in it is wrong.
+    """
+    _check_names("the plan", content, (*OF_STUDY, *OF_RUN))
+    study = content.get("study", default_name)
+    if not isinstance(study, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", study):
+        raise ValueError(f"study={study!r}: expected a name of letters, digits, '.', '_' and '-'.")
+    packages = tuple(names("gym_packages", content["gym_packages"])) if content.get("gym_packages") else ()
+    if packages:
+        import_packages(packages)
+    base = {name: content[name] for name in OF_RUN if name in content}
+    runs: list[PlannedRun] = []
+    packaged = functools.cache(packaged_hyperparams)
+    for block in (content, *_blocks(content)):
+        axes = {name: _points(name, values) for name, values in _axes(block).items()}
+        axes.setdefault("seed", {0: {"seed": 0}})
+        own = [] if block is content else [{name: block[name] for name in OF_RUN if name in block}]
+        runs += [_run(base, own, point, packaged) for point in itertools.product(*(_labelled(axes, name) for name in axes))]
+    different = {run.hash: run for run in runs}
+    if len({run.name for run in different.values()}) < len(different):
+        raise ValueError("two runs have one name: rename the labels of the axes.")
+    return Plan(
+        study=study,
+        about=str(content.get("about") or ""),
+        runs=tuple(sorted(different.values(), key=_seed_place(runs))),
+        checkpoint_every=content.get("checkpoint_every", "10%"),
+        threads=whole_number("threads", content.get("threads", 1), 1),
+        gpus=non_negative("gpus", content.get("gpus", 0)),
+        memory=None if content.get("memory") is None else non_negative("memory", content["memory"]),
+        tensorboard=flag("tensorboard", content.get("tensorboard", False)),
+        gym_packages=packages,
+        content=content,
+    )
+
+
+def steps_of(name: str, value: Any, n_timesteps: int) -> int:
+    """
+    A number of steps, or a part of the run: ``"25%"``.
+
+    :param name: For messages.
+    :param value: The number, or the part.
+    :param n_timesteps: Of the run.
+    :raises ValueError: If it is neither, or below 1.
+    """
+    if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?\s*%", value):
+        return max(1, round(float(value.rstrip(" %")) / 100 * n_timesteps))
+    return whole_number(name, value, 1)
+
+
+def _run(
+    base: dict[str, Any],
+    own: list[dict[str, Any]],
+    point: tuple[tuple[str, Any, dict[str, Any]], ...],
+    packaged: Callable[[str, str], dict[str, Any]],
+) -> PlannedRun:
+    """One run: of the plan, then the block, then the axes in turn."""
+    changes = [base, *own, *(change for _, _, change in point)]
+    last: dict[str, Any] = {}
+    for change in changes:
+        last.update({name: value for name, value in change.items() if name not in ("hyperparams", "callbacks", "evaluation")})
+    for needed in ("algo", "env"):
+        if not isinstance(last.get(needed), str):
+            raise ValueError(f"{needed}={last.get(needed)!r}: expected a name, in the plan or as an axis.")
+    hyperparams = packaged(last["algo"], last["env"])
+    for change in changes:
+        hyperparams = set_by_path(hyperparams, _for_algo(last["algo"], _mapping("hyperparams", change.get("hyperparams"))))
+    in_file = hyperparams.pop("n_timesteps", None)
+    n_timesteps = whole_number("n_timesteps", last.get("n_timesteps", in_file), 1)
+    in_file = hyperparams.pop("callback", None) or []
+    callbacks = [*(in_file if isinstance(in_file, list) else [in_file])]
+    evaluation: dict[str, Any] = dict(EVALUATION)
+    for change in changes:
+        callbacks += _callbacks(change.get("callbacks"))
+        evaluation |= _mapping("evaluation", change.get("evaluation"))
+    settings = {
+        "algo": last["algo"],
+        "env": last["env"],
+        "seed": whole_number("seed", last.get("seed", 0), 0, 2**32 - 1),
+        "n_timesteps": n_timesteps,
+        "device": last.get("device", "auto"),
+        "hyperparams": hyperparams,
+        "evaluation": _evaluation(evaluation, n_timesteps),
+        "callbacks": _with_steps(callbacks, n_timesteps),
+    }
+    try:
+        settings = json.loads(json.dumps(settings, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a setting of {last['algo']} on {last['env']} is no plain data ({error}): {settings}") from error
+    return PlannedRun({name: label for name, label, _ in point}, settings)
+
+
+def _for_algo(algo: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The width of DrQ-v2 is that of its critic."""
+    return {_WIDTH_OF_DRQV2 if algo == "drqv2" and path == SHORT["width"] else path: value for path, value in changes.items()}
+
+
+def _evaluation(given: dict[str, Any], n_timesteps: int) -> dict[str, int]:
+    _check_names("evaluation", given, (*EVALUATION,))
+    every = given["every"]
+    return {
+        # Without evaluations during training.
+        "every": 0 if every in (0, None) else steps_of("evaluation.every", every, n_timesteps),
+        "episodes": whole_number("evaluation.episodes", given["episodes"], 1),
+        "final_episodes": whole_number("evaluation.final_episodes", given["final_episodes"], 1),
+    }
+
+
+def _with_steps(value: Any, n_timesteps: int) -> Any:
+    """Parts of the run as numbers of steps, anywhere in the arguments of callbacks."""
+    if isinstance(value, dict):
+        return {name: _with_steps(entry, n_timesteps) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_with_steps(entry, n_timesteps) for entry in value]
+    is_part = isinstance(value, str) and value.endswith("%")
+    return steps_of("a part of the run", value, n_timesteps) if is_part else value
+
+
+def _callbacks(given: Any) -> list[Any]:
+    if given is None:
+        return []
+    if not isinstance(given, list) or not all(isinstance(each, str) or _is_entry(each) for each in given):
+        raise ValueError(f"callbacks={given!r}: expected a list of names, or of one name with its arguments each.")
+    return given
+
+
+def _is_entry(each: Any) -> bool:
+    return isinstance(each, dict) and len(each) == 1 and isinstance(next(iter(each.values())), dict)
+
+
+def _blocks(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    blocks = content.get("also") or []
+    if not isinstance(blocks, list):
+        raise ValueError(f"also={blocks!r}: expected a list of blocks, each with axes of its own.")
+    for i, block in enumerate(blocks):
+        _check_names(f"also[{i}]", block, ("axes", *OF_RUN))
+    return blocks
+
+
+def _axes(block: Mapping[str, Any]) -> dict[str, Any]:
+    axes = dict(_mapping("axes", block.get("axes")))
+    for name in axes:
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"axes: {name!r} is no name.")
+    return axes
+
+
+def _points(name: str, values: Any) -> dict[Any, dict[str, Any]]:
+    """What each point of an axis changes, by its label."""
+    if name == "seed":
+        seeds = range(whole_number("axes.seed", values, 1)) if isinstance(values, (int, float)) else values
+        return {seed: {"seed": seed} for seed in _unique("seed", whole_numbers("axes.seed", list(seeds), 0))}
+    if isinstance(values, Mapping):
+        for label, change in values.items():
+            _check_names(f"axes.{name}.{label}", change or {}, (*OF_RUN, "seed"))
+        points = {label: dict(change or {}) for label, change in values.items()}
+    elif isinstance(values, list):
+        points = {label: _change(name, label) for label in _unique(name, values)}
+    else:
+        raise ValueError(f"axes.{name}={values!r}: expected a list of values, or labels with what each changes.")
+    if not points:
+        raise ValueError(f"axes.{name} has no values: leave it out, or name some.")
+    return points
+
+
+def _change(name: str, value: Any) -> dict[str, Any]:
+    if name in ("algo", "env", "n_timesteps", "device"):
+        return {name: value}
+    return {"hyperparams": {SHORT.get(name, name): value}}
+
+
+def _unique(name: str, values: Iterable[Any]) -> list[Any]:
+    values = list(values)
+    for value in values:
+        if not isinstance(value, (str, int, float, bool)) and value is not None:
+            raise ValueError(f"axes.{name}: {value!r} is no number or word; give it a label, LABEL: {{hyperparams: ...}}.")
+    labels = [_as_label(value) for value in values]
+    if twice := [label for i, label in enumerate(labels) if label in labels[:i]]:
+        raise ValueError(f"axes.{name}: {twice[0]} stands there twice.")
+    return values
+
+
+def _labelled(axes: dict[str, dict[Any, dict[str, Any]]], name: str) -> list[tuple[str, Any, dict[str, Any]]]:
+    return [(name, label, change) for label, change in axes[name].items()]
+
+
+def _one_kind(value: Any) -> Any:
+    """1.0 is written as 1: the same number, the same settings."""
+    if isinstance(value, dict):
+        return {name: _one_kind(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_one_kind(entry) for entry in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _as_label(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _seed_place(runs: list[PlannedRun]) -> Any:
+    """Sorts by the place of the seed among all seeds, so that what there is after some hours has all arms."""
+    seeds = list(dict.fromkeys(run.settings["seed"] for run in runs))
+    return lambda run: seeds.index(run.settings["seed"])
+
+
+def _mapping(name: str, given: Any) -> Mapping[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{name}={given!r}: expected names with their values.")
+    return given
+
+
+def _check_names(place: str, given: Any, allowed: tuple[str, ...]) -> None:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{place} is {given!r}: expected names with their values.")
+    for name in given:
+        if name not in allowed:
+            close = difflib.get_close_matches(str(name), allowed, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"{place} has no entry {name!r}.{hint} It may have {', '.join(allowed)}.")

@@ -1,0 +1,162 @@
+"""Runs on this machine, in processes that each make one after the other."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
+from sb3_sparse.sweeps.execute import STOPPED, How
+from sb3_sparse.sweeps.run_folder import RunFolder
+
+# Seconds between two looks at everything.
+TICK = 0.2
+# What keeps libraries from using more threads than they are given, where that is read when they are loaded.
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """
+    Environment variables of a process that makes runs.
+
+    Products of sparse layers are computed by the rule that measures nothing, unless the user says otherwise: a measurement
+    beside other work may choose differently each time, and with it the last digits of every result.
+
+    :param threads: Of each run.
+    """
+    return {BACKEND_VARIABLE: "deterministic", **os.environ, **dict.fromkeys(_THREADS, str(threads))}
+
+
+def run_in_processes(
+    runs: Path,
+    names: Sequence[str],
+    how: How,
+    jobs: int,
+    tell: Callable[[dict[str, Any]], None],
+    should_stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """
+    Make runs, several at a time. A process that dies is replaced; its run goes on from its last checkpoint.
+
+    :param runs: The folder of all runs.
+    :param names: Of the runs, in the order in which they are begun.
+    :param how: How they are made.
+    :param jobs: Processes.
+    :param tell: Is told what begins and how it ends, and every ``TICK`` seconds ``{}``.
+    :param should_stop: Asked every ``TICK`` seconds: whether to end with a checkpoint of what runs.
+    :return: Whether it came to the end of all runs. Not so after a request to stop, or an error of the disk.
+    """
+    pool = _Pool(runs, list(names), how)
+    try:
+        for _ in range(min(jobs, len(names))):
+            pool.start()
+        while pool.alive():
+            for event in pool.events():
+                tell(event)
+            tell({})
+            if should_stop():
+                pool.stop()
+        for event in pool.events(wait=False):
+            tell(event)
+        return not pool.is_stopping
+    except KeyboardInterrupt:
+        pool.stop()
+        pool.wait(how.patience)
+        for event in pool.events(wait=False):
+            tell(event)
+        raise
+    finally:
+        pool.kill()
+
+
+class _Pool:
+    """The processes, and what they say."""
+
+    def __init__(self, runs: Path, names: list[str], how: How):
+        self._given = json.dumps({"runs": str(runs), "names": names, "how": how.to_json()}) + "\n"
+        self._runs, self._names, self._threads = runs, names, how.threads
+        self._processes: list[subprocess.Popen[str]] = []
+        self._said: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.is_stopping = False
+
+    def start(self) -> None:
+        """One more process."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sb3_sparse.sweeps.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=worker_environment(self._threads),
+            # Ctrl-C is for this process, which asks them to stop.
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        process.stdin.write(self._given)
+        process.stdin.flush()
+        self._processes.append(process)
+        threading.Thread(target=self._listen, args=(process,), daemon=True).start()
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            # A process that is killed may say half a line.
+            if line.endswith("\n"):
+                self._said.put({**json.loads(line), "pid": process.pid})
+
+    def events(self, wait: bool = True) -> list[dict[str, Any]]:
+        """What was said since the last call, after waiting for a while."""
+        found: list[dict[str, Any]] = []
+        try:
+            if wait:
+                found.append(self._said.get(timeout=TICK))
+            while True:
+                found.append(self._said.get_nowait())
+        except queue.Empty:
+            pass
+        if any(event.get("is_of_disk") or event.get("kind") == STOPPED for event in found):
+            self.stop()
+        return found
+
+    def alive(self) -> bool:
+        """Whether there is one that works. One that died is replaced, if there is still something to do."""
+        for process in list(self._processes):
+            status = process.poll()
+            if status is None:
+                continue
+            self._processes.remove(process)
+            if status != 0 and not self.is_stopping and self._is_something_left():
+                self._said.put({"lost": process.pid, "status": status})
+                self.start()
+        return bool(self._processes)
+
+    def _is_something_left(self) -> bool:
+        return any(RunFolder(self._runs / name).state() in ("waiting", "stopped") for name in self._names)
+
+    def stop(self) -> None:
+        """Ask all for a checkpoint and the end, once."""
+        if self.is_stopping:
+            return
+        self.is_stopping = True
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+
+    def wait(self, seconds: float) -> None:
+        """Until all have ended, but not longer."""
+        end = time.monotonic() + seconds
+        while any(process.poll() is None for process in self._processes) and time.monotonic() < end:
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """Those that have not ended."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()

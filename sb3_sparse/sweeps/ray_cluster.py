@@ -1,0 +1,187 @@
+"""Runs as tasks of Ray: on this machine, or on a cluster."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sb3_sparse.sweeps.execute import DONE, STOPPED, How, Outcome, execute
+from sb3_sparse.sweeps.processes import TICK, worker_environment
+from sb3_sparse.sweeps.run_folder import RunFolder
+from sb3_sparse.sweeps.storage import Storage
+
+
+def run_on_ray(
+    runs: Path,
+    names: Sequence[str],
+    how: How,
+    jobs: int | None,
+    tell: Callable[[dict[str, Any]], None],
+    should_stop: Callable[[], bool] = lambda: False,
+    *,
+    address: str | None = None,
+    gpus: float = 0.0,
+    memory: float | None = None,
+    storage: str | None = None,
+) -> bool:
+    """
+    Make runs, each as a task of Ray. A run whose process or machine is lost goes on elsewhere, from its last checkpoint.
+
+    :param runs: The folder of all runs; without ``storage`` one that all machines share.
+    :param names: Of the runs, in the order in which they are begun.
+    :param how: How they are made.
+    :param jobs: Runs at a time; None: as many as there are cores for.
+    :param tell: Is told what begins and how it ends, and now and then ``{}``.
+    :param should_stop: Asked now and then: whether to end with a checkpoint of what runs.
+    :param address: Of a cluster; None: Ray is started on this machine, reachable from it alone, and ended again.
+    :param gpus: Of each run.
+    :param memory: Bytes of each run, of which Ray takes account; None: it does not.
+    :param storage: URL of the folder of all runs, for machines that share none.
+    :return: Whether it came to the end of all runs.
+    :raises ImportError: If Ray is missing.
+    :raises ConnectionError: If there is no cluster.
+    """
+    ray = _ray(is_local=address is None)
+    was_started = ray.is_initialized()
+    if not was_started:
+        _start(ray, address, None if jobs is None else jobs * how.threads)
+    try:
+        options = dict(num_cpus=how.threads, num_gpus=gpus, max_retries=0, memory=None if memory is None else int(memory))
+        task = ray.remote(_run).options(runtime_env={"env_vars": _variables(how.threads)}, **options)
+        return _Driver(ray, task, runs, list(names), how, jobs, tell, storage).drive(should_stop)
+    finally:
+        if not was_started:
+            ray.shutdown()
+
+
+def _ray(is_local: bool) -> Any:
+    # Before it is imported: nothing is sent to anybody.
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if is_local:
+        # Else it listens on all networks. The name says where it is the default; it holds everywhere.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    # Of a version that asks: a GPU that is not given to a task is hidden from it.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError('this needs Ray: pip install "sb3-sparse[sweeps]", or --backend processes') from error
+    return ray
+
+
+def _start(ray: Any, address: str | None, num_cpus: int | None) -> None:
+    quiet = dict(log_to_driver=False, logging_level="ERROR")
+    if address is None:
+        ray.init("local", num_cpus=num_cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+    else:
+        ray.init(address, **quiet)
+
+
+def _variables(threads: int) -> dict[str, str]:
+    """What is different for a process that makes runs; the rest it has from its machine."""
+    return {name: value for name, value in worker_environment(threads).items() if os.environ.get(name) != value}
+
+
+def _run(runs: str, name: str, how: str, storage: str | None) -> dict[str, Any]:
+    """The task: one run, on whatever machine it is given to."""
+    if storage is None:
+        return asdict(execute(RunFolder(Path(runs) / name), How.from_json(how)))
+    there = Storage(storage)
+    # At the same place on every machine, since what a run goes on with names its files.
+    mark = hashlib.sha256(storage.encode()).hexdigest()[:10]
+    folder = RunFolder(Path(tempfile.gettempdir()) / "sb3-sparse" / mark / name)
+    there.fetch(name, folder.path)
+    try:
+        outcome = execute(folder, How.from_json(how), lambda: there.send(name, folder.path))
+        there.send(name, folder.path)
+    finally:
+        shutil.rmtree(folder.path, ignore_errors=True)
+    return asdict(outcome)
+
+
+class _Driver:
+    """Gives tasks to Ray, and sees what becomes of them."""
+
+    def __init__(
+        self,
+        ray: Any,
+        task: Any,
+        runs: Path,
+        names: list[str],
+        how: How,
+        jobs: int | None,
+        tell: Callable[[dict[str, Any]], None],
+        storage: str | None,
+    ):
+        self._ray, self._task, self._runs, self._waiting, self._how = ray, task, runs, names, how
+        self._jobs, self._tell, self._storage = jobs, tell, storage
+        self._running: dict[Any, str] = {}
+        self._is_stopping = False
+
+    def drive(self, should_stop: Callable[[], bool]) -> bool:
+        """Until all have ended, or were stopped."""
+        try:
+            if self._storage is not None:
+                there = Storage(self._storage)
+                for name in self._waiting:
+                    there.send(name, self._runs / name)
+            while self._running or (self._waiting and not self._is_stopping):
+                self._submit()
+                ended, _ = self._ray.wait(list(self._running), timeout=TICK) if self._running else ([], [])
+                for reference in ended:
+                    self._end(reference)
+                self._tell({})
+                if should_stop():
+                    self._stop()
+        except KeyboardInterrupt:
+            self._stop()
+            end = time.monotonic() + self._how.patience
+            while self._running and time.monotonic() < end:
+                for reference in self._ray.wait(list(self._running), timeout=TICK)[0]:
+                    self._end(reference)
+            raise
+        return not self._is_stopping
+
+    def _submit(self) -> None:
+        slots = self._jobs or max(1, int(self._ray.cluster_resources().get("CPU", 1) // self._how.threads))
+        while self._waiting and len(self._running) < slots and not self._is_stopping:
+            name = self._waiting.pop(0)
+            self._running[self._task.remote(str(self._runs), name, self._how.to_json(), self._storage)] = name
+            self._tell({"begins": name})
+
+    def _end(self, reference: Any) -> None:
+        name, exceptions = self._running.pop(reference), self._ray.exceptions
+        try:
+            outcome = Outcome(**self._ray.get(reference))
+        except (exceptions.TaskCancelledError, KeyboardInterrupt):
+            outcome = Outcome(name, STOPPED)
+        except exceptions.RayTaskError as error:
+            # The run itself raises nothing: its machine has no such package, no such folder, no way to the storage.
+            outcome = Outcome(name, "failed", f"outside of the run: {error.cause!r}")
+        except exceptions.RayError as error:
+            self._tell({"lost": name, "status": type(error).__name__})
+            if self._is_stopping:
+                outcome = Outcome(name, STOPPED)
+            else:
+                # Whoever makes it next goes on from its last checkpoint.
+                self._waiting.insert(0, name)
+                return
+        if self._storage is not None:
+            Storage(self._storage).fetch(name, self._runs / name, whole=outcome.kind != DONE)
+        self._tell({"ends": name, **{key: value for key, value in asdict(outcome).items() if key != "name"}})
+        if outcome.kind == STOPPED or outcome.is_of_disk:
+            self._stop()
+
+    def _stop(self) -> None:
+        """Ask all for a checkpoint and the end, once."""
+        if self._is_stopping:
+            return
+        self._is_stopping = True
+        for reference in self._running:
+            # As Ctrl-C in the process of the task.
+            self._ray.cancel(reference, force=False)

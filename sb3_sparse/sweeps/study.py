@@ -1,0 +1,147 @@
+"""The folder of a study, and which of its runs there is something to do for."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sb3_sparse.common.files import written_beside
+from sb3_sparse.common.literals import parse_literal
+from sb3_sparse.results.evaluations import aligned
+from sb3_sparse.results.studies.reading import FAILED_FILE, PLAN_FILE, RUN_FILE, RUNS_FOLDER
+from sb3_sparse.sweeps.execute import How, how_of, write_run
+from sb3_sparse.sweeps.plan import Plan, PlannedRun, read_plan
+from sb3_sparse.sweeps.run_folder import STATES, STATUS_FILE, RunFolder
+from sb3_sparse.sweeps.yaml_plain import write_yaml
+
+DEFAULT_FOLDER = "logs/sweeps"
+
+
+class Study:
+    """
+    A plan, and the folder in which its runs are.
+
+    :param plan: The plan.
+    :param folder: Of studies; that of this one is named after it.
+    """
+
+    def __init__(self, plan: Plan, folder: Path):
+        self.plan, self.path = plan, folder / plan.study
+
+    @property
+    def runs(self) -> Path:
+        """The folder of all runs."""
+        return self.path / RUNS_FOLDER
+
+    def folder(self, run: PlannedRun) -> RunFolder:
+        """That of one run."""
+        return RunFolder(self.runs / run.name)
+
+    def chosen(self, only: Sequence[str] = ()) -> list[PlannedRun]:
+        """
+        Some of the runs.
+
+        :param only: ``"axis=value"``, or several with commas, of which all have to hold; of several texts one.
+        :raises ValueError: If a text fits to no run, or is none such.
+        """
+        if not only:
+            return list(self.plan.runs)
+        wanted = [_conditions(text) for text in only]
+        for text, conditions in zip(only, wanted, strict=True):
+            if not any(_fits(run, conditions) for run in self.plan.runs):
+                axes = {name: None for run in self.plan.runs for name in run.axes}
+                values = {axis: list(dict.fromkeys(run.axes.get(axis) for run in self.plan.runs)) for axis in axes}
+                raise ValueError(f"--only {text!r} fits to no run. There is {values}.")
+        return [run for run in self.plan.runs if any(_fits(run, conditions) for conditions in wanted)]
+
+    def to_do(self, runs: Iterable[PlannedRun]) -> list[PlannedRun]:
+        """Those that are neither done nor have failed."""
+        return [run for run in runs if self.folder(run).state() not in ("done", "failed")]
+
+    def failed(self, runs: Iterable[PlannedRun]) -> list[PlannedRun]:
+        """Those whose last try failed."""
+        return [run for run in runs if self.folder(run).state() == "failed"]
+
+    def prepare(self, runs: Sequence[PlannedRun], command: str) -> How:
+        """
+        Write down the plan, and what the runs are.
+
+        :param runs: To be made.
+        :param command: That was called.
+        :raises ValueError: If the folder of a run has another run.
+        :raises OSError: If it cannot be written there.
+        """
+        how = how_of(self.plan, self.path.resolve(), command)
+        with written_beside(self.path / PLAN_FILE) as beside:
+            write_yaml(beside, {"study": self.plan.study, **self.plan.content})
+        for run in runs:
+            write_run(self.folder(run), run, how)
+        return how
+
+
+def open_study(place: Path, folder: Path | None) -> Study:
+    """
+    The study of a plan, or the one in a folder.
+
+    :param place: A file, or the folder of a study.
+    :param folder: Of studies; None: the usual one, or where the study is.
+    :raises ValueError: If there is none, or something in the plan is wrong.
+    """
+    if place.is_dir():
+        if not (place / PLAN_FILE).is_file():
+            raise ValueError(f"{place} has no {PLAN_FILE}: expected a plan, or the folder of a study.")
+        plan = read_plan(place / PLAN_FILE)
+        # Under whatever name it lies there.
+        study = Study(plan, place.parent)
+        study.path = place
+        return study
+    return Study(read_plan(place), folder or Path(DEFAULT_FOLDER))
+
+
+def status_text(study: Study, runs: Sequence[PlannedRun]) -> str:
+    """
+    How far the runs are, as a table, and what went wrong.
+
+    :param study: The study.
+    :param runs: Some of its runs.
+    """
+    rows, counts, errors = [], dict.fromkeys(STATES, 0), []
+    for run in runs:
+        folder = study.folder(run)
+        state = folder.state()
+        counts[state] += 1
+        status: dict[str, Any] = folder.read(STATUS_FILE)
+        steps = run.settings["n_timesteps"] if state == "done" else int(status.get("timesteps") or 0)
+        mean = status.get("mean_return")
+        part = f"{100 * steps / run.settings['n_timesteps']:.0f} %"
+        rows.append([run.name, state, part, "" if mean is None else f"{mean:.1f}", f"{folder.seconds() / 3600:.2f}"])
+        if state == "failed":
+            errors.append(f"{run.name}: {folder.read(FAILED_FILE).get('error', '')}\n  {folder.log}")
+    text = aligned(["run", "state", "steps", "return", "hours"], rows, left=2) if rows else ""
+    counted = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    others = _others(study)
+    more = f"\n{others} more in {study.runs}, of other settings." if others else ""
+    return "\n".join([text, "", f"{len(rows)} runs: {counted}{more}", *errors])
+
+
+def _others(study: Study) -> int:
+    names = {run.name for run in study.plan.runs}
+    return sum((path.parent.name not in names) for path in study.runs.glob(f"*/{RUN_FILE}"))
+
+
+def _conditions(text: str) -> dict[str, Any]:
+    conditions = {}
+    for part in text.split(","):
+        name, separator, value = part.partition("=")
+        if not separator:
+            raise ValueError(f"--only {text!r}: expected AXIS=VALUE, such as width=0.5,sparsity=0.8.")
+        try:
+            conditions[name.strip()] = parse_literal(name, value, {"null": None, "true": True, "false": False})
+        except ValueError:
+            # A label need not be in quotes.
+            conditions[name.strip()] = value.strip()
+    return conditions
+
+
+def _fits(run: PlannedRun, conditions: dict[str, Any]) -> bool:
+    known = {**{name: run.settings[name] for name in ("algo", "env", "seed")}, **run.axes}
+    return all(name in known and known[name] == value for name, value in conditions.items())

@@ -1,0 +1,80 @@
+"""
+A process that makes runs, one after the other: ``python -m sb3_sparse.sweeps.worker``.
+
+The first line of its input is what it works on. It takes whatever run no other process has, and says on its output, in lines
+of JSON, what it begins and how that ends. When its input ends, so has the process that began it: it stops with a checkpoint.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sb3_sparse.sweeps.execute import DONE, FAILED, STOPPED, TAKEN, How, Outcome, execute
+from sb3_sparse.sweeps.run_folder import RunFolder
+
+
+def work(
+    runs: Path, names: Sequence[str], how: How, tell: Callable[[dict[str, Any]], None], at_most: float = float("inf")
+) -> Outcome | None:
+    """
+    Make those of some runs that are not done, not failed, and that no other process has.
+
+    Runs that others have are looked at again at the end: they may be gone.
+
+    :param runs: The folder of all runs.
+    :param names: Of the runs, in the order in which they are tried.
+    :param how: How they are made.
+    :param tell: Is told what begins and how it ends.
+    :param at_most: How many runs to make.
+    :return: The outcome because of which it ended before the last of them: stopped on request, or by the disk.
+    """
+    left, made = list(names), 0
+    for is_last_look in (False, True):
+        taken = []
+        for name in left:
+            folder = RunFolder(runs / name)
+            if folder.state() in (DONE, FAILED) or made >= at_most:
+                continue
+            if not is_last_look and folder.is_claimed():
+                taken.append(name)
+                continue
+            tell({"begins": name})
+            outcome = execute(folder, how)
+            tell({"ends": name, "kind": outcome.kind, "error": outcome.error, "is_of_disk": outcome.is_of_disk})
+            made += outcome.kind != TAKEN
+            if outcome.kind == STOPPED or outcome.is_of_disk:
+                return outcome
+            if outcome.kind == TAKEN:
+                taken.append(name)
+        left = taken
+    return None
+
+
+def main() -> None:
+    """See the file."""
+    given = json.loads(sys.stdin.readline())
+    # What runs print goes to their logs; this stays for the one who began the process.
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    threading.Thread(target=_ends_with_input, daemon=True).start()
+
+    def tell(event: dict[str, Any]) -> None:
+        output.write(json.dumps(event) + "\n")
+
+    work(Path(given["runs"]), given["names"], How.from_json(given["how"]), tell)
+
+
+def _ends_with_input() -> None:
+    while sys.stdin.readline():
+        pass
+    # As if somebody had asked for the end: a checkpoint, if a run is on its way.
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()
