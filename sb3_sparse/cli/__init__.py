@@ -14,6 +14,7 @@ commands:
   describe   print the layers that an agent would have, without training; --plot draws where their weights are
   export     write an agent as another kind of file: sb3-sparse export --algo sac --env Pendulum-v1 --to onnx
   plot       draw return and plasticity of runs: sb3-sparse plot logs/sac/Pendulum-v1_1 logs/sac/Pendulum-v1_2
+  report     put the runs of a study together, as a page with plots, pictures and tables: sb3-sparse report studies/width
 
 Options of train, enjoy and tune are those of rl-zoo3 (sb3-sparse COMMAND --help). Hyperparameters come from the packaged file
 of the algorithm unless -conf names another.
@@ -28,6 +29,7 @@ COMMANDS = {
     "describe": "describe",
     "export": "export",
     "plot": "plot",
+    "report": "report",
 }
 # What the rest of the package raises where a user can do something about it.
 EXPECTED = (ValueError, ImportError, OSError, RuntimeError)
