@@ -24,17 +24,19 @@
 
   function layout(x, y, entries) {
     const text = style("--text"), grid = style("--grid");
-    const axis = (title, more) => ({
-      title: { text: plain(title) }, automargin: true, gridcolor: grid, zerolinecolor: grid, linecolor: grid, ...more,
+    const axis = ({ title, isLog }) => ({
+      title: { text: plain(short(title, 60)) }, type: isLog ? "log" : "linear", automargin: true, gridcolor: grid,
+      zerolinecolor: grid, linecolor: grid, minorloglabels: "none",
     });
     const size = find("scaling").clientHeight || 480;
     // Below the plot on a narrow screen; it scrolls where there are many names.
-    const below = { orientation: "h", x: 0, y: -0.22, yanchor: "top", xanchor: "left", font: { size: 11 } };
+    const below = { orientation: "h", x: 0, xanchor: "left", yref: "container", y: 0, yanchor: "bottom", font: { size: 11 } };
     return {
       font: { color: text, family: "sans-serif", size: 13 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      margin: { l: 55, r: 12, t: 12, b: 50 }, hovermode: "closest", dragmode: narrow() ? false : "zoom",
+      margin: { l: 55, r: 12, t: narrow() ? 12 : 34, b: 50 }, hovermode: "closest", dragmode: narrow() ? false : "zoom",
       hoverlabel: { align: "left", namelength: -1, bgcolor: style("--soft"), font: { color: text, size: 12 } },
-      xaxis: axis(x.title, x), yaxis: axis(y.title, y), showlegend: entries > 1, uirevision: `${task().name}`,
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: text, activecolor: colours[0] },
+      xaxis: axis(x), yaxis: axis(y), showlegend: entries > 1, uirevision: task().name,
       legend: narrow() ? { ...below, maxheight: Math.round(size * 0.32) } : { font: { size: 12 }, tracegroupgap: 0 },
     };
   }
@@ -47,8 +49,10 @@
     if (isEmpty) return;
     place.setAttribute("aria-label", about);
     const config = {
+      // Its button would send what is drawn to a server.
+      showSendToCloud: false, plotlyServerURL: "",
       responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"],
-      displayModeBar: narrow() ? false : "hover", toImageButtonOptions: { filename: `${id}`, scale: 2 },
+      displayModeBar: narrow() ? false : "hover", toImageButtonOptions: { filename: id, scale: 2 },
     };
     Plotly.react(place, traces, layout(axes[0], axes[1], entries), config);
   }
@@ -82,8 +86,8 @@
         ].join("<br>")),
       });
     });
-    const y = { title: `${title} (IQM)`, type: find("log-y").checked ? "log" : "linear" };
-    draw("scaling", traces, [{ title: horizontal, type: isLog ? "log" : "linear" }, y], traces.length,
+    const y = { title: `${title} (IQM)`, isLog: find("log-y").checked };
+    draw("scaling", traces, [{ title: horizontal, isLog }, y], traces.length,
       `${title} against ${horizontal}, ${task().name}: ${traces.length} lines`);
   }
 
@@ -108,7 +112,7 @@
           `${number(step)} timesteps, ${group.n} run(s)`].join("<br>")),
       });
     });
-    draw(id, traces, [{ title: "timesteps", type: "linear" }, { title, type: isLog ? "log" : "linear" }], entries,
+    draw(id, traces, [{ title: "timesteps", isLog: false }, { title, isLog }], entries,
       `${title} against timesteps, ${task().name}: ${entries} curves`);
   }
 

@@ -21,12 +21,12 @@ from sb3_sparse.results.studies.tables import MAX_RETURNS, result_rows
 MAX_VALUES = 30
 DIGITS = 5
 ABOUT_NUMBERS = f"""\
-Intervals are {CONFIDENCE:.0%} percentile intervals of {RESAMPLES:,} stratified bootstrap draws: runs are drawn anew, those of each
-environment on their own. A single run has none; of two or three runs an interval is too narrow for what it claims. P is the
-probability that a run is better than one of the baseline (BASELINE; its other axes are those of the group). Returns are not
-normalised: over several environments their means tell something only where all have the same scale, as those of the DeepMind
-Control Suite do; P does not depend on it. Parameters are summed over the networks that the study counted: all of them, were
-they dense, and the learnable ones, which exist. Time is that of training, evaluations included."""
+Intervals are {CONFIDENCE:.0%} percentile intervals of {RESAMPLES:,} stratified bootstrap draws: runs are drawn anew, those of
+each environment on their own. A single run has none; of two or three runs an interval is too narrow for what it claims. P is
+the probability that a run is better than one of the baseline (BASELINE; its other axes are those of the group). Returns are
+not normalised: over several environments their means tell something only where all have the same scale, as those of the
+DeepMind Control Suite do; P does not depend on it. Parameters are summed over the networks that the study counted: all of
+them, were they dense, and the learnable ones, which exist. Time is that of training, evaluations included."""
 
 
 def plotting_library() -> str:
