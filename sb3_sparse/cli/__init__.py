@@ -15,6 +15,7 @@ commands:
   export     write an agent as another kind of file: sb3-sparse export --algo sac --env Pendulum-v1 --to onnx
   sweep      make all runs of a study: sb3-sparse sweep plan.yml; sb3-sparse sweep status plan.yml
   plot       draw return and plasticity of runs: sb3-sparse plot logs/sac/Pendulum-v1_1 logs/sac/Pendulum-v1_2
+  report     put the runs of a study together, as a page with plots, pictures and tables: sb3-sparse report studies/width
 
 Options of train, enjoy and tune are those of rl-zoo3 (sb3-sparse COMMAND --help). Hyperparameters come from the packaged file
 of the algorithm unless -conf names another.
@@ -30,6 +31,7 @@ COMMANDS = {
     "export": "export",
     "sweep": "sweep",
     "plot": "plot",
+    "report": "report",
 }
 # What the rest of the package raises where a user can do something about it.
 EXPECTED = (ValueError, ImportError, OSError, RuntimeError)

@@ -33,7 +33,7 @@ def group_runs(runs: list[Run]) -> dict[str, list[Run]]:
     for run in runs:
         key = (run.label, None) if run.label else (None, repr(run.settings) if run.settings else run.folder)
         keys.setdefault(key, []).append(run)
-    settings = [_flatten(members[0].settings) for (label, _), members in keys.items() if not label and members[0].settings]
+    settings = [flatten(members[0].settings) for (label, _), members in keys.items() if not label and members[0].settings]
     names = dict.fromkeys(name for flat in settings for name in flat)
     different = [name for name in names if len({repr(flat.get(name)) for flat in settings}) > 1]
     # What this package is about first; algorithm and environment are named anyway.
@@ -49,7 +49,7 @@ def group_runs(runs: list[Run]) -> dict[str, list[Run]]:
 
 def _describe(settings: dict[str, Any] | None, different: list[str]) -> str:
     """Algorithm, environment and the first settings in which groups differ; empty without settings."""
-    flat = _flatten(settings or {})
+    flat = flatten(settings or {})
     parts = [str(flat[name]) for name in NAMED if name in flat]
     shown = [name for name in different if name in flat][:MAX_SETTINGS]
     return " ".join(parts + [f"{name.rpartition('.')[2]}={str(flat[name]).rpartition('sb3_sparse.')[2]}" for name in shown])
@@ -66,10 +66,19 @@ def _short_names(folders: list[Path]) -> list[str]:
     return ["/".join(part[common:]) for part in parts]
 
 
-def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """
+    Settings inside of settings by their full names.
+
+    >>> flatten({"policy_kwargs": {"sparsity": 0.8}, "gamma": 0.99})
+    {'policy_kwargs.sparsity': 0.8, 'gamma': 0.99}
+
+    :param settings: By name.
+    :param prefix: Of all names.
+    """
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        flat.update(_flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+        flat.update(flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
     return flat
 
 

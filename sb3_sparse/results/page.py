@@ -16,16 +16,18 @@ td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabula
 """
 
 
-def html_page(title: str, body: str) -> bytes:
+def html_page(title: str, body: str, head: str = "") -> bytes:
     """
     A page.
 
     :param title: Of the window, plain text.
     :param body: HTML.
+    :param head: More HTML for its head.
     """
     page = f"""<!DOCTYPE html>
 <html lang="en">
-<head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style></head>
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title><style>{STYLE}</style>{head}</head>
 <body>
 {body}
 </body>

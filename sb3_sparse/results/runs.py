@@ -23,6 +23,7 @@ RETURNS = {
 }
 PLASTICITY = "plasticity/"
 PLASTICITY_FILE = "plasticity.csv"
+EVALUATIONS_FILE = "evaluations.npz"
 LOOKED_FOR = "evaluations.npz, *.monitor.csv, progress.csv, plasticity.csv, events.out.tfevents*"
 
 
@@ -82,13 +83,13 @@ def read_run(argument: str) -> Run:
             f"{path!r} is not a folder. A run is given as FOLDER or LABEL=FOLDER, for example logs/sac/Pendulum-v1_1."
         )
     progress = _read_table(folder / "progress.csv", "time/total_timesteps")
-    plasticity = _read_table(folder / PLASTICITY_FILE, "timesteps")
+    plasticity = plasticity_curves(folder)
     config = settings_file(folder)
     settings = None if config is None else read_settings(config)
     monitor = _read_monitor(folder, _frames_per_step(settings or {}))
     returns = {}
-    if (folder / "evaluations.npz").is_file():
-        returns["evaluations"] = _read_evaluations(folder / "evaluations.npz")
+    if (evaluations := evaluation_curve(folder)) is not None:
+        returns["evaluations"] = evaluations
     if monitor:
         returns["monitor"] = monitor["returns"]
     returns = {**_logged_returns(progress), **returns}
@@ -123,10 +124,29 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _read_evaluations(path: Path) -> Series:
+def evaluation_curve(folder: Path) -> Series | None:
+    """
+    The mean return of each evaluation of SB3's ``EvalCallback``; None if there is no file of it.
+
+    :param folder: Of the run.
+    :raises ValueError: If the file is damaged.
+    """
+    path = folder / EVALUATIONS_FILE
+    if not path.is_file():
+        return None
     # NumPy leaves a damaged file open that it opened itself.
     with _reading(path), path.open("rb") as opened, np.load(opened) as file:
         return _series(file["timesteps"], file["results"].mean(axis=1))
+
+
+def plasticity_curves(folder: Path) -> dict[str, Series]:
+    """
+    The series of ``PlasticityCallback``'s table by name; none if there is no table.
+
+    :param folder: Of the run.
+    :raises ValueError: If the file is damaged.
+    """
+    return _read_table(folder / PLASTICITY_FILE, "timesteps")
 
 
 def _read_monitor(folder: Path, frames_per_step: int) -> dict[str, Series]:

@@ -1,0 +1,82 @@
+"""``sb3-sparse report``."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+import sb3_sparse
+from sb3_sparse.common.figures import new_figure, to_png
+from sb3_sparse.common.files import check_writable, written_beside
+from sb3_sparse.results.studies.comparing import parse_baseline
+from sb3_sparse.results.studies.figures import draw_learning, draw_plasticity, draw_scaling
+from sb3_sparse.results.studies.page import plotting_library, to_html
+from sb3_sparse.results.studies.reading import read_study
+from sb3_sparse.results.studies.summary import Summary, summarize
+from sb3_sparse.results.studies.tables import groups_csv, runs_csv
+
+PAGE = ".html"
+RUNS, GROUPS = ".csv", "_groups.csv"
+PICTURES = ("_scaling.png", "_learning.png", "_plasticity.png")
+
+
+def report(args: list[str]) -> None:
+    """Put the runs of a study together: a page with plots, pictures, and tables as CSV."""
+    parser = argparse.ArgumentParser(prog="sb3-sparse report", description=report.__doc__)
+    parser.add_argument("folder", metavar="FOLDER", help="of a study, as sb3-sparse sweep writes it")
+    parser.add_argument(
+        "-o",
+        "--output",
+        default="report",
+        help=f"writes OUTPUT{', OUTPUT'.join([PAGE, RUNS, GROUPS, *PICTURES])} (default: report)",
+    )
+    parser.add_argument(
+        "--baseline",
+        nargs="+",
+        action="extend",
+        metavar="AXIS=VALUE",
+        help="compare each group with the one that has these values, and its own ones of the other axes (default: the lowest "
+        "sparsity; without such an axis the first group)",
+    )
+    options = parser.parse_args(args)
+    output = Path(options.output)
+    if not output.name:
+        parser.error(f"--output {options.output}: expected the name of a file, without ending.")
+    output = output.with_suffix("") if output.suffix in (".csv", ".html", ".png") else output
+    # Before anything is read: what is missing is better said at once.
+    new_figure()
+    library = plotting_library()
+    check_writable(output.with_name(output.name + PAGE))
+    summary = summarize(read_study(options.folder), parse_baseline(options.baseline or []))
+    for warning in summary.warnings:
+        print(f"sb3-sparse report: {warning}", file=sys.stderr)
+    made_by = f"{shlex.join(['sb3-sparse', 'report', *args])} (sb3-sparse {sb3_sparse.__version__})"
+    for ending, content in {**_tables(summary), **_pictures(summary), PAGE: to_html(summary, made_by, library)}.items():
+        path = output.with_name(output.name + ending)
+        if content is None:
+            # A picture of an earlier report is none of this one.
+            path.unlink(missing_ok=True)
+            continue
+        with written_beside(path) as beside:
+            beside.write_bytes(content)
+        print(path)
+
+
+def _tables(summary: Summary) -> dict[str, bytes | None]:
+    axes = summary.grouping.axes
+    comparisons = [comparison for found in summary.tasks.values() for comparison in found]
+    return {
+        RUNS: runs_csv(summary.study, summary.grouping.groups, axes).encode(),
+        GROUPS: groups_csv(comparisons, axes).encode() if comparisons else None,
+    }
+
+
+def _pictures(summary: Summary) -> dict[str, bytes | None]:
+    if not summary.tasks:
+        return dict.fromkeys(PICTURES)
+    figures = (
+        draw_scaling(summary.groups, summary.grouping.axes, summary.horizontals),
+        draw_learning(summary.curves),
+        draw_plasticity(summary.curves),
+    )
+    return {ending: None if figure is None else to_png(figure) for ending, figure in zip(PICTURES, figures, strict=True)}

@@ -1,0 +1,116 @@
+"""A study as pictures: scaling curves, learning curves, plasticity."""
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sb3_sparse.common.figures import new_figure
+from sb3_sparse.results.figures import COLOURS, as_text, draw_curves, thousands
+from sb3_sparse.results.statistics import Curve
+from sb3_sparse.results.studies.grouping import RETURN, Group
+from sb3_sparse.results.studies.reading import FINAL, METRICS, PLASTICITY
+from sb3_sparse.results.studies.scaling import LEARNABLE, TOTAL, place, scaling_lines
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# What the paper draws comes first; the page has all of them.
+PREFERRED = (
+    "critic*srank*",
+    "critic*dormant*",
+    "critic*gradient_norm*",
+    "critic*parameter_norm*",
+    "*srank*",
+    "*dormant*",
+    "*norm*",
+)
+MAX_SERIES = 6
+# Panels that a picture has room for, and lines that a legend inside of a panel has room for.
+MAX_TASKS, MAX_LINES = 12, 12
+MAX_NAME = 32
+
+
+def draw_scaling(tasks: Mapping[str, Sequence[Group]], axes: Sequence[str], horizontals: Sequence[str]) -> "Figure":
+    """
+    Final return against the size of the network and the other axes: a row for each task, of the first 12.
+
+    :param tasks: Groups by task.
+    :param axes: Names.
+    :param horizontals: What to draw against.
+    :raises ImportError: If matplotlib is missing.
+    """
+    shown = dict(list(tasks.items())[:MAX_TASKS])
+    # Parameters on a logarithmic axis and a linear one, as in the paper's Figures 1 and 14.
+    columns = [
+        (name, is_log) for name in horizontals for is_log in ((True, False) if name in (TOTAL, LEARNABLE) else (False,))
+    ]
+    figure = new_figure((3.8 * len(columns), 3.2 * len(shown) + 0.3))
+    panels = figure.subplots(len(shown), len(columns), squeeze=False)
+    for row, (task, groups) in zip(panels, shown.items(), strict=True):
+        for panel, (horizontal, is_log) in zip(row, columns, strict=True):
+            _draw_lines(panel, scaling_lines(groups, axes, horizontal), horizontal, is_log)
+            panel.set_title(as_text(task), fontsize=9)
+    return figure
+
+
+def _draw_lines(panel: Any, lines: Mapping[str, Sequence[Group]], horizontal: str, is_log: bool) -> None:
+    for i, (name, groups) in enumerate(lines.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        x = [place(group, horizontal) for group in groups]
+        found = [group.estimate(FINAL) for group in groups]
+        label = as_text(name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…")
+        panel.plot(x, [each.value for each in found], marker="o", markersize=4, color=colour, label=label)
+        for at, each in zip(x, found, strict=True):
+            if each.low is not None:
+                panel.plot([at, at], [each.low, each.high], color=colour, alpha=0.5, linewidth=1)
+    if is_log:
+        panel.set_xscale("log")
+    elif horizontal in (TOTAL, LEARNABLE):
+        panel.xaxis.set_major_formatter(thousands)
+    panel.set_xlabel(as_text(horizontal))
+    panel.set_ylabel(f"{METRICS[FINAL]} (IQM)")
+    panel.grid(alpha=0.3)
+    if 1 < len(lines) <= MAX_LINES:
+        # Names must not make the panel smaller.
+        panel.legend(fontsize=7, frameon=False).set_in_layout(False)
+
+
+def draw_learning(curves: Mapping[str, Mapping[str, Mapping[str, Curve]]]) -> "Figure | None":
+    """
+    Evaluation returns while agents were trained, a panel for each task; None if there is none.
+
+    :param curves: By task, by label of the group, by name of the series.
+    :raises ImportError: If matplotlib is missing.
+    """
+    found = {task: _series(by_group, RETURN) for task, by_group in list(curves.items())[:MAX_TASKS]}
+    found = {task: by_group for task, by_group in found.items() if by_group}
+    return draw_curves(found, "timesteps", single_runs=False) if found else None
+
+
+def draw_plasticity(curves: Mapping[str, Mapping[str, Mapping[str, Curve]]]) -> "Figure | None":
+    """
+    Up to six plasticity series, those that the paper draws first, a panel for each of them and each task; None if there
+    is none.
+
+    :param curves: By task, by label of the group, by name of the series.
+    :raises ImportError: If matplotlib is missing.
+    """
+    names = {name for by_group in curves.values() for series in by_group.values() for name in series if name != RETURN}
+    chosen = preferred(sorted(name.removeprefix(PLASTICITY) for name in names))[:MAX_SERIES]
+    found = {
+        f"{task}: {name}": by_group
+        for task, groups in list(curves.items())[:MAX_TASKS]
+        for name in chosen
+        if (by_group := _series(groups, PLASTICITY + name))
+    }
+    return draw_curves(found, "timesteps", single_runs=False) if found else None
+
+
+def preferred(names: Sequence[str]) -> list[str]:
+    """Names of plasticity series, with those in front that the paper draws."""
+    ranks = {name: next((i for i, p in enumerate(PREFERRED) if fnmatch.fnmatch(name, p)), len(PREFERRED)) for name in names}
+    return sorted(names, key=lambda name: (ranks[name], name))
+
+
+def _series(groups: Mapping[str, Mapping[str, Curve]], name: str) -> dict[str, Curve]:
+    return {label: series[name] for label, series in groups.items() if name in series and len(series[name].x)}

@@ -1,0 +1,146 @@
+"""Which runs are put together, and which are kept apart."""
+
+import numpy as np
+import pytest
+
+from sb3_sparse.results.studies.grouping import group_study
+from sb3_sparse.results.studies.reading import read_study
+from sb3_sparse.results.studies.scaling import LEARNABLE, TOTAL, horizontal_axes, place, scaling_lines
+from tests.results.studies.made import make_study, write_run
+
+
+def groups_of(folder):
+    return group_study(read_study(folder))
+
+
+def seeds(grouping):
+    return {group.label: [run.seed for run in group.runs] for group in grouping.groups}
+
+
+def test_runs_that_differ_in_their_seed_are_one_group(tmp_path):
+    for width in (10, 2, 0.5):
+        for seed in (10, 9):
+            write_run(tmp_path, {"width": width, "sparsity": 0.5, "seed": seed}, [width + seed])
+    grouping = groups_of(tmp_path)
+    # In the order of numbers, and without what is the same in all.
+    assert seeds(grouping) == {"width=0.5": [9, 10], "width=2": [9, 10], "width=10": [9, 10]}
+    assert grouping.axes == ["width", "sparsity"]
+    assert grouping.notes == []
+
+
+def test_numbers_words_and_truths_are_not_each_other(tmp_path):
+    for value in (1, "1", True, None, 1.5):
+        write_run(tmp_path, {"kind": value, "seed": 0}, [1.0])
+    assert len(groups_of(tmp_path).groups) == 5
+    # But 1 and 1.0 are one value.
+    write_run(tmp_path, {"kind": 1.0, "seed": 1}, [1.0], settings={"hyperparams": {"policy_kwargs": {"kind": 1}}})
+    assert len(groups_of(tmp_path).groups) == 5
+
+
+@pytest.mark.parametrize("axis", ["env", "task", "name"])
+def test_axes_that_name_the_task(tmp_path, axis):
+    for env in ("A-v0", "B-v0"):
+        for width in (1, 2):
+            write_run(tmp_path, {axis: env.lower(), "width": width, "seed": 0}, [1.0], env=env)
+    grouping = groups_of(tmp_path)
+    labels = [(group.env, group.label) for group in grouping.groups]
+    if axis == "name":
+        assert labels[0] == ("A-v0", "name=a-v0 width=1")
+    else:
+        assert labels == [("A-v0", "width=1"), ("A-v0", "width=2"), ("B-v0", "width=1"), ("B-v0", "width=2")]
+
+
+def test_a_task_axis_that_says_more_than_the_environment_stays(tmp_path):
+    for task in ("easy", "hard"):
+        write_run(tmp_path, {"task": task, "seed": 0}, [1.0])
+    assert list(seeds(groups_of(tmp_path))) == ["task=easy", "task=hard"]
+
+
+def test_other_settings_are_never_merged(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path, {"width": 1, "seed": seed}, [seed], settings={"hyperparams": {"gamma": 0.9, "tau": {"a": 1}}})
+    write_run(tmp_path, {"width": 1, "seed": 0}, [50.0], settings={"hyperparams": {"gamma": 0.99, "tau": {"a": 1}}})
+    write_run(tmp_path, {"width": 2, "seed": 0}, [60.0])
+    grouping = groups_of(tmp_path)
+    assert seeds(grouping) == {
+        "width=1 [hyperparams.gamma=0.9]": [0, 1, 2],
+        "width=1 [hyperparams.gamma=0.99]": [0],
+        "width=2": [0],
+    }
+    assert grouping.notes == [
+        "Mixed settings of sac, Pendulum-v1, width=1: 3 run(s) with hyperparams.gamma=0.9; "
+        "1 run(s) with hyperparams.gamma=0.99. They are kept apart."
+    ]
+
+
+def test_studies_are_never_merged(tmp_path):
+    write_run(tmp_path, {"width": 1, "seed": 0}, [1.0], name="first", folder="a")
+    write_run(tmp_path, {"width": 1, "seed": 0}, [1.0], name="second", folder="b")
+    assert seeds(groups_of(tmp_path)) == {"width=1 [study=first]": [0], "width=1 [study=second]": [0]}
+
+
+def test_a_run_that_is_there_twice_counts_once(tmp_path):
+    write_run(tmp_path, {"width": 1, "seed": 0}, [1.0], folder="a")
+    write_run(tmp_path, {"width": 1, "seed": 0}, [1.0], folder="copy_of_a")
+    grouping = groups_of(tmp_path)
+    assert list(seeds(grouping).values()) == [[0]]
+    assert grouping.notes == ["'copy_of_a' has the settings and the seed of 'a': it is left out."]
+
+
+def test_only_finished_runs_count(tmp_path):
+    write_run(tmp_path, {"width": 1, "seed": 0}, [1.0])
+    write_run(tmp_path, {"width": 1, "seed": 1}, evaluations=([1, 2], [1.0, 2.0]))
+    write_run(tmp_path, {"width": 1, "seed": 2}, failed="no")
+    assert list(seeds(groups_of(tmp_path)).values()) == [[0]]
+
+
+def test_a_metric_that_a_run_lacks_is_none_of_the_group(tmp_path):
+    write_run(tmp_path, {"seed": 0}, [1.0], evaluations=([1, 2], [1.0, 2.0]))
+    write_run(tmp_path, {"seed": 1}, [1.0])
+    (group,) = groups_of(tmp_path).groups
+    assert group.metrics == ["final"]
+    assert group.curves() == {}
+
+
+def test_curves_are_means_over_runs(tmp_path):
+    steps = np.arange(1, 301) * 10
+    for seed in range(4):
+        columns = {"timesteps": steps, "critic_srank": steps * (seed + 1.0)}
+        write_run(tmp_path, {"seed": seed}, [1.0], evaluations=([100, 200, 300], [seed, 2.0 * seed, 3.0]), plasticity=columns)
+    (group,) = groups_of(tmp_path).groups
+    curves = group.curves()
+    assert curves["return"].mean.tolist() == [1.5, 3.0, 3.0]
+    series = curves["plasticity/critic_srank"]
+    assert len(series.x) == len(series.low) == 100
+    assert (series.x[0], series.x[-1]) == (10, 3000)
+    np.testing.assert_allclose(series.mean, 2.5 * series.x)
+    assert (series.low < series.mean).all()
+    assert (series.mean < series.high).all()
+
+
+def test_lines_of_scaling_curves(tmp_path):
+    list(make_study(tmp_path, widths=(4, 1, 2), sparsities=(0.0, 0.75), seeds=2, points=(3, 3)))
+    grouping = groups_of(tmp_path)
+    assert horizontal_axes(grouping.groups, grouping.axes) == [TOTAL, LEARNABLE, "width", "sparsity"]
+
+    def lines(horizontal):
+        found = scaling_lines(grouping.groups, grouping.axes, horizontal)
+        return {name: [place(group, horizontal) for group in groups] for name, groups in found.items()}
+
+    assert lines(TOTAL) == {"sparsity=0": [4e3, 16e3, 64e3], "sparsity=0.75": [4e3, 16e3, 64e3]}
+    assert lines(LEARNABLE) == {"sparsity=0": [4e3, 16e3, 64e3], "sparsity=0.75": [1e3, 4e3, 16e3]}
+    assert lines("width") == {"sparsity=0": [1, 2, 4], "sparsity=0.75": [1, 2, 4]}
+    assert lines("sparsity") == {"width=1": [0, 0.75], "width=2": [0, 0.75], "width=4": [0, 0.75]}
+
+
+def test_lines_keep_settings_and_other_axes_apart(tmp_path):
+    for width in (1, 2):
+        for net in ("a", "b"):
+            write_run(tmp_path, {"width": width, "net": net, "seed": 0}, [1.0])
+    write_run(tmp_path, {"width": 2, "net": "a", "seed": 1}, [1.0], settings={"hyperparams": {}})
+    grouping = groups_of(tmp_path)
+    # Words are no axis to draw against.
+    assert horizontal_axes(grouping.groups, grouping.axes) == [TOTAL, LEARNABLE, "width"]
+    lines = scaling_lines(grouping.groups, grouping.axes, TOTAL)
+    assert {name: len(groups) for name, groups in lines.items() if "[" not in name} == {"net=a": 1, "net=b": 2}
+    assert len([name for name in lines if name.startswith("net=a [")]) == 2
