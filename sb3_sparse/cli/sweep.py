@@ -18,6 +18,7 @@ from sb3_sparse.sweeps.measure import Measured
 from sb3_sparse.sweeps.plan import PlannedRun
 from sb3_sparse.sweeps.processes import run_in_processes
 from sb3_sparse.sweeps.ray_cluster import run_on_ray
+from sb3_sparse.sweeps.storage import Storage
 from sb3_sparse.sweeps.study import Study, open_study, status_text
 from sb3_sparse.sweeps.view import View
 from sb3_sparse.sweeps.worker import work
@@ -35,6 +36,10 @@ def sweep(args: list[str]) -> Callable[[], None] | None:
     options = _options(args)
     study = open_study(Path(options.plan), options.folder)
     runs = study.chosen(options.only)
+    if (url := _url(study, options)) is not None:
+        there = Storage(url)
+        for run in runs:
+            there.fetch_marks(run.name, study.folder(run).path)
     if options.retry_failed and not options.dry_run:
         for run in study.failed(runs):
             study.folder(run).forget_failure()
@@ -47,17 +52,15 @@ def sweep(args: list[str]) -> Callable[[], None] | None:
     if not to_do:
         return lambda: _end(study, runs, False)
     jobs = options.jobs or max(1, (os.cpu_count() or 1) // study.plan.threads)
-    is_cluster = options.address is not None
     measured: dict[str, Measured] = {}
     if options.estimate:
         measured = measure_kinds(study.plan, to_do, study.path)
-        if options.jobs is None and not is_cluster:
+        if options.jobs is None and options.address is None:
             jobs = _fitting(study, to_do, measured, jobs)
         print(overview(study.plan, to_do, measured, jobs, study.path), flush=True)
     if options.dry_run:
         return None
-    # Of a cluster, Ray knows how many fit.
-    return lambda: _make(study, runs, to_do, measured, options.jobs if is_cluster else jobs, options)
+    return lambda: _make(study, runs, to_do, measured, jobs, options)
 
 
 def _make(
@@ -65,7 +68,7 @@ def _make(
     runs: Sequence[PlannedRun],
     to_do: Sequence[PlannedRun],
     measured: dict[str, Measured],
-    jobs: int | None,
+    jobs: int,
     options: argparse.Namespace,
 ) -> None:
     how = study.prepare(to_do, _command(options))
@@ -81,17 +84,25 @@ def _make(
         try:
             if options.backend == "ray":
                 is_complete = run_on_ray(
-                    *(study.runs.resolve(), names, how, jobs, view, lambda: time.monotonic() > end),
+                    *(study.runs.resolve(), names, how),
+                    # Of a cluster, Ray knows how many fit.
+                    options.jobs if options.address else jobs,
+                    *(view, lambda: time.monotonic() > end),
                     address=options.address,
                     gpus=plan.gpus,
                     memory=most if plan.memory is None else plan.memory * 1e9,
-                    storage=None if options.storage is None else f"{options.storage.rstrip('/')}/{plan.study}/{RUNS_FOLDER}",
+                    storage=_url(study, options),
                 )
             else:
                 is_complete = run_in_processes(study.runs, names, how, jobs, view, lambda: time.monotonic() > end)
         except KeyboardInterrupt:
             is_complete = False
     _end(study, runs, not is_complete)
+
+
+def _url(study: Study, options: argparse.Namespace) -> str | None:
+    """Where the runs of the study are kept, if that is not here."""
+    return None if options.storage is None else f"{options.storage.rstrip('/')}/{study.plan.study}/{RUNS_FOLDER}"
 
 
 def _one_job(study: Study, runs: Sequence[PlannedRun], options: argparse.Namespace) -> None:
