@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ class _Pool:
         self._given = json.dumps({"runs": str(runs), "names": names, "how": how.to_json()}) + "\n"
         self._runs, self._names, self._threads = runs, names, how.threads
         self._processes: list[subprocess.Popen[str]] = []
+        self._listeners: dict[int, threading.Thread] = {}
         self._said: queue.Queue[dict[str, Any]] = queue.Queue()
         self.is_stopping = False
 
@@ -101,7 +103,8 @@ class _Pool:
         process.stdin.write(self._given)
         process.stdin.flush()
         self._processes.append(process)
-        threading.Thread(target=self._listen, args=(process,), daemon=True).start()
+        self._listeners[process.pid] = threading.Thread(target=self._listen, args=(process,), daemon=True)
+        self._listeners[process.pid].start()
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
@@ -131,6 +134,7 @@ class _Pool:
             if status is None:
                 continue
             self._processes.remove(process)
+            self._close(process)
             if status != 0 and not self.is_stopping and self._is_something_left():
                 self._said.put({"lost": process.pid, "status": status})
                 self.start()
@@ -160,3 +164,13 @@ class _Pool:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+            self._close(process)
+
+    def _close(self, process: subprocess.Popen[str]) -> None:
+        """What it has said is heard, and its pipes are closed."""
+        self._listeners.pop(process.pid).join()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            # Nobody reads any more what may be left to write.
+            with suppress(BrokenPipeError):
+                pipe.close()

@@ -87,8 +87,8 @@ def open_study(place: Path, folder: Path | None) -> Study:
     :raises ValueError: If there is none, or something in the plan is wrong.
     """
     if place.is_dir():
-        if not (place / PLAN_FILE).is_file():
-            raise ValueError(f"{place} has no {PLAN_FILE}: expected a plan, or the folder of a study.")
+        if not (place / PLAN_FILE).is_file() or not (place / RUNS_FOLDER).is_dir():
+            raise ValueError(f"{place} has no {PLAN_FILE} beside a folder {RUNS_FOLDER}: expected a plan, or a study's folder.")
         plan = read_plan(place / PLAN_FILE)
         # Under whatever name it lies there.
         study = Study(plan, place.parent)

@@ -114,12 +114,17 @@ def train_in_folder(
         set_random_seed(seed)
         model = _set_up(manager)
         manager.callbacks += callbacks
-        for each in all_callbacks(CallbackList(manager.callbacks)):
-            if isinstance(each, EvalCallback):
-                # Of large networks, the files of best agents are most of what a study leaves.
-                each.best_model_save_path = None
-        manager.learn(model)
-        manager.save_trained_model(model)
+        evaluations = [each for each in all_callbacks(CallbackList(manager.callbacks)) if isinstance(each, EvalCallback)]
+        for each in evaluations:
+            # Of large networks, the files of best agents are most of what a study leaves.
+            each.best_model_save_path = None
+        try:
+            manager.learn(model)
+            manager.save_trained_model(model)
+        finally:
+            # rl-zoo3 leaves them to the end of the process.
+            for env in (model.get_env(), *(each.eval_env for each in evaluations)):
+                env.close()
     return manager.resumed or model
 
 
