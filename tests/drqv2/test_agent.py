@@ -164,6 +164,9 @@ IMAGES = spaces.Box(0, 255, (3, 24, 24), np.uint8)
         (Other(spaces.Dict(a=IMAGES)), "dict observation space"),
         (Other(spaces.Box(0, 1, (3, 24, 24), np.float32)), "images of float32: expected uint8"),
         (Other(spaces.Box(0, 255, (3, 14, 24), np.uint8)), "images of 14 x 24 pixels"),
+        # SB3 would not divide them by 255, and say nothing.
+        (Other(spaces.Box(0, 250, (3, 24, 24), np.uint8)), "images of uint8 from 0 to 250: expected bounds of 0 and 255"),
+        (Other(spaces.Box(0, 1, (24, 24, 3), np.uint8)), "images of uint8 from 0 to 1: expected bounds of 0 and 255"),
         (Other(IMAGES, spaces.Discrete(3)), "Discrete"),
     ],
 )
