@@ -50,8 +50,9 @@ class DrQv2(OffPolicyAlgorithm):
     :param batch_size: Transitions of an update.
     :param tau: How far the target of the critic moves in an update.
     :param gamma: Discount factor.
-    :param train_freq: Steps between updates.
-    :param gradient_steps: Updates each time; -1 is as many as steps since the last time.
+    :param train_freq: Steps between updates. Several environments step at once, and that counts once, as in SB3.
+    :param gradient_steps: Updates each time; -1 is as many as steps since the last time, of all environments. As published, an
+        update for two decisions, are ``n`` environments with ``train_freq=1, gradient_steps=n // 2``.
     :param n_steps: Rewards of so many steps make a transition.
     :param exploration_initial_std: Standard deviation of the noise on actions at first.
     :param exploration_final_std: In the end.
