@@ -194,7 +194,9 @@ class DrQv2(OffPolicyAlgorithm):
         # An episode ends here that the buffer knows no end of, or the buffer is another one than the episode began with.
         assert self.replay_buffer is not None
         check_buffer(self, self.replay_buffer)
-        cut_off(self.replay_buffer, None if begins_anew else self._last_obs)
+        # What the buffer has of it is not normalised.
+        seen = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
+        cut_off(self.replay_buffer, None if begins_anew else seen)
         return found
 
     def _sample_action(

@@ -54,8 +54,8 @@ def _check_display(env: gym.Env) -> None:
     has_display = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if env.render_mode == "human" and not has_display:
         raise RuntimeError(
-            "render_mode='human': a window needs a display, and neither DISPLAY nor WAYLAND_DISPLAY is set. Leave the mode out: "
-            "observations are drawn without a window. For sb3-sparse enjoy: --no-render."
+            "render_mode='human': a window needs a display, and neither DISPLAY nor WAYLAND_DISPLAY is set. Leave the mode "
+            "out: observations are drawn without a window. For sb3-sparse enjoy: --no-render."
         )
 
 

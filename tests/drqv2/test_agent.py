@@ -7,7 +7,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from sb3_sparse.drqv2 import DrQv2, DrQv2Policy
 from sb3_sparse.plasticity import PlasticityCallback, ResetCallback
@@ -63,6 +63,16 @@ def test_windows_do_not_run_on_into_another_trajectory():
     model.learn(4, reset_num_timesteps=False)
     # It goes on, and ends after 12 steps, by its own time limit.
     assert np.flatnonzero(model.replay_buffer.timeouts[:24, 0]).tolist() == [9, 21]
+
+
+def test_a_trajectory_that_goes_on_is_not_cut_where_observations_are_normalized():
+    env = VecNormalize(DummyVecEnv([lambda: Dot(length=1000)]))
+    model = agent(env, dict(normalize_images=False), learning_starts=1000)
+    model.learn(10)
+    model.learn(10, reset_num_timesteps=False)
+    assert not model.replay_buffer.timeouts.any()
+    model.learn(1)
+    assert np.flatnonzero(model.replay_buffer.timeouts).tolist() == [19]
 
 
 def test_the_target_begins_as_the_critic():
