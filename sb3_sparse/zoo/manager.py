@@ -89,6 +89,8 @@ def experiment_manager(reads_only: bool = False, literals: bool = False) -> type
                 # Those of a file too, which rl-zoo3 leaves out of evaluations.
                 self.eval_env_kwargs = self.env_kwargs
             _check(part("utils.ALGOS")[self.algo], for_algorithm, self.continue_training)
+            if self.optimize_hyperparameters:
+                _check_search(for_algorithm)
             return (for_algorithm, *others)
 
         def load_trial(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -129,6 +131,16 @@ def _check(algorithm: type[BaseAlgorithm], hyperparams: dict[str, Any], continue
     print(f"As they are in the saved agent, whatever is set: {', '.join([*kept, *_POLICY])}")
     for name in kept:
         del hyperparams[name]
+
+
+def _check_search(hyperparams: dict[str, Any]) -> None:
+    """See whether trials of a search have buffers of their own: one in a file would go on with the steps of those before."""
+    path = (hyperparams.get("replay_buffer_kwargs") or {}).get("storage_path")
+    if path is not None:
+        raise WrongSettingError(
+            f"storage_path={path!r} in replay_buffer_kwargs: every trial of a search would learn from the steps of the "
+            "trials before it. Leave it out, which keeps the buffer in memory, and choose a smaller buffer_size."
+        )
 
 
 class _WritesKeptSettings:
