@@ -8,10 +8,10 @@ from sb3_sparse.common.files import written_beside
 from sb3_sparse.common.literals import parse_literal
 from sb3_sparse.results.evaluations import aligned
 from sb3_sparse.results.studies.reading import FAILED_FILE, PLAN_FILE, RUN_FILE, RUNS_FOLDER
-from sb3_sparse.sweeps.execute import How, how_of, write_run
-from sb3_sparse.sweeps.plan import Plan, PlannedRun, read_plan
-from sb3_sparse.sweeps.run_folder import STATES, STATUS_FILE, RunFolder
-from sb3_sparse.sweeps.yaml_plain import write_yaml
+from sb3_sparse.sweeps.planning.plan import Plan, PlannedRun, read_plan
+from sb3_sparse.sweeps.planning.yaml_plain import write_yaml
+from sb3_sparse.sweeps.runs.execute import How, how_of, write_run
+from sb3_sparse.sweeps.runs.run_folder import STATES, STATUS_FILE, RunFolder
 
 DEFAULT_FOLDER = "logs/sweeps"
 
@@ -88,7 +88,9 @@ def open_study(place: Path, folder: Path | None) -> Study:
     """
     if place.is_dir():
         if not (place / PLAN_FILE).is_file() or not (place / RUNS_FOLDER).is_dir():
-            raise ValueError(f"{place} has no {PLAN_FILE} beside a folder {RUNS_FOLDER}: expected a plan, or a study's folder.")
+            raise ValueError(
+                f"{place} has no {PLAN_FILE} beside a folder {RUNS_FOLDER}: expected a plan, or a study's folder."
+            )
         plan = read_plan(place / PLAN_FILE)
         # Under whatever name it lies there.
         study = Study(plan, place.parent)

@@ -21,7 +21,7 @@ from sb3_sparse.zoo.algorithms import algorithms
 from sb3_sparse.zoo.environments import make_known
 from sb3_sparse.zoo.exact_runs import ExactRun, exactly
 from sb3_sparse.zoo.hyperparameters import hyperparams_file
-from sb3_sparse.zoo.manager import experiment_manager
+from sb3_sparse.zoo.manager import experiment_manager, without_evaluation
 from sb3_sparse.zoo.patches import registered
 from sb3_sparse.zoo.rl_zoo import part
 
@@ -109,7 +109,7 @@ def train_in_folder(
         manager = _manager(
             *(algo, env_id, config_folder, config, None, None, seed),
             {"n_timesteps": n_timesteps, "log_interval": -1, **options},
-            kind=exactly(experiment_manager(literals=True), exact),
+            kind=exactly(without_evaluation(experiment_manager()), exact),
         )
         set_random_seed(seed)
         model = _set_up(manager)

@@ -37,7 +37,7 @@ OVERRIDDEN = (
 )
 
 
-def experiment_manager(reads_only: bool = False, literals: bool = False) -> type:
+def experiment_manager(reads_only: bool = False) -> type:
     """
     A subclass of rl-zoo3's ``ExperimentManager``.
 
@@ -48,7 +48,6 @@ def experiment_manager(reads_only: bool = False, literals: bool = False) -> type
 
     :param reads_only: Whether the hyperparameters may come from anybody: what rl-zoo3 would evaluate is read as literals
         instead, and callbacks are left out.
-    :param literals: Whether they may, and callbacks are used: names have to be those of policies, wrappers and callbacks.
     :raises ImportError: If rl-zoo3 is missing, or a version that lacks what is overridden.
     """
     base = part("exp_manager.ExperimentManager")
@@ -75,12 +74,10 @@ def experiment_manager(reads_only: bool = False, literals: bool = False) -> type
             is_ours = is_our_policy(self.algo, hyperparams.get("policy"))
             if is_ours or self.algo in STREAM_KAPPAS:
                 _wrap_dmc(self.env_name.gym_id, PIXEL_WRAPPER if self.algo == "drqv2" else DMC_WRAPPER, hyperparams, saved)
-            names = EVALUATED_BY_RL_ZOO if reads_only or literals else ("policy_kwargs",) if is_ours else ()
+            names = EVALUATED_BY_RL_ZOO if reads_only else ("policy_kwargs",) if is_ours else ()
             _read(hyperparams, names)
             if reads_only:
                 hyperparams.pop("callback", None)
-            if literals:
-                check_classes(hyperparams)
             return hyperparams, saved
 
         def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> tuple[Any, ...]:
@@ -111,6 +108,26 @@ def experiment_manager(reads_only: bool = False, literals: bool = False) -> type
                 yield
 
     return SparseExperimentManager
+
+
+def without_evaluation(base: type) -> type:
+    """
+    An experiment manager whose hyperparameters may come from anybody: what rl-zoo3 would evaluate is read as literals, and
+    what is named by its place to import has to be a policy, a wrapper or a callback.
+
+    :param base: The experiment manager.
+    """
+
+    class CarefulManager(base):
+        """See :func:`without_evaluation`."""
+
+        def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+            hyperparams, saved = super().read_hyperparameters()
+            _read(hyperparams, EVALUATED_BY_RL_ZOO)
+            check_classes(hyperparams)
+            return hyperparams, saved
+
+    return CarefulManager
 
 
 def _read(hyperparams: dict[str, Any], names: Iterable[str]) -> None:

@@ -3,14 +3,16 @@
 import pytest
 
 from sb3_sparse.sparse import sparsity_report
-from sb3_sparse.sweeps import estimate
-from sb3_sparse.sweeps.estimate import cost_of, kind_of, measure_kinds, overview
-from sb3_sparse.sweeps.measure import Measured, measure
-from sb3_sparse.sweeps.plan import make_plan
+from sb3_sparse.sweeps.planning import estimate
+from sb3_sparse.sweeps.planning.estimate import cost_of, kind_of, measure_kinds, overview
+from sb3_sparse.sweeps.planning.measure import Measured, measure
+from sb3_sparse.sweeps.planning.plan import make_plan
 from sb3_sparse.zoo import WrongSettingError, untrained_agent
 from tests.sweeps.plans import cartpole
 
-MEASURED = Measured({"actor": {"total": 10, "learnable": 4}, "critic": {"total": 5, "learnable": 5}}, 0.5, 2.0, 10**9, 100.0, 10**6)
+MEASURED = Measured(
+    {"actor": {"total": 10, "learnable": 4}, "critic": {"total": 5, "learnable": 5}}, 0.5, 2.0, 10**9, 100.0, 10**6
+)
 
 
 def test_cost_of_a_run():
@@ -75,7 +77,9 @@ def test_overview(tmp_path, monkeypatch):
     hours = (7200 * 0.5 + (72 * 2 + 3) * 2.0) / 3600
     row = [line.split() for line in text.splitlines() if line.startswith("dqn CartPole-v1 gamma=0.9 ")]
     assert row == [["dqn", "CartPole-v1", "gamma=0.9", "3", "15", "9", f"{hours:.2f}", "1.00"]]
-    assert f"about {6 * hours / 2:.1f} hours with 2 at a time ({6 * hours:.1f} in all), 2.0 GB of memory (1.5 are free)" in text
+    assert (
+        f"about {6 * hours / 2:.1f} hours with 2 at a time ({6 * hours:.1f} in all), 2.0 GB of memory (1.5 are free)" in text
+    )
     assert "WARNING: more memory than is free" in text
     assert "on the disk" not in text.splitlines()[-1]
 

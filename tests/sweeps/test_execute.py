@@ -12,10 +12,10 @@ from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_sparse.evaluation import evaluate_saved, find_saved
 from sb3_sparse.results.runs import read_run
-from sb3_sparse.sweeps.execute import DONE, FAILED, STOPPED, TAKEN, How, execute, how_of, write_run
-from sb3_sparse.sweeps.plan import make_plan
-from sb3_sparse.sweeps.run_folder import MAX_LOST, RunFolder
-from sb3_sparse.sweeps.worker import work
+from sb3_sparse.sweeps.backends.worker import work
+from sb3_sparse.sweeps.planning.plan import make_plan
+from sb3_sparse.sweeps.runs.execute import DONE, FAILED, STOPPED, TAKEN, How, execute, how_of, write_run
+from sb3_sparse.sweeps.runs.run_folder import MAX_LOST, RunFolder
 from sb3_sparse.zoo import train_agent
 from tests.sweeps.plans import cartpole
 
@@ -79,7 +79,16 @@ def test_a_run_is_that_of_train(tmp_path):
     assert run.settings["algo"] == "dqn"
     # Few files, no checkpoints, no lock.
     assert {path.name for path in folder.path.iterdir()} == {
-        *("run.json", "done.json", "status.json", "log.txt", "evaluations.npz", "0.monitor.csv", "CartPole-v1.zip", "CartPole-v1")
+        *(
+            "run.json",
+            "done.json",
+            "status.json",
+            "log.txt",
+            "evaluations.npz",
+            "0.monitor.csv",
+            "CartPole-v1.zip",
+            "CartPole-v1",
+        )
     }
 
 
@@ -102,7 +111,10 @@ def test_what_a_run_is_stands_beside_it(tmp_path):
 def test_a_run_that_was_stopped_goes_on_bit_by_bit(tmp_path):
     mark = tmp_path / "mark"
     mark.touch()
-    callbacks = [{"tests.sweeps.misbehaving.Stops": {"unless": str(mark)}}, {"sb3_sparse.PlasticityCallback": {"log_freq": 80, "n_samples": 16}}]
+    callbacks = [
+        {"tests.sweeps.misbehaving.Stops": {"unless": str(mark)}},
+        {"sb3_sparse.PlasticityCallback": {"log_freq": 80, "n_samples": 16}},
+    ]
     _, how, (whole,) = prepared(tmp_path / "whole", callbacks=callbacks)
     assert execute(whole, how).kind == DONE
     mark.unlink()

@@ -5,9 +5,9 @@ import json
 import pytest
 import yaml
 
-from sb3_sparse.sweeps.paths import set_by_path
-from sb3_sparse.sweeps.plan import PlannedRun, make_plan, read_plan, steps_of
-from sb3_sparse.sweeps.yaml_plain import read_yaml
+from sb3_sparse.sweeps.planning.paths import set_by_path
+from sb3_sparse.sweeps.planning.plan import PlannedRun, make_plan, read_plan, steps_of
+from sb3_sparse.sweeps.planning.yaml_plain import read_yaml
 from sb3_sparse.zoo import hyperparams_file, packaged_hyperparams
 
 SAC = {"algo": "sac", "env": "Pendulum-v1"}
@@ -66,8 +66,9 @@ def test_an_axis_of_labels_changes_anything_and_blocks_add_runs():
     assert runs["mlp"]["callbacks"] == [{"sb3_sparse.PlasticityCallback": {"log_freq": 250}}]
     assert runs["mlp"]["hyperparams"]["policy_kwargs"] == {}
     assert runs["also"]["algo"] == "td3"
-    assert runs["also"]["hyperparams"]["policy_kwargs"] | {"width_scale": 2, "sparsity": 0.5} == (
-        runs["also"]["hyperparams"]["policy_kwargs"]
+    assert (
+        runs["also"]["hyperparams"]["policy_kwargs"] | {"width_scale": 2, "sparsity": 0.5}
+        == (runs["also"]["hyperparams"]["policy_kwargs"])
     )
 
 
@@ -81,7 +82,10 @@ def test_a_name_is_a_function_of_the_settings_alone():
     first = make_plan({**SAC, "axes": {"sparsity": [0.0, 0.8], "seed": [3]}})
     # Another order, another way to write the same numbers, more of what changes no result.
     other = make_plan(
-        {"axes": {"seed": [3], "sparsity": [0.8, 0]}, "threads": 2, "about": "x", "checkpoint_every": 7, "env": "Pendulum-v1", "algo": "sac"}
+        {
+            **{"axes": {"seed": [3], "sparsity": [0.8, 0]}, "threads": 2, "about": "x", "checkpoint_every": 7},
+            **{"env": "Pendulum-v1", "algo": "sac"},
+        }
     )
     assert {run.hash for run in first.runs} == {run.hash for run in other.runs}
     changed = make_plan({**SAC, "hyperparams": {"gamma": 0.98}, "axes": {"sparsity": [0.0, 0.8], "seed": [3]}})
@@ -114,9 +118,7 @@ def test_nothing_of_a_plan_is_evaluated(tmp_path):
     assert not mark.exists()
 
 
-@pytest.mark.parametrize(
-    ("value", "steps"), [("25%", 250), ("0.01%", 1), ("100 %", 1000), (7, 7), (1e2, 100)], ids=str
-)
+@pytest.mark.parametrize(("value", "steps"), [("25%", 250), ("0.01%", 1), ("100 %", 1000), (7, 7), (1e2, 100)], ids=str)
 def test_steps(value, steps):
     assert steps_of("every", value, 1000) == steps
 
@@ -176,7 +178,7 @@ def test_a_file_is_named_in_what_is_wrong_with_it(tmp_path):
     path.write_text("a: !!python/object/apply:os.getcwd []\n")
     with pytest.raises(ValueError, match="no YAML of plain data"):
         read_plan(path)
-    with pytest.raises(ValueError, match="missing.yml cannot be read"):
+    with pytest.raises(ValueError, match=r"missing\.yml cannot be read"):
         read_plan(tmp_path / "missing.yml")
 
 

@@ -10,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sb3_sparse.sweeps.execute import DONE, STOPPED, How, Outcome, execute
-from sb3_sparse.sweeps.processes import TICK, worker_environment
-from sb3_sparse.sweeps.run_folder import RunFolder
-from sb3_sparse.sweeps.storage import Storage
+from sb3_sparse.sweeps.backends.processes import TICK, worker_environment
+from sb3_sparse.sweeps.runs.execute import DONE, STOPPED, How, Outcome, execute
+from sb3_sparse.sweeps.runs.run_folder import RunFolder
+from sb3_sparse.sweeps.runs.storage import Storage
 
 
 def run_on_ray(

@@ -26,9 +26,9 @@ from sb3_sparse.resume.checkpoint import StoppedOnRequest
 from sb3_sparse.resume.files.folder import checkpoints
 from sb3_sparse.resume.files.lease import FolderInUse
 from sb3_sparse.sparse import sparsity_report
-from sb3_sparse.sweeps.facts import run_facts
-from sb3_sparse.sweeps.plan import Plan, PlannedRun, steps_of
-from sb3_sparse.sweeps.run_folder import STATUS_FILE, RunFolder, now
+from sb3_sparse.sweeps.planning.plan import Plan, PlannedRun, steps_of
+from sb3_sparse.sweeps.runs.facts import run_facts
+from sb3_sparse.sweeps.runs.run_folder import STATUS_FILE, RunFolder, now
 from sb3_sparse.zoo import import_packages, named_class, train_in_folder
 from sb3_sparse.zoo.exact_runs import FOLDER as CHECKPOINTS
 

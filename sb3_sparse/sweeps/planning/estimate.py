@@ -14,10 +14,10 @@ from typing import Any
 from sb3_sparse.common.files import written_beside
 from sb3_sparse.results.evaluations import aligned
 from sb3_sparse.results.studies.reading import SEED
-from sb3_sparse.sweeps.facts import run_facts
-from sb3_sparse.sweeps.measure import AT_MOST, Measured
-from sb3_sparse.sweeps.plan import Plan, PlannedRun
-from sb3_sparse.sweeps.processes import worker_environment
+from sb3_sparse.sweeps.backends.processes import worker_environment
+from sb3_sparse.sweeps.planning.measure import AT_MOST, Measured
+from sb3_sparse.sweeps.planning.plan import Plan, PlannedRun
+from sb3_sparse.sweeps.runs.facts import run_facts
 from sb3_sparse.zoo import WrongSettingError
 
 #: In the folder of a study: what was measured, so that the next command need not measure it again.
@@ -156,7 +156,7 @@ def _measure(plan: Plan, run: PlannedRun, seconds: float) -> Measured:
     )
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "sb3_sparse.sweeps.measure"],
+            [sys.executable, "-m", "sb3_sparse.sweeps.planning.measure"],
             input=json.dumps(given),
             capture_output=True,
             text=True,

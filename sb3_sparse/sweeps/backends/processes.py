@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
-from sb3_sparse.sweeps.execute import STOPPED, How
-from sb3_sparse.sweeps.run_folder import RunFolder
+from sb3_sparse.sweeps.runs.execute import STOPPED, How
+from sb3_sparse.sweeps.runs.run_folder import RunFolder
 
 # Seconds between two looks at everything.
 TICK = 0.2
@@ -91,7 +91,7 @@ class _Pool:
     def start(self) -> None:
         """One more process."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "sb3_sparse.sweeps.worker"],
+            [sys.executable, "-m", "sb3_sparse.sweeps.backends.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sb3_sparse.common.validation import flag, names, non_negative, whole_number, whole_numbers
-from sb3_sparse.sweeps.paths import set_by_path
-from sb3_sparse.sweeps.yaml_plain import read_yaml
+from sb3_sparse.sweeps.planning.paths import set_by_path
+from sb3_sparse.sweeps.planning.yaml_plain import read_yaml
 from sb3_sparse.zoo import WrongSettingError, import_packages, packaged_hyperparams
 
 # What is the same for all runs of a study, and changes no result.
