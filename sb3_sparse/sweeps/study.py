@@ -14,6 +14,8 @@ from sb3_sparse.sweeps.runs.execute import How, how_of, write_run
 from sb3_sparse.sweeps.runs.run_folder import STATES, STATUS_FILE, RunFolder
 
 DEFAULT_FOLDER = "logs/sweeps"
+#: Plans that come with the package.
+PLANS = Path(__file__).parent / "plans"
 
 
 class Study:
@@ -82,7 +84,7 @@ def open_study(place: Path, folder: Path | None) -> Study:
     """
     The study of a plan, or the one in a folder.
 
-    :param place: A file, or the folder of a study.
+    :param place: A file, the folder of a study, or the name of a plan that comes with the package: ``small/figure_01``.
     :param folder: Of studies; None: the usual one, or where the study is.
     :raises ValueError: If there is none, or something in the plan is wrong.
     """
@@ -96,6 +98,12 @@ def open_study(place: Path, folder: Path | None) -> Study:
         study = Study(plan, place.parent)
         study.path = place
         return study
+    packaged = PLANS / place.with_name(f"{place.name}.yml")
+    if not place.exists() and packaged.is_file():
+        place = packaged
+    elif not place.exists():
+        known = sorted(str(path.relative_to(PLANS).with_suffix("")) for path in PLANS.rglob("*.yml"))
+        raise ValueError(f"there is no plan {str(place)!r}: expected a file, or one that comes with the package, {known}.")
     return Study(read_plan(place), folder or Path(DEFAULT_FOLDER))
 
 

@@ -54,6 +54,12 @@ def test_a_study_from_the_plan_to_the_last_run(plan, capsys, tmp_path):
     assert "1 more in logs/sweeps/a/runs, of other settings" in status(capsys, "plan.yml")
 
 
+def test_a_plan_of_the_package(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["sweep", "small/figure_02", "--dry-run", "--no-estimate", "--only", "seed=0"])
+    assert capsys.readouterr().out == "small_figure_02: 4 runs, 0 done, 0 failed, 4 to do, in logs/sweeps/small_figure_02\n"
+
+
 def test_nothing_is_written_by_a_dry_run(plan, tmp_path, capsys):
     main(["sweep", "plan.yml", "--dry-run", "--no-estimate"])
     assert not (tmp_path / "logs").exists()
@@ -99,7 +105,7 @@ def test_a_failed_run_is_named_with_its_log(plan, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["no.yml"], "no.yml cannot be read"),
+        (["no.yml"], r"there is no plan 'no.yml': .*'figure_01', .*'small/agreement'"),
         (["."], r"\. has no plan.yml beside a folder runs: expected a plan"),
         (["plan.yml", "--only", "gamma=1"], r"--only 'gamma=1' fits to no run. There is \{'gamma': \[0.9, 0.99\]"),
         (["plan.yml", "--only", "x"], "--only 'x': expected AXIS=VALUE"),

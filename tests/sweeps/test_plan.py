@@ -83,7 +83,7 @@ def test_a_name_is_a_function_of_the_settings_alone():
     # Another order, another way to write the same numbers, more of what changes no result.
     other = make_plan(
         {
-            **{"axes": {"seed": [3], "sparsity": [0.8, 0]}, "threads": 2, "about": "x", "checkpoint_every": 7},
+            **{"axes": {"seed": [3], "sparsity": [0.8, 0]}, "threads": 2, "checkpoint_every": 7},
             **{"env": "Pendulum-v1", "algo": "sac"},
         }
     )

@@ -207,8 +207,15 @@ def _train(folder: RunFolder, how: How, after_checkpoint: Callable[[], None] | N
 def _finish(folder: RunFolder, start: float) -> None:
     """The finished agent as it is saved plays, and the run is done."""
     settings, status = folder.read(RUN_FILE)["settings"], folder.read(STATUS_FILE)
-    episodes, seed = settings["evaluation"]["final_episodes"], settings["seed"] + FINAL_SEED
-    played = evaluate_saved(find_saved(folder.path), episodes, seeds=[seed], device=settings["device"])[0]
+    evaluation, seed = settings["evaluation"], settings["seed"] + FINAL_SEED
+    played = evaluate_saved(
+        find_saved(folder.path),
+        evaluation["final_episodes"],
+        seeds=[seed],
+        deterministic=evaluation["deterministic"],
+        epsilon=evaluation["epsilon"],
+        device=settings["device"],
+    )[0]
     folder.end_try(DONE, time.monotonic() - start)
     folder.forget_failure()
     done = {
