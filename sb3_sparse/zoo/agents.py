@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    EvalCallback,
+    StopTrainingOnNoModelImprovement,
+    StopTrainingOnRewardThreshold,
+)
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
@@ -77,6 +83,8 @@ def train_in_folder(
     checkpoint_every: int,
     patience: float = ExactRun.patience,
     callbacks: Sequence[BaseCallback] = (),
+    stop_at: float | None = None,
+    stop_after: int | None = None,
     seed: int = 0,
     **options: Any,
 ) -> BaseAlgorithm:
@@ -92,6 +100,8 @@ def train_in_folder(
     :param checkpoint_every: Steps between two checkpoints, of which the newest stays.
     :param patience: Seconds in which an exact point has to come after a signal.
     :param callbacks: Besides those of the hyperparameters, the same each time.
+    :param stop_at: Mean return of an evaluation with which training ends.
+    :param stop_after: So many evaluations in a row without a better one end training.
     :param seed: Of everything.
     :param options: Of rl-zoo3's ``ExperimentManager``, for example ``eval_freq``.
     :return: The agent, whose environment is closed.
@@ -118,6 +128,7 @@ def train_in_folder(
         for each in evaluations:
             # Of large networks, the files of best agents are most of what a study leaves.
             each.best_model_save_path = None
+            _stop_early(each, stop_at, stop_after)
         try:
             manager.learn(model)
             manager.save_trained_model(model)
@@ -126,6 +137,17 @@ def train_in_folder(
             for env in (model.get_env(), *(each.eval_env for each in evaluations)):
                 env.close()
     return manager.resumed or model
+
+
+def _stop_early(evaluation: EvalCallback, stop_at: float | None, stop_after: int | None) -> None:
+    if stop_at is not None:
+        others = [each for each in [evaluation.callback_on_new_best] if each is not None]
+        evaluation.callback_on_new_best = CallbackList([*others, StopTrainingOnRewardThreshold(stop_at)])
+        evaluation.callback_on_new_best.parent = evaluation
+    if stop_after is not None:
+        # SB3's ends with one more than it is given.
+        evaluation.callback = StopTrainingOnNoModelImprovement(stop_after - 1)
+        evaluation.callback.parent = evaluation
 
 
 def packaged_hyperparams(algo: str, env_id: str) -> dict[str, Any]:

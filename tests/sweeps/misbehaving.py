@@ -41,3 +41,15 @@ class Leaves(BaseCallback):
         if self.num_timesteps >= 30:
             os._exit(9)
         return True
+
+
+class SameSeed(BaseCallback):
+    """Lets every evaluation play the same episodes, with an agent that does not change."""
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == 1:
+            self.weights = {name: value.clone() for name, value in self.model.policy.state_dict().items()}
+        self.model.policy.load_state_dict(self.weights)
+        evaluation = next(each for each in self.locals["callback"].callbacks if hasattr(each, "eval_env"))
+        evaluation.eval_env.seed(0)
+        return True

@@ -242,3 +242,18 @@ def test_a_damaged_status_is_none(tmp_path):
 def test_how_goes_to_another_process():
     how = How("a", "b", "5%", 2, "tb", ("x", "y"), 3.0)
     assert How.from_json(how.to_json()) == how
+
+
+@pytest.mark.parametrize(
+    ("stops", "steps"), [({}, 200), ({"stop_at": -1.0}, 50), ({"stop_at": 1e6}, 200), ({"stop_after": 1}, 100)], ids=str
+)
+def test_a_run_ends_early_only_if_asked_for(tmp_path, stops, steps):
+    # A learning rate of nothing: the second evaluation plays as the first, and is no better.
+    evaluation = {"every": 50, "episodes": 3, **stops}
+    _, how, (folder,) = prepared(tmp_path, evaluation=evaluation, n_timesteps=200, callbacks=[{CONSTANT: {}}])
+    assert execute(folder, how).kind == DONE
+    assert folder.read("done.json")["timesteps"] == steps
+    assert len(np.load(folder.path / "evaluations.npz")["timesteps"]) == steps // 50
+
+
+CONSTANT = "tests.sweeps.misbehaving.SameSeed"

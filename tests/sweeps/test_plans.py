@@ -13,7 +13,7 @@ from sb3_sparse.zoo import named_class, untrained_agent
 
 FOLDER = Path(sb3_sparse.sweeps.__file__).parent / "plans"
 PLANS = sorted(FOLDER.rglob("*.yml"))
-# Of the paper's figures, those of training; 14 to 16 show the runs of 1 and 2, 7 and 9 those of 5, 11 those of 10, and 13 and 17
+# Of the paper's figures, those of training. 14 to 16 show the runs of 1 and 2, 7 and 9 those of 5, 11 those of 10, 13 and 17
 # those of 12. Figure 8 is about networks before training: examples/simplicity_bias.py.
 FIGURES = ["01", "02", "03", "04", "05", "06", "10", "12", "18"]
 
@@ -57,6 +57,8 @@ def test_equal_learnable_parameters():
 @pytest.mark.full
 @pytest.mark.parametrize("path", sorted((FOLDER / "small").glob("*.yml")), ids=lambda path: path.stem)
 def test_small_plans_can_be_trained(path):
-    runs = {str(sorted((name, label) for name, label in run.axes.items() if name != "seed")): run for run in read_plan(path).runs}
+    runs = {
+        str(sorted((name, label) for name, label in run.axes.items() if name != "seed")): run for run in read_plan(path).runs
+    }
     for run in runs.values():
         assert measure(run.settings, 1, 0.5).seconds_per_step > 0

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sb3_sparse.common.validation import flag, fraction, names, non_negative, whole_number, whole_numbers
+from sb3_sparse.common.validation import finite, flag, fraction, names, non_negative, whole_number, whole_numbers
 from sb3_sparse.sweeps.planning.paths import set_by_path
 from sb3_sparse.sweeps.planning.yaml_plain import read_yaml
 from sb3_sparse.zoo import WrongSettingError, import_packages, packaged_hyperparams
@@ -24,7 +24,11 @@ OF_RUN = ("algo", "env", "n_timesteps", "hyperparams", "evaluation", "callbacks"
 SHORT = {"width": "policy_kwargs.width_scale", "depth": "policy_kwargs.depth_scale", "sparsity": "policy_kwargs.sparsity"}
 _WIDTH_OF_DRQV2 = "policy_kwargs.critic_width_scale"
 # `deterministic` and `epsilon` are those of the evaluation of the finished agent.
-EVALUATION = {"every": "10%", "episodes": 10, "final_episodes": 10, "deterministic": True, "epsilon": 0.0}
+EVALUATION = {
+    **{"every": "10%", "episodes": 10, "final_episodes": 10, "deterministic": True, "epsilon": 0.0},
+    # Training ends at a mean return, or after so many evaluations without a better one.
+    **{"stop_at": None, "stop_after": None},
+}
 NAME_LENGTH = 100
 
 
@@ -188,14 +192,19 @@ def _for_algo(algo: str, changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _evaluation(given: dict[str, Any], n_timesteps: int) -> dict[str, Any]:
     _check_names("evaluation", given, (*EVALUATION,))
-    every = given["every"]
+    # 0: none during training.
+    every = 0 if given["every"] in (0, None) else steps_of("evaluation.every", given["every"], n_timesteps)
+    stop_at, stop_after = given["stop_at"], given["stop_after"]
+    if not every and (stop_at, stop_after) != (None, None):
+        raise ValueError("evaluation.every=0: stop_at and stop_after need evaluations.")
     return {
-        # Without evaluations during training.
-        "every": 0 if every in (0, None) else steps_of("evaluation.every", every, n_timesteps),
+        "every": every,
         "episodes": whole_number("evaluation.episodes", given["episodes"], 1),
         "final_episodes": whole_number("evaluation.final_episodes", given["final_episodes"], 1),
         "deterministic": flag("evaluation.deterministic", given["deterministic"]),
         "epsilon": fraction("evaluation.epsilon", given["epsilon"]),
+        "stop_at": None if stop_at is None else finite("evaluation.stop_at", stop_at),
+        "stop_after": None if stop_after is None else whole_number("evaluation.stop_after", stop_after, 1),
     }
 
 

@@ -191,6 +191,8 @@ def _train(folder: RunFolder, how: How, after_checkpoint: Callable[[], None] | N
             checkpoint_every=steps_of("checkpoint_every", how.checkpoint_every, n_timesteps),
             patience=how.patience,
             callbacks=[watched],
+            stop_at=evaluation["stop_at"],
+            stop_after=evaluation["stop_after"],
             seed=settings["seed"],
             device=settings["device"],
             eval_freq=evaluation["every"] or -1,
