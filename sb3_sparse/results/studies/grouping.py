@@ -10,7 +10,7 @@ import numpy as np
 from sb3_sparse.results.aggregates import Estimate, estimate, iqm, score_matrix
 from sb3_sparse.results.groups import flatten
 from sb3_sparse.results.statistics import Curve, mean_curve
-from sb3_sparse.results.studies.reading import FINISHED, PLASTICITY, SEED, Label, Study, StudyRun, thinned
+from sb3_sparse.results.studies.reading import FINISHED, PLASTICITY, POINTS, SEED, Label, Study, StudyRun, thinned
 
 # Axes of a plan that only say in other words which task it is.
 TASK_AXES = ("env", "environment", "algo", "algorithm", "task")
@@ -217,7 +217,7 @@ def _curve(runs: list[Any]) -> Curve:
     if curve.low is None or curve.high is None:
         return curve
     # Runs that were measured at different places have been put at all of them.
-    kept = np.unique(np.linspace(0, max(len(curve.x) - 1, 0), 100).round().astype(int))[: len(curve.x)]
+    kept = np.unique(np.linspace(0, max(len(curve.x) - 1, 0), POINTS).round().astype(int))[: len(curve.x)]
     return Curve(curve.runs, curve.x[kept], curve.mean[kept], curve.low[kept], curve.high[kept])
 
 
