@@ -218,9 +218,11 @@ def _read_rows(file: Iterable[str], lines_before: int, is_number: Callable[[str]
         if len(cells) not in (0, len(header)):
             problem = f"line {lines_before + reader.line_num}: {len(cells)} cells, and {len(header)} columns"
         row = dict(zip(header, cells, strict=False))
-        wrong = [name for name in numbers if row.get(name) and not _is_number(row[name])]
-        if wrong and not problem:
-            problem = f"line {lines_before + reader.line_num}: {wrong[0]} is {row[wrong[0]]!r}, which is no number"
+        try:
+            for name in numbers:
+                float(row.get(name) or 0)
+        except ValueError:
+            problem = problem or f"line {lines_before + reader.line_num}: {name} is {row[name]!r}, which is no number"
         if cells and not problem:
             rows.append(row)
     return rows
@@ -309,9 +311,11 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def _series(x: Iterable[float], y: Iterable[float]) -> Series:
     """Sorted by timesteps, only finite points, the last one of equal timesteps: a resumed run may repeat some."""
-    points = {float(a): float(b) for a, b in zip(x, y, strict=True) if math.isfinite(a) and math.isfinite(b)}
-    steps = sorted(points)
-    return Series(np.array(steps), np.array([points[step] for step in steps]))
+    points = np.array([list(x), list(y)], dtype=np.float64)
+    points = points[:, np.isfinite(points).all(axis=0)]
+    # The first of equal ones from behind.
+    steps, places = np.unique(points[0, ::-1], return_index=True)
+    return Series(steps, points[1, ::-1][places])
 
 
 def _number(text: str) -> float:

@@ -47,9 +47,15 @@ def draw_scaling(tasks: Mapping[str, Sequence[Group]], axes: Sequence[str], hori
     figure = new_figure((3.8 * len(columns), 3.2 * len(shown) + 0.3))
     panels = figure.subplots(len(shown), len(columns), squeeze=False)
     for row, (task, groups) in zip(panels, shown.items(), strict=True):
+        explained: list[list[str]] = []
         for panel, (horizontal, is_log) in zip(row, columns, strict=True):
-            _draw_lines(panel, scaling_lines(groups, axes, horizontal), horizontal, is_log)
+            lines = scaling_lines(groups, axes, horizontal)
+            _draw_lines(panel, lines, horizontal, is_log)
             panel.set_title(as_text(task), fontsize=9)
+            if 1 < len(lines) <= MAX_LINES and list(lines) not in explained:
+                explained.append(list(lines))
+                # Names must not make the panel smaller.
+                panel.legend(fontsize=7, frameon=False, loc="upper left").set_in_layout(False)
     return figure
 
 
@@ -71,9 +77,6 @@ def _draw_lines(panel: Any, lines: Mapping[str, Sequence[Group]], horizontal: st
     panel.set_xlabel(as_text(horizontal))
     panel.set_ylabel(f"{METRICS[FINAL]} (IQM)")
     panel.grid(alpha=0.3)
-    if 1 < len(lines) <= MAX_LINES:
-        # Names must not make the panel smaller.
-        panel.legend(fontsize=7, frameon=False, loc="upper left").set_in_layout(False)
 
 
 def draw_learning(curves: Mapping[str, Mapping[str, Mapping[str, Curve]]]) -> "Figure | None":
