@@ -24,7 +24,7 @@ from common import machine, print_table  # noqa: E402
 
 from tests.results.studies.made import make_study  # noqa: E402
 
-# What issue J asks for.
+# What a report may take.
 SECONDS, MIB = 30, 1024
 SPARSITIES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
