@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,8 @@ from sb3_sparse.resume.environments.worker import in_workers
 
 #: Exit status of a command that ended with a checkpoint to go on from: EX_TEMPFAIL, "try again".
 EXIT_STATUS = 75
+# Seconds in which the same signal is the same request: schedulers send one to each process of a job, and programs pass it on.
+_AT_ONCE = 1.0
 # What schedulers send some time before they kill, and Ctrl-C. Windows has no SIGUSR1.
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
 
@@ -24,7 +27,7 @@ def ends_with_checkpoint(checkpoint: ExactCheckpoint, patience: float, envs: Ite
     """
     Inside, one of these signals asks for a checkpoint and the end; training then raises :class:`StoppedOnRequest`.
 
-    A second one ends the process at once, as if nobody had asked for anything.
+    A second one, another signal or the same a second later, ends the process at once, as if nobody had asked for anything.
 
     :param checkpoint: Of the run that is trained inside.
     :param envs: Those of training and evaluation: their processes, if they have some, leave Ctrl-C and SIGUSR1 to this one.
@@ -52,6 +55,7 @@ class _Waiting:
     def __init__(self, checkpoint: ExactCheckpoint, patience: float):
         self._checkpoint, self._patience = checkpoint, patience
         self._timer: threading.Timer | None = None
+        self._first = (0, 0.0)
         self._has_waited = False
 
     def asked(self, number: int, frame: Any) -> None:
@@ -62,9 +66,13 @@ class _Waiting:
                 raise StoppedOnRequest(f"no point for a checkpoint came in {self._patience:g} seconds. {self._newest()}")
             return
         if self._timer is not None:
+            first, when = self._first
+            if number == first and time.monotonic() - when < _AT_ONCE:
+                return
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
+        self._first = (number, time.monotonic())
         self._checkpoint.stop_requested = True
         self._timer = threading.Timer(self._patience, self._give_up)
         self._timer.daemon = True
