@@ -16,10 +16,10 @@ from sb3_sparse.resume.environments.worker import in_workers
 
 #: Exit status of a command that ended with a checkpoint to go on from: EX_TEMPFAIL, "try again".
 EXIT_STATUS = 75
-# Seconds in which the same signal is the same request: schedulers send one to each process of a job, and programs pass it on.
-_AT_ONCE = 1.0
-# What schedulers send some time before they kill, and Ctrl-C. Windows has no SIGUSR1.
-_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
+#: Seconds in which the same signal is the same request: schedulers send one to each process of a job, and programs pass it on.
+AT_ONCE = 1.0
+#: What schedulers send some time before they kill, and Ctrl-C. Windows has no SIGUSR1.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def ends_with_checkpoint(checkpoint: ExactCheckpoint, patience: float, envs: Ite
         if isinstance(base, SubprocVecEnv):
             in_workers(base, "shield")
     waiting = _Waiting(checkpoint, patience)
-    before = {number: signal.signal(number, waiting.asked) for number in _SIGNALS}
+    before = {number: signal.signal(number, waiting.asked) for number in SIGNALS}
     try:
         yield
     finally:
@@ -67,7 +67,7 @@ class _Waiting:
             return
         if self._timer is not None:
             first, when = self._first
-            if number == first and time.monotonic() - when < _AT_ONCE:
+            if number == first and time.monotonic() - when < AT_ONCE:
                 return
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -88,9 +88,9 @@ class _Waiting:
         main = threading.main_thread().ident
         if main is not None and hasattr(signal, "pthread_kill"):
             # To the thread that may be waiting for something: raised here, it would go on waiting.
-            signal.pthread_kill(main, _SIGNALS[0])
+            signal.pthread_kill(main, SIGNALS[0])
         else:
-            signal.raise_signal(_SIGNALS[0])
+            signal.raise_signal(SIGNALS[0])
 
     def _newest(self) -> str:
         return f"The newest checkpoint in {self._checkpoint.path} is an earlier one."

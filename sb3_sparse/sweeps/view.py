@@ -30,6 +30,8 @@ class View:
         self._start = self._looked = time.monotonic()
         #: Runs that ended, by the kind of their outcome; of those that failed the error.
         self.outcomes: dict[str, dict[str, str]] = {}
+        #: What the disk said, if that was why it ended.
+        self.disk_error = ""
         self._live = _live_table() if live or (live is None and sys.stdout.isatty()) else None
 
     def __enter__(self) -> "View":
@@ -52,10 +54,13 @@ class View:
             self._running[event["begins"]] = {}
             self._say(f"begins  {event['begins']}")
         elif "ends" in event:
+            if event.get("is_of_disk"):
+                self.disk_error = event["error"]
             self._end(event["ends"], event["kind"], event["error"])
         elif "lost" in event:
             # Its run goes on in another process, from its last checkpoint.
-            self._say(f"a process ended without a word (status {event.get('status')}): another one goes on with its run")
+            name = event["lost"] or "what there is to do"
+            self._say(f"a process ended without a word (status {event.get('status')}): another one goes on with {name}")
         if self._live is not None and time.monotonic() - self._looked > LOOK:
             self._looked = time.monotonic()
             self._look()

@@ -105,6 +105,10 @@ class Lease:
                 now = _read(self._path)
                 if now is None:
                     return
+                if _is_gone(now):
+                    # Meanwhile.
+                    holder = now
+                    break
                 if now != holder:
                     raise FolderInUse(
                         f"{self._path.parent} is in use by {_name(now)}: end that process, or name another folder."
