@@ -71,7 +71,8 @@ class View:
         if kind == TAKEN:
             return
         self.outcomes.setdefault(kind, {})[name] = error
-        self._ended.add(name)
+        if kind != STOPPED:
+            self._ended.add(name)
         self._say(f"{kind:<7} {name}  {self._progress()}{f'  {error}' if kind == FAILED else ''}")
 
     def _say(self, text: str) -> None:
@@ -86,7 +87,7 @@ class View:
 
     def _part(self, name: str) -> float:
         """How much of a run is done."""
-        if name in self._ended and name not in self.outcomes.get(STOPPED, {}):
+        if name in self._ended:
             return 1.0
         n_timesteps = self._running.get(name, {}).get("n_timesteps") or 0
         return min(1.0, self._running[name].get("timesteps", 0) / n_timesteps) if n_timesteps else 0.0

@@ -117,8 +117,10 @@ def test_ten_kills_at_random(twelve_runs, here, capsys):
     while sum(killed.values()) < KILLS:
         driver = small.start(*ARGS, cwd=here)
         try:
-            small.wait_for(lambda driver=driver: small.workers(driver.pid))
             while driver.poll() is None and sum(killed.values()) < KILLS:
+                # All over the study, not all of them at its beginning.
+                n = sum(killed.values())
+                small.wait_for(lambda driver=driver, n=n: len(small.done(study)) >= n or driver.poll() is not None, 300)
                 time.sleep(draw.uniform(0, 5))
                 workers = small.workers(driver.pid)
                 if not workers or draw.random() < 0.3:
@@ -164,7 +166,7 @@ def test_jobs_of_arrays_that_want_the_same_runs(four_runs, here):
     small.sweep("plan.yml", *OPTIONS, "--run-index", 0, "--runs-per-job", 4, cwd=here)
     small.assert_same(study, four_runs, 4)
     for run in small.runs(study):
-        assert outcomes(run) in (["done"], [None, "done"]), outcomes(run)
+        assert outcomes(run) in (["done"], ["lost", "done"]), run
     assert "there are 4 runs, 3 a job" in small.sweep(
         "plan.yml", *OPTIONS, "--run-index", 2, "--runs-per-job", 3, cwd=here, status=1
     )

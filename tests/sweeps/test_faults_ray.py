@@ -138,13 +138,15 @@ def test_ten_kills_at_random_on_two_nodes(is_stored, twelve_runs, here, monkeypa
     draw, killed = random.Random(seed), {"process": 0, "node": 0}
     small.write_plan(here, axes={**small.PLAN["axes"], "seed": 6})
     storage = ("--storage", f"file://{here}/store") if is_stored else ()
+    there = here / "store" / small.STUDY if is_stored else study_in(here)
     with cluster() as nodes:
         add = lambda: nodes.add_node(num_cpus=1, object_store_memory=80_000_000, wait=False)  # noqa: E731
         ours = [add(), add()]
         with small.started("plan.yml", *OPTIONS, *storage, "--address", nodes.address, cwd=here) as driver:
             while sum(killed.values()) < KILLS and driver.poll() is None:
-                small.wait_for(lambda: makers(ours) or driver.poll() is not None, 120)
-                time.sleep(draw.uniform(0, 4))
+                # All over the study, not all of them at its beginning.
+                small.wait_for(lambda: len(small.done(there)) >= sum(killed.values()) and makers(ours), 300)
+                time.sleep(draw.uniform(0, 2))
                 if killed["process"] <= killed["node"]:
                     if (found := makers(ours)) and small.kill(draw.choice(found)):
                         killed["process"] += 1
@@ -155,11 +157,12 @@ def test_ten_kills_at_random_on_two_nodes(is_stored, twelve_runs, here, monkeypa
                     killed["node"] += 1
                     nodes.remove_node(node, allow_graceful=False)
                     ours.append(add())
-            at_that_time = len(small.done(study_in(here)))
+            at_that_time = len(small.done(there))
             assert driver.wait(timeout=500) == 0, small.said(here)
     with capsys.disabled():
         print(f" seed {seed}: {killed}, {at_that_time} of 12 done by then")
     assert sum(killed.values()) == KILLS
+    small.assert_same(there, twelve_runs, 12)
     small.assert_same(study_in(here), twelve_runs, 12)
 
 
