@@ -17,7 +17,7 @@ from sb3_sparse.sweeps.execute import DONE, FAILED, STOPPED, TAKEN, How, Outcome
 from sb3_sparse.sweeps.processes import GRACE, MAX_SILENT, THREADS, TICK, worker_environment
 from sb3_sparse.sweeps.run_folder import STATUS_FILE, RunFolder
 from sb3_sparse.sweeps.storage import Storage
-from sb3_sparse.sweeps.worker import interruptible
+from sb3_sparse.sweeps.worker import interruptible, prepare_process
 
 
 def run_on_ray(
@@ -94,6 +94,7 @@ def _variables(threads: int) -> dict[str, str]:
 
 def _run(runs: str, name: str, how: str, storage: str | None) -> dict[str, Any]:
     """The task: one run, on whatever machine it is given to."""
+    prepare_process()
     if storage is None:
         return asdict(execute(RunFolder(Path(runs) / name), How.from_json(how)))
     there = Storage(storage)

@@ -5,6 +5,8 @@ The first line of its input is what it works on. It takes whatever run no other 
 of JSON, what it begins and how that ends. When its input ends, so has the process that began it: it stops with a checkpoint.
 """
 
+import functools
+import gc
 import json
 import os
 import signal
@@ -19,6 +21,7 @@ from typing import Any
 from sb3_sparse.resume.signals import AT_ONCE, SIGNALS
 from sb3_sparse.sweeps.execute import DONE, FAILED, STOPPED, TAKEN, How, Outcome, execute
 from sb3_sparse.sweeps.run_folder import RunFolder
+from sb3_sparse.zoo import registered
 
 
 def work(
@@ -77,7 +80,17 @@ def main() -> None:
     # Between two runs there is nothing to be saved.
     with suppress(KeyboardInterrupt), interruptible():
         threading.Thread(target=_ends_with_input, daemon=True).start()
+        prepare_process()
         work(Path(given["runs"]), given["names"], How.from_json(given["how"]), tell)
+
+
+@functools.cache
+def prepare_process() -> None:
+    """Load what every run needs, once, and let the search for garbage after each run leave all of that alone."""
+    with registered():
+        pass
+    gc.collect()
+    gc.freeze()
 
 
 @contextmanager
