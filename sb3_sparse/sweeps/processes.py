@@ -115,8 +115,10 @@ class _Pool:
             start_new_session=True,
         )
         assert process.stdin is not None
-        process.stdin.write(self._given)
-        process.stdin.flush()
+        # One that has ended already is found below.
+        with suppress(BrokenPipeError):
+            process.stdin.write(self._given)
+            process.stdin.flush()
         self._processes.append(process)
         self._listeners[process.pid] = threading.Thread(target=self._listen, args=(process,), daemon=True)
         self._listeners[process.pid].start()

@@ -205,7 +205,7 @@ def assert_same(study, undisturbed, n_runs):
 
 
 def assert_clean(study):
-    """No locks, no halves of files, no checkpoints of what is done."""
-    left = [path for path in study.rglob("*") if path.name.startswith(".") or path.name == "lock.json"]
-    left += [run / "exact" for run in done(study) if (run / "exact").exists()]
+    """No halves of files; of what is done no locks and no checkpoints."""
+    left = [path for path in study.rglob("*") if path.name.startswith(".")]
+    left += [run / name for run in done(study) for name in ("exact", "lock.json") if (run / name).exists()]
     assert not left
