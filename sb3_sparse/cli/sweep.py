@@ -4,21 +4,26 @@ import argparse
 import importlib.util
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from sb3_sparse.cli import EXPECTED
 from sb3_sparse.common.validation import positive, whole_number
 from sb3_sparse.results.studies.reading import RUNS_FOLDER
 from sb3_sparse.resume.signals import EXIT_STATUS
 from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
 from sb3_sparse.sweeps.backends.processes import run_in_processes
 from sb3_sparse.sweeps.backends.ray_cluster import run_on_ray
-from sb3_sparse.sweeps.backends.worker import work
+from sb3_sparse.sweeps.backends.worker import interruptible, work
 from sb3_sparse.sweeps.planning.estimate import cost_of, free_memory, kind_of, measure_kinds, overview
 from sb3_sparse.sweeps.planning.measure import Measured
 from sb3_sparse.sweeps.planning.plan import PlannedRun
+from sb3_sparse.sweeps.runs.execute import tidy
 from sb3_sparse.sweeps.runs.storage import Storage
 from sb3_sparse.sweeps.study import Study, open_study, status_text
 from sb3_sparse.sweeps.view import View
@@ -30,6 +35,24 @@ MEMORY_SHARE = 0.9
 
 def sweep(args: list[str]) -> Callable[[], None] | None:
     """Make all runs of a plan that are not done, and say before what that costs. The same command goes on with them."""
+    try:
+        with interruptible():
+            go_on = _prepare(args)
+    except KeyboardInterrupt:
+        print("stopped before anything began.", file=sys.stderr)
+        sys.exit(EXIT_STATUS)
+    return None if go_on is None else lambda: _in_a_sentence(go_on)
+
+
+def _in_a_sentence(go_on: Callable[[], None]) -> None:
+    """What goes wrong in a run is in its log. Whatever is raised here is about folders, disks and clusters."""
+    try:
+        go_on()
+    except EXPECTED as error:
+        sys.exit(f"sb3-sparse sweep: {error}")
+
+
+def _prepare(args: list[str]) -> Callable[[], None] | None:
     if args[:1] == ["status"]:
         _status(args[1:])
         return None
@@ -43,6 +66,10 @@ def sweep(args: list[str]) -> Callable[[], None] | None:
     if options.retry_failed and not options.dry_run:
         for run in study.failed(runs):
             study.folder(run).forget_failure()
+    if not options.dry_run:
+        for run in runs:
+            if study.folder(run).is_done:
+                tidy(study.folder(run))
     to_do = study.to_do(runs)
     failed = study.failed(runs)
     done = len(runs) - len(to_do) - len(failed)
@@ -50,7 +77,7 @@ def sweep(args: list[str]) -> Callable[[], None] | None:
     if options.run_index is not None:
         return lambda: _one_job(study, runs, options)
     if not to_do:
-        return lambda: _end(study, runs, False)
+        return lambda: _end(study, runs)
     jobs = options.jobs or max(1, (os.cpu_count() or 1) // study.plan.threads)
     measured: dict[str, Measured] = {}
     if options.estimate:
@@ -97,7 +124,7 @@ def _make(
                 is_complete = run_in_processes(study.runs, names, how, jobs, view, lambda: time.monotonic() > end)
         except KeyboardInterrupt:
             is_complete = False
-    _end(study, runs, not is_complete)
+    _end(study, runs, not is_complete, view.disk_error)
 
 
 def _url(study: Study, options: argparse.Namespace) -> str | None:
@@ -115,12 +142,21 @@ def _one_job(study: Study, runs: Sequence[PlannedRun], options: argparse.Namespa
     os.environ.setdefault(BACKEND_VARIABLE, "deterministic")
     how = study.prepare(own, _command(options))
     view = View([study.folder(run) for run in own], {run.name: run.settings["n_timesteps"] for run in own}, live=False)
-    stopped = work(study.runs, [run.name for run in own], how, view)
-    _end(study, own, stopped is not None)
+    timer = None
+    if options.max_hours != float("inf"):
+        timer = threading.Timer(3600 * options.max_hours, os.kill, [os.getpid(), signal.SIGTERM])
+        timer.daemon = True
+        timer.start()
+    is_stopped = True
+    with suppress(KeyboardInterrupt), interruptible():
+        is_stopped = work(study.runs, [run.name for run in own], how, view) is not None
+    if timer is not None:
+        timer.cancel()
+    _end(study, own, is_stopped, view.disk_error)
 
 
-def _end(study: Study, runs: Sequence[PlannedRun], is_stopped: bool) -> None:
-    """Say what there is, and how it ended: 1 if a run has failed, 75 if the same command goes on."""
+def _end(study: Study, runs: Sequence[PlannedRun], is_stopped: bool = False, disk_error: str = "") -> None:
+    """Say what there is, and how it ended: 1 if a run has failed, or the disk; 75 if the same command goes on."""
     failed, left = study.failed(runs), study.to_do(runs)
     for run in failed:
         folder = study.folder(run)
@@ -130,8 +166,10 @@ def _end(study: Study, runs: Sequence[PlannedRun], is_stopped: bool) -> None:
         print(f"{len(failed)} failed: --retry-failed tries them again.", file=sys.stderr)
     if left:
         print(f"{len(left)} are left{', stopped' if is_stopped else ''}: the same command goes on with them.", file=sys.stderr)
+    if disk_error:
+        print(f"sb3-sparse sweep: stopped by the disk: {disk_error}", file=sys.stderr)
     if failed or left:
-        sys.exit(1 if failed else EXIT_STATUS)
+        sys.exit(1 if failed or disk_error else EXIT_STATUS)
 
 
 def _status(args: list[str]) -> None:

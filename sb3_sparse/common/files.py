@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 #: Numbers of errors that the disk has, whatever is written to it: full, no more for this user, too large, read-only, broken.
 DISK_ERRORS = frozenset(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO") if hasattr(errno, name))
@@ -42,7 +43,7 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     # In the same folder, since a file can be renamed only within a file system; with numbers, for other writers.
-    writer = f"{_machine()}-{os.getpid()}-{_started(os.getpid()) or 0}-{threading.get_ident()}"
+    writer = "-".join(map(str, [*this_process().values(), threading.get_ident()]))
     beside = path.with_name(f".{path.stem}.{writer}.tmp{path.suffix}")
     try:
         if path.parent.is_file():
@@ -142,6 +143,22 @@ def with_ending(path: str | Path, ending: str) -> Path:
     return path.with_name(path.name + ending) if not path.suffix else path
 
 
+def this_process() -> dict[str, Any]:
+    """``machine``, ``pid`` and ``started``, by which others see whether this process lives."""
+    return {"machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid()) or 0}
+
+
+def is_process_gone(machine: str, pid: int, started: int) -> bool | None:
+    """
+    Whether a process has ended. None where that cannot be known: it is of another machine, or hidden from this one.
+
+    :param machine: From :func:`this_process`, as the others.
+    :param pid: Its number.
+    :param started: When it was started; a number is given to a new process when the old one is gone.
+    """
+    return _is_gone(pid, started) if machine == _machine() != _NO_MACHINE and started else None
+
+
 def _cannot_write(path: Path, error: OSError) -> OSError:
     """The same kind of error, about the file that was asked for instead of the one beside it."""
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -166,9 +183,8 @@ def _is_left_over(path: Path) -> bool:
     match = _BESIDE.fullmatch(path.name)
     if match is None:
         return False
-    if match["machine"] == _machine() != _NO_MACHINE and match["started"]:
-        return _is_gone(int(match["pid"]), int(match["started"]))
-    return time.time() - path.stat().st_mtime > _LEFT_OVER_AFTER
+    is_gone = is_process_gone(match["machine"], int(match["pid"]), int(match["started"] or 0))
+    return is_gone if is_gone is not None else time.time() - path.stat().st_mtime > _LEFT_OVER_AFTER
 
 
 def _machine() -> str:

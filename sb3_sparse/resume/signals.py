@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,8 +16,10 @@ from sb3_sparse.resume.environments.worker import in_workers
 
 #: Exit status of a command that ended with a checkpoint to go on from: EX_TEMPFAIL, "try again".
 EXIT_STATUS = 75
-# What schedulers send some time before they kill, and Ctrl-C. Windows has no SIGUSR1.
-_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
+#: Seconds in which the same signal is the same request: schedulers send one to each process of a job, and programs pass it on.
+AT_ONCE = 1.0
+#: What schedulers send some time before they kill, and Ctrl-C. Windows has no SIGUSR1.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
 
 
 @contextmanager
@@ -24,7 +27,7 @@ def ends_with_checkpoint(checkpoint: ExactCheckpoint, patience: float, envs: Ite
     """
     Inside, one of these signals asks for a checkpoint and the end; training then raises :class:`StoppedOnRequest`.
 
-    A second one ends the process at once, as if nobody had asked for anything.
+    A second one, another signal or the same a second later, ends the process at once, as if nobody had asked for anything.
 
     :param checkpoint: Of the run that is trained inside.
     :param envs: Those of training and evaluation: their processes, if they have some, leave Ctrl-C and SIGUSR1 to this one.
@@ -39,7 +42,7 @@ def ends_with_checkpoint(checkpoint: ExactCheckpoint, patience: float, envs: Ite
         if isinstance(base, SubprocVecEnv):
             in_workers(base, "shield")
     waiting = _Waiting(checkpoint, patience)
-    before = {number: signal.signal(number, waiting.asked) for number in _SIGNALS}
+    before = {number: signal.signal(number, waiting.asked) for number in SIGNALS}
     try:
         yield
     finally:
@@ -52,6 +55,7 @@ class _Waiting:
     def __init__(self, checkpoint: ExactCheckpoint, patience: float):
         self._checkpoint, self._patience = checkpoint, patience
         self._timer: threading.Timer | None = None
+        self._first = (0, 0.0)
         self._has_waited = False
 
     def asked(self, number: int, frame: Any) -> None:
@@ -62,9 +66,13 @@ class _Waiting:
                 raise StoppedOnRequest(f"no point for a checkpoint came in {self._patience:g} seconds. {self._newest()}")
             return
         if self._timer is not None:
+            first, when = self._first
+            if number == first and time.monotonic() - when < AT_ONCE:
+                return
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
+        self._first = (number, time.monotonic())
         self._checkpoint.stop_requested = True
         self._timer = threading.Timer(self._patience, self._give_up)
         self._timer.daemon = True
@@ -80,9 +88,9 @@ class _Waiting:
         main = threading.main_thread().ident
         if main is not None and hasattr(signal, "pthread_kill"):
             # To the thread that may be waiting for something: raised here, it would go on waiting.
-            signal.pthread_kill(main, _SIGNALS[0])
+            signal.pthread_kill(main, SIGNALS[0])
         else:
-            signal.raise_signal(_SIGNALS[0])
+            signal.raise_signal(SIGNALS[0])
 
     def _newest(self) -> str:
         return f"The newest checkpoint in {self._checkpoint.path} is an earlier one."

@@ -30,6 +30,8 @@ class View:
         self._start = self._looked = time.monotonic()
         #: Runs that ended, by the kind of their outcome; of those that failed the error.
         self.outcomes: dict[str, dict[str, str]] = {}
+        #: What the disk said, if that was why it ended.
+        self.disk_error = ""
         self._live = _live_table() if live or (live is None and sys.stdout.isatty()) else None
 
     def __enter__(self) -> "View":
@@ -52,10 +54,13 @@ class View:
             self._running[event["begins"]] = {}
             self._say(f"begins  {event['begins']}")
         elif "ends" in event:
+            if event.get("is_of_disk"):
+                self.disk_error = event["error"]
             self._end(event["ends"], event["kind"], event["error"])
         elif "lost" in event:
             # Its run goes on in another process, from its last checkpoint.
-            self._say(f"a process ended without a word (status {event.get('status')}): another one goes on with its run")
+            name = event["lost"] or "what there is to do"
+            self._say(f"a process ended without a word (status {event.get('status')}): another one goes on with {name}")
         if self._live is not None and time.monotonic() - self._looked > LOOK:
             self._looked = time.monotonic()
             self._look()
@@ -66,7 +71,8 @@ class View:
         if kind == TAKEN:
             return
         self.outcomes.setdefault(kind, {})[name] = error
-        self._ended.add(name)
+        if kind != STOPPED:
+            self._ended.add(name)
         self._say(f"{kind:<7} {name}  {self._progress()}{f'  {error}' if kind == FAILED else ''}")
 
     def _say(self, text: str) -> None:
@@ -81,7 +87,7 @@ class View:
 
     def _part(self, name: str) -> float:
         """How much of a run is done."""
-        if name in self._ended and name not in self.outcomes.get(STOPPED, {}):
+        if name in self._ended:
             return 1.0
         n_timesteps = self._running.get(name, {}).get("n_timesteps") or 0
         return min(1.0, self._running[name].get("timesteps", 0) / n_timesteps) if n_timesteps else 0.0

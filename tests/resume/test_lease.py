@@ -1,12 +1,15 @@
 """One process at a time writes into a folder."""
 
+import json
 import os
 import signal
+import socket
 import time
 
 import pytest
 
-from sb3_sparse.resume.files.lease import LOCK, FolderInUse, Lease
+from sb3_sparse.common.files import this_process
+from sb3_sparse.resume.files.lease import LOCK, FolderInUse, Lease, holder_of
 
 
 def in_child(function) -> int:
@@ -48,6 +51,33 @@ def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path):
     begin = time.monotonic()
     Lease(tmp_path, 60).release()
     assert time.monotonic() - begin < 5
+
+
+def test_the_lock_of_a_killed_process_that_nobody_has_waited_for_is_taken_over_at_once(tmp_path):
+    def holder():
+        Lease(tmp_path, 60)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = in_child(holder)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    # A zombie, as those of a container are whose first process waits for nobody.
+    begin = time.monotonic()
+    Lease(tmp_path, 60).release()
+    assert time.monotonic() - begin < 5
+    assert status_of(child) == -signal.SIGKILL
+
+
+def test_a_process_of_another_machine_of_the_same_name_lives_whatever_numbers_there_are_here(tmp_path):
+    lease = Lease(tmp_path, 0.4)
+    lease.release()
+    # A number that no process of this machine has.
+    other = {**this_process(), "machine": "0123456789ab", "pid": 2**22 + 1}
+    (tmp_path / LOCK).write_text(json.dumps({"host": socket.gethostname(), "token": "theirs", "seconds": 0.5, **other}))
+    assert holder_of(tmp_path)["pid"] == other["pid"]
+    begin = time.monotonic()
+    Lease(tmp_path, 0.5).release()
+    # It gave no sign of life.
+    assert 0.5 <= time.monotonic() - begin < 5
 
 
 def test_who_gave_no_sign_of_life_has_lost_the_folder_and_notices(tmp_path):

@@ -34,15 +34,6 @@ class Stops(BaseCallback):
         return True
 
 
-class Leaves(BaseCallback):
-    """Ends the process without a word."""
-
-    def _on_step(self) -> bool:
-        if self.num_timesteps >= 30:
-            os._exit(9)
-        return True
-
-
 class SameSeed(BaseCallback):
     """Lets every evaluation play the same episodes, with an agent that does not change."""
 

@@ -77,7 +77,7 @@ def test_parts_of_an_array_of_jobs(plan, capsys, tmp_path):
 
 def test_exit_status(plan, capsys, monkeypatch):
     # Whoever started it can start it again.
-    monkeypatch.setattr(worker, "execute", lambda folder, how: Outcome(folder.name, STOPPED))
+    monkeypatch.setattr(worker, "execute", lambda folder, how, **others: Outcome(folder.name, STOPPED))
     with pytest.raises(SystemExit) as ended:
         main(["sweep", "plan.yml", "--run-index", "0"])
     assert ended.value.code == EXIT_STATUS
@@ -127,7 +127,8 @@ def test_options_that_do_not_go_together(plan, capsys):
 
 
 def test_sparse_products_do_not_depend_on_measurements(monkeypatch):
-    monkeypatch.delenv("SB3_SPARSE_BACKEND", raising=False)
+    for name in ("SB3_SPARSE_BACKEND", *processes.THREADS):
+        monkeypatch.delenv(name, raising=False)
     found = processes.worker_environment(2)
     assert found["SB3_SPARSE_BACKEND"] == "deterministic"
     assert found["OMP_NUM_THREADS"] == "2"

@@ -20,6 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sb3_sparse.common.files import is_process_gone, this_process
+
 LOCK = "lock.json"
 # Seconds. A job that was killed elsewhere keeps the next one waiting for as long.
 LEASE = 60.0
@@ -103,6 +105,10 @@ class Lease:
                 now = _read(self._path)
                 if now is None:
                     return
+                if _is_gone(now):
+                    # Meanwhile.
+                    holder = now
+                    break
                 if now != holder:
                     raise FolderInUse(
                         f"{self._path.parent} is in use by {_name(now)}: end that process, or name another folder."
@@ -133,9 +139,10 @@ class Lease:
 
     def _beside(self) -> Path:
         path = self._path.with_name(f".{LOCK}-{self._token}-{threading.get_ident()}")
-        sign = dict(
-            host=socket.gethostname(), pid=os.getpid(), token=self._token, seconds=self._seconds, sign=uuid.uuid4().hex
-        )
+        sign = {
+            **{"host": socket.gethostname(), "token": self._token, "seconds": self._seconds, "sign": uuid.uuid4().hex},
+            **this_process(),
+        }
         try:
             path.write_text(json.dumps(sign))
         except OSError:
@@ -168,6 +175,12 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:
+    mine = this_process()
+    if mine["started"] and all(type(holder.get(name)) is type(value) for name, value in mine.items()):
+        theirs = {name: holder[name] for name in mine}
+        # Else of an earlier run in this process, which did not come to its end.
+        return theirs == mine or is_process_gone(**theirs) is True
+    # Of an earlier version, or a system that says less: machines are known by their names.
     if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
         return False
     if holder["pid"] == os.getpid():

@@ -3,7 +3,6 @@
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -14,13 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
+from sb3_sparse.sweeps.backends.worker import interruptible
 from sb3_sparse.sweeps.runs.execute import STOPPED, How
 from sb3_sparse.sweeps.runs.run_folder import RunFolder
 
 # Seconds between two looks at everything.
 TICK = 0.2
-# What keeps libraries from using more threads than they are given, where that is read when they are loaded.
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# Processes in a row that end before they begin anything, after which no more are started.
+MAX_SILENT = 5
+# Seconds beyond its patience after which a process that was asked to end is killed.
+GRACE = 30.0
+#: What keeps libraries from using more threads than they are given, where that is read when they are loaded.
+THREADS = ("OMP_NUMTHREADS", "MKL_NUMTHREADS", "OPENBLAS_NUMTHREADS")
 
 
 def worker_environment(threads: int) -> dict[str, str]:
@@ -32,7 +36,7 @@ def worker_environment(threads: int) -> dict[str, str]:
 
     :param threads: Of each run.
     """
-    return {BACKEND_VARIABLE: "deterministic", **os.environ, **dict.fromkeys(_THREADS, str(threads))}
+    return {BACKEND_VARIABLE: "deterministic", **os.environ, **dict.fromkeys(THREADS, str(threads))}
 
 
 def run_in_processes(
@@ -53,10 +57,16 @@ def run_in_processes(
     :param tell: Is told what begins and how it ends, and every ``TICK`` seconds ``{}``.
     :param should_stop: Asked every ``TICK`` seconds: whether to end with a checkpoint of what runs.
     :return: Whether it came to the end of all runs. Not so after a request to stop, or an error of the disk.
+    :raises KeyboardInterrupt: After Ctrl-C, SIGTERM or SIGUSR1, when all have ended with checkpoints.
+    :raises RuntimeError: If processes end before they begin anything.
     """
-    pool = _Pool(runs, list(names), how)
+    with interruptible():
+        return _run(_Pool(runs, list(names), how), jobs, tell, should_stop)
+
+
+def _run(pool: "_Pool", jobs: int, tell: Callable[[dict[str, Any]], None], should_stop: Callable[[], bool]) -> bool:
     try:
-        for _ in range(min(jobs, len(names))):
+        for _ in range(min(jobs, len(pool.names))):
             pool.start()
         while pool.alive():
             for event in pool.events():
@@ -69,7 +79,7 @@ def run_in_processes(
         return not pool.is_stopping
     except KeyboardInterrupt:
         pool.stop()
-        pool.wait(how.patience)
+        pool.wait()
         for event in pool.events(wait=False):
             tell(event)
         raise
@@ -82,9 +92,14 @@ class _Pool:
 
     def __init__(self, runs: Path, names: list[str], how: How):
         self._given = json.dumps({"runs": str(runs), "names": names, "how": how.to_json()}) + "\n"
-        self._runs, self._names, self._threads = runs, names, how.threads
+        self.names = names
+        self._runs, self._threads, self._patience = runs, how.threads, how.patience
         self._processes: list[subprocess.Popen[str]] = []
         self._listeners: dict[int, threading.Thread] = {}
+        # By process: the run that it makes. Of one that has said nothing there is no entry.
+        self._makes: dict[int, str | None] = {}
+        self._n_silent = 0
+        self._asked = float("inf")
         self._said: queue.Queue[dict[str, Any]] = queue.Queue()
         self.is_stopping = False
 
@@ -100,8 +115,10 @@ class _Pool:
             start_new_session=True,
         )
         assert process.stdin is not None
-        process.stdin.write(self._given)
-        process.stdin.flush()
+        # One that has ended already is found below.
+        with suppress(BrokenPipeError):
+            process.stdin.write(self._given)
+            process.stdin.flush()
         self._processes.append(process)
         self._listeners[process.pid] = threading.Thread(target=self._listen, args=(process,), daemon=True)
         self._listeners[process.pid].start()
@@ -111,7 +128,9 @@ class _Pool:
         for line in process.stdout:
             # A process that is killed may say half a line.
             if line.endswith("\n"):
-                self._said.put({**json.loads(line), "pid": process.pid})
+                event = json.loads(line)
+                self._makes[process.pid] = event.get("begins")
+                self._said.put({**event, "pid": process.pid})
 
     def events(self, wait: bool = True) -> list[dict[str, Any]]:
         """What was said since the last call, after waiting for a while."""
@@ -132,29 +151,38 @@ class _Pool:
         for process in list(self._processes):
             status = process.poll()
             if status is None:
+                if time.monotonic() > self._asked + self._patience + GRACE:
+                    process.kill()
                 continue
             self._processes.remove(process)
             self._close(process)
-            if status != 0 and not self.is_stopping and self._is_something_left():
-                self._said.put({"lost": process.pid, "status": status})
+            made = self._makes.pop(process.pid, "")
+            self._n_silent = self._n_silent + 1 if made == "" and status else 0
+            # A run may end its process in any way, also as if all were well.
+            if (status or made) and not self.is_stopping and self._is_something_left():
+                if self._n_silent == MAX_SILENT:
+                    raise RuntimeError(f"processes end before they begin a run, {MAX_SILENT} in a row (status {status}).")
+                self._said.put({"lost": made, "status": status})
                 self.start()
         return bool(self._processes)
 
     def _is_something_left(self) -> bool:
-        return any(RunFolder(self._runs / name).state() in ("waiting", "stopped") for name in self._names)
+        return any(RunFolder(self._runs / name).state() in ("waiting", "stopped") for name in self.names)
 
     def stop(self) -> None:
         """Ask all for a checkpoint and the end, once."""
         if self.is_stopping:
             return
-        self.is_stopping = True
+        self.is_stopping, self._asked = True, time.monotonic()
         for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
+            # At the end of their input they stop: once, also if this process is killed now.
+            with suppress(OSError):
+                assert process.stdin is not None
+                process.stdin.close()
 
-    def wait(self, seconds: float) -> None:
-        """Until all have ended, but not longer."""
-        end = time.monotonic() + seconds
+    def wait(self) -> None:
+        """Until all have ended that were asked to, but not for ever."""
+        end = self._asked + self._patience + GRACE
         while any(process.poll() is None for process in self._processes) and time.monotonic() < end:
             time.sleep(0.05)
 

@@ -6,13 +6,17 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sb3_sparse.sweeps.backends.processes import TICK, worker_environment
-from sb3_sparse.sweeps.runs.execute import DONE, STOPPED, How, Outcome, execute
-from sb3_sparse.sweeps.runs.run_folder import RunFolder
+from sb3_sparse.common.files import DISK_ERRORS
+from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
+from sb3_sparse.sweeps.backends.processes import GRACE, MAX_SILENT, THREADS, TICK, worker_environment
+from sb3_sparse.sweeps.backends.worker import interruptible, prepare_process
+from sb3_sparse.sweeps.runs.execute import DONE, FAILED, STOPPED, TAKEN, How, Outcome, execute
+from sb3_sparse.sweeps.runs.run_folder import STATUS_FILE, RunFolder
 from sb3_sparse.sweeps.runs.storage import Storage
 
 
@@ -83,25 +87,37 @@ def _start(ray: Any, address: str | None, num_cpus: int | None) -> None:
 
 
 def _variables(threads: int) -> dict[str, str]:
-    """What is different for a process that makes runs; the rest it has from its machine."""
-    return {name: value for name, value in worker_environment(threads).items() if os.environ.get(name) != value}
+    """What matters to a process that makes runs, whatever its machine has; the rest it has from there."""
+    environment = worker_environment(threads)
+    return {name: environment[name] for name in (BACKEND_VARIABLE, *THREADS)}
 
 
 def _run(runs: str, name: str, how: str, storage: str | None) -> dict[str, Any]:
     """The task: one run, on whatever machine it is given to."""
+    prepare_process()
     if storage is None:
         return asdict(execute(RunFolder(Path(runs) / name), How.from_json(how)))
     there = Storage(storage)
     # At the same place on every machine, since what a run goes on with names its files.
-    mark = hashlib.sha256(storage.encode()).hexdigest()[:10]
-    folder = RunFolder(Path(tempfile.gettempdir()) / "sb3-sparse" / mark / name)
-    there.fetch(name, folder.path)
+    place = Path(tempfile.gettempdir()) / f"sb3-sparse-{_user()}" / hashlib.sha256(storage.encode()).hexdigest()[:10]
+    folder = RunFolder(place / name)
+    # A process whose node is lost may live for a while, and have the folder of this machine.
+    claim = RunFolder(place / f".{name}").claim()
+    if claim is None:
+        return asdict(Outcome(name, TAKEN))
     try:
+        there.fetch(name, folder.path)
         outcome = execute(folder, How.from_json(how), lambda: there.send(name, folder.path))
         there.send(name, folder.path)
     finally:
         shutil.rmtree(folder.path, ignore_errors=True)
+        claim.release()
     return asdict(outcome)
+
+
+def _user() -> int:
+    """Several users of a machine have a folder each."""
+    return os.getuid() if hasattr(os, "getuid") else 0
 
 
 class _Driver:
@@ -121,16 +137,25 @@ class _Driver:
         self._ray, self._task, self._runs, self._waiting, self._how = ray, task, runs, names, how
         self._jobs, self._tell, self._storage = jobs, tell, storage
         self._running: dict[Any, str] = {}
+        # Of a run whose process was lost: how often it was tried by then, and how often it was lost before another try.
+        self._tries: dict[str, int] = {}
+        self._n_silent: dict[str, int] = {}
         self._is_stopping = False
+        self._asked = float("inf")
 
     def drive(self, should_stop: Callable[[], bool]) -> bool:
         """Until all have ended, or were stopped."""
+        # Ray's own handler of SIGTERM ends this process at once.
+        with interruptible():
+            return self._drive(should_stop)
+
+    def _drive(self, should_stop: Callable[[], bool]) -> bool:
         try:
             if self._storage is not None:
                 there = Storage(self._storage)
                 for name in self._waiting:
-                    there.send(name, self._runs / name)
-            while self._running or (self._waiting and not self._is_stopping):
+                    there.offer(name, self._runs / name)
+            while (self._running or (self._waiting and not self._is_stopping)) and time.monotonic() < self._end_of_patience():
                 self._submit()
                 ended, _ = self._ray.wait(list(self._running), timeout=TICK) if self._running else ([], [])
                 for reference in ended:
@@ -140,12 +165,14 @@ class _Driver:
                     self._stop()
         except KeyboardInterrupt:
             self._stop()
-            end = time.monotonic() + self._how.patience
-            while self._running and time.monotonic() < end:
+            while self._running and time.monotonic() < self._end_of_patience():
                 for reference in self._ray.wait(list(self._running), timeout=TICK)[0]:
                     self._end(reference)
             raise
         return not self._is_stopping
+
+    def _end_of_patience(self) -> float:
+        return self._asked + self._how.patience + GRACE
 
     def _submit(self) -> None:
         slots = self._jobs or max(1, int(self._ray.cluster_resources().get("CPU", 1) // self._how.threads))
@@ -162,26 +189,54 @@ class _Driver:
             outcome = Outcome(name, STOPPED)
         except exceptions.RayTaskError as error:
             # The run itself raises nothing: its machine has no such package, no such folder, no way to the storage.
-            outcome = Outcome(name, "failed", f"outside of the run: {error.cause!r}")
+            outcome = Outcome(name, FAILED, f"outside of the run: {error.cause!r}")
+        except (exceptions.RuntimeEnvSetupError, exceptions.TaskUnschedulableError) as error:
+            outcome = Outcome(name, FAILED, f"Ray cannot begin it: {error}")
         except exceptions.RayError as error:
             self._tell({"lost": name, "status": type(error).__name__})
             if self._is_stopping:
                 outcome = Outcome(name, STOPPED)
+            elif self._is_silent(name):
+                outcome = Outcome(name, FAILED, f"outside of the run: lost {MAX_SILENT} times before it began ({error})")
             else:
                 # Whoever makes it next goes on from its last checkpoint.
                 self._waiting.insert(0, name)
                 return
-        if self._storage is not None:
-            Storage(self._storage).fetch(name, self._runs / name, whole=outcome.kind != DONE)
+        if outcome.kind == TAKEN and name in self._tries and not self._is_stopping and not self._is_silent(name):
+            # By its process that was believed to be gone.
+            self._waiting.append(name)
+            return
+        outcome = self._fetched(name, outcome)
         self._tell({"ends": name, **{key: value for key, value in asdict(outcome).items() if key != "name"}})
         if outcome.kind == STOPPED or outcome.is_of_disk:
             self._stop()
+
+    def _is_silent(self, name: str) -> bool:
+        """Whether a run was lost again and again before it began; what begins counts its own tries."""
+        if self._storage is not None:
+            with suppress(Exception):  # whatever a storage raises: then it counts as silent
+                Storage(self._storage).fetch_marks(name, self._runs / name)
+        n_tries = len(RunFolder(self._runs / name).read(STATUS_FILE).get("tries", []))
+        self._n_silent[name] = self._n_silent.get(name, 0) + 1 if self._tries.get(name, 0) == n_tries else 0
+        self._tries[name] = n_tries
+        return self._n_silent[name] >= MAX_SILENT
+
+    def _fetched(self, name: str, outcome: Outcome) -> Outcome:
+        """Bring a run here that has ended elsewhere."""
+        if self._storage is None:
+            return outcome
+        try:
+            Storage(self._storage).fetch(name, self._runs / name, whole=outcome.kind != DONE)
+        except Exception as error:  # whatever a storage raises, other runs go on
+            is_of_disk = isinstance(error, OSError) and error.errno in DISK_ERRORS
+            return Outcome(name, FAILED, f"it is {outcome.kind} in the storage, and does not come here: {error!r}", is_of_disk)
+        return outcome
 
     def _stop(self) -> None:
         """Ask all for a checkpoint and the end, once."""
         if self._is_stopping:
             return
-        self._is_stopping = True
+        self._is_stopping, self._asked = True, time.monotonic()
         for reference in self._running:
             # As Ctrl-C in the process of the task.
             self._ray.cancel(reference, force=False)

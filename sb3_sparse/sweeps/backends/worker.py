@@ -5,17 +5,23 @@ The first line of its input is what it works on. It takes whatever run no other 
 of JSON, what it begins and how that ends. When its input ends, so has the process that began it: it stops with a checkpoint.
 """
 
+import functools
+import gc
 import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from sb3_sparse.resume.signals import AT_ONCE, SIGNALS
 from sb3_sparse.sweeps.runs.execute import DONE, FAILED, STOPPED, TAKEN, How, Outcome, execute
 from sb3_sparse.sweeps.runs.run_folder import RunFolder
+from sb3_sparse.zoo import registered
 
 
 def work(
@@ -43,9 +49,15 @@ def work(
             if not is_last_look and folder.is_claimed():
                 taken.append(name)
                 continue
-            tell({"begins": name})
-            outcome = execute(folder, how)
-            tell({"ends": name, "kind": outcome.kind, "error": outcome.error, "is_of_disk": outcome.is_of_disk})
+            begun: list[str] = []
+
+            def begins(name: str = name, begun: list[str] = begun) -> None:
+                begun.append(name)
+                tell({"begins": name})
+
+            outcome = execute(folder, how, begins=begins)
+            if begun or outcome.kind == FAILED:
+                tell({"ends": name, "kind": outcome.kind, "error": outcome.error, "is_of_disk": outcome.is_of_disk})
             made += outcome.kind != TAKEN
             if outcome.kind == STOPPED or outcome.is_of_disk:
                 return outcome
@@ -61,12 +73,50 @@ def main() -> None:
     # What runs print goes to their logs; this stays for the one who began the process.
     output = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    threading.Thread(target=_ends_with_input, daemon=True).start()
 
     def tell(event: dict[str, Any]) -> None:
         output.write(json.dumps(event) + "\n")
 
-    work(Path(given["runs"]), given["names"], How.from_json(given["how"]), tell)
+    # Between two runs there is nothing to be saved.
+    with suppress(KeyboardInterrupt), interruptible():
+        threading.Thread(target=_ends_with_input, daemon=True).start()
+        prepare_process()
+        work(Path(given["runs"]), given["names"], How.from_json(given["how"]), tell)
+
+
+@functools.cache
+def prepare_process() -> None:
+    """Load what every run needs, once, and let the search for garbage after each run leave all of that alone."""
+    with registered():
+        pass
+    gc.collect()
+    gc.freeze()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """
+    Inside, what asks for the end raises ``KeyboardInterrupt``, as Ctrl-C does; while a run is trained, it ends with a
+    checkpoint instead. The same signal twice at once is one request.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        # Python handles signals in the main thread alone.
+        yield
+        return
+    last: dict[int, float] = {}
+
+    def asked(number: int, frame: Any) -> None:
+        now = time.monotonic()
+        if now - last.get(number, -AT_ONCE) >= AT_ONCE:
+            last[number] = now
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, asked) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _ends_with_input() -> None:

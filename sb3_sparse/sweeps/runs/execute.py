@@ -24,7 +24,8 @@ from sb3_sparse.plasticity import PlasticityCallback
 from sb3_sparse.results.studies.reading import DONE_FILE, FAILED_FILE, FORMAT, RUN_FILE
 from sb3_sparse.resume.checkpoint import StoppedOnRequest
 from sb3_sparse.resume.files.folder import checkpoints
-from sb3_sparse.resume.files.lease import FolderInUse
+from sb3_sparse.resume.files.lease import LOCK, FolderInUse
+from sb3_sparse.resume.files.whole_files import sweep_beside
 from sb3_sparse.sparse import sparsity_report
 from sb3_sparse.sweeps.planning.plan import Plan, PlannedRun, steps_of
 from sb3_sparse.sweeps.runs.facts import run_facts
@@ -104,7 +105,12 @@ def write_run(folder: RunFolder, run: PlannedRun, how: How) -> None:
     folder.write_settings({**content, **run_facts(), "command": how.command})
 
 
-def execute(folder: RunFolder, how: How, after_checkpoint: Callable[[], None] | None = None) -> Outcome:
+def execute(
+    folder: RunFolder,
+    how: How,
+    after_checkpoint: Callable[[], None] | None = None,
+    begins: Callable[[], None] = lambda: None,
+) -> Outcome:
     """
     Make a run, or go on with it, unless it is done or another process has it.
 
@@ -112,10 +118,11 @@ def execute(folder: RunFolder, how: How, after_checkpoint: Callable[[], None] | 
 
     :param folder: Of the run, with its settings.
     :param how: How it is made.
-    :param after_checkpoint: Called after each, such as to take it elsewhere.
+    :param after_checkpoint: Called after each, and when the try begins, such as to take it elsewhere.
+    :param begins: Called when this process has the run.
     """
     if folder.is_done:
-        _remove_checkpoints(folder)
+        tidy(folder)
         return Outcome(folder.name, DONE)
     try:
         claim = folder.claim()
@@ -126,6 +133,7 @@ def execute(folder: RunFolder, how: How, after_checkpoint: Callable[[], None] | 
     try:
         if folder.is_done:
             return Outcome(folder.name, DONE)
+        begins()
         return _try(folder, how, after_checkpoint)
     finally:
         claim.release()
@@ -141,6 +149,8 @@ def _try(folder: RunFolder, how: How, after_checkpoint: Callable[[], None] | Non
             try:
                 # What failed before may go well now, until the done mark says so.
                 folder.begin_try(_timesteps(folder), folder.read(RUN_FILE)["settings"]["n_timesteps"])
+                if after_checkpoint is not None:
+                    after_checkpoint()
                 _train(folder, how, after_checkpoint)
                 _finish(folder, start)
             except StoppedOnRequest as stopped:
@@ -170,6 +180,9 @@ def _failed(folder: RunFolder, error: BaseException, seconds: float) -> Outcome:
     # Where the disk is full, the answer says it.
     with suppress(OSError):
         folder.end_try(FAILED, seconds)
+        if is_of_disk:
+            # It is none of the run's: with some space it goes on.
+            return Outcome(folder.name, FAILED, line, is_of_disk)
         tries = len(folder.read(STATUS_FILE).get("tries", [])) or 1
         folder.write(FAILED_FILE, {"when": now(), "error": line, "tries": tries})
     return Outcome(folder.name, FAILED, line, is_of_disk)
@@ -230,8 +243,23 @@ def _finish(folder: RunFolder, start: float) -> None:
     folder.write(DONE_FILE, {**done, **run_facts()})
 
 
+def tidy(folder: RunFolder) -> None:
+    """
+    Remove what a kill has left behind of a run that is done, unless a process has it.
+
+    :param folder: Of the run.
+    """
+    if not folder.is_claimed() and ((folder.path / CHECKPOINTS).exists() or (folder.path / LOCK).exists()):
+        # What cannot be removed now is the next time.
+        with suppress(OSError):
+            claim = folder.claim()
+            if claim is not None:
+                _remove_checkpoints(folder)
+                sweep_beside(folder.path, is_held=True)
+                claim.release()
+
+
 def _remove_checkpoints(folder: RunFolder) -> None:
-    """Of a run that is done: a kill may have left them."""
     with suppress(OSError):
         if (folder.path / CHECKPOINTS).exists():
             shutil.rmtree(folder.path / CHECKPOINTS)

@@ -139,7 +139,8 @@ class RunFolder:
         """Write down how far the run is. Nothing is lost with it if it cannot be written."""
         with suppress(OSError):
             status = {**self.read(STATUS_FILE), **values}
-            beside = self.path / f".{STATUS_FILE}.{os.getpid()}"
+            # Of whoever has the run: what a kill leaves of it, the next sign takes the place of.
+            beside = self.path / f".{STATUS_FILE}"
             beside.write_text(json.dumps(status, indent=1))
             os.replace(beside, self.path / STATUS_FILE)
 

@@ -1,10 +1,12 @@
 """Runs whose folders are kept elsewhere: anything that fsspec knows by a URL, such as ``s3://bucket/studies``."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from sb3_sparse.results.studies.reading import DONE_FILE, FAILED_FILE, RUN_FILE
+from sb3_sparse.resume.files.folder import MANIFEST
 from sb3_sparse.resume.files.lease import LOCK
 from sb3_sparse.sweeps.runs.run_folder import STATUS_FILE
 from sb3_sparse.zoo.exact_runs import FOLDER as CHECKPOINTS
@@ -26,13 +28,14 @@ class Storage:
     def __init__(self, url: str):
         try:
             from fsspec.core import url_to_fs
+            from fsspec.implementations.local import LocalFileSystem
         except ImportError as error:
             raise ImportError('--storage needs fsspec: pip install "sb3-sparse[sweeps]"') from error
         try:
             self._fs, self._root = url_to_fs(url)
         except (ImportError, ValueError) as error:
             raise ValueError(f"--storage {url!r}: {error}") from error
-        self._url = url
+        self._local = LocalFileSystem
         # Of what was sent: time and size of each file.
         self._sent: dict[str, tuple[int, int]] = {}
 
@@ -47,7 +50,7 @@ class Storage:
         place = f"{self._root}/{name}"
         found = self._list(place)
         shutil.rmtree(folder, ignore_errors=True)
-        for path in found:
+        for path in sorted(found, key=_place_in_order):
             if whole or not path.startswith(f"{CHECKPOINTS}/"):
                 target = folder / path
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -55,12 +58,19 @@ class Storage:
 
     def fetch_marks(self, name: str, folder: Path) -> None:
         """
-        Bring what says how far a run is.
+        Bring what says how far a run is, and of one that is done all that stays, unless it is here. Of a run that is not
+        there, what is here stays.
 
         :param name: Of the run.
         :param folder: Here.
         """
         place = f"{self._root}/{name}"
+        if not self._fs.exists(f"{place}/{RUN_FILE}"):
+            return
+        if self._fs.exists(f"{place}/{DONE_FILE}"):
+            if not (folder / DONE_FILE).is_file():
+                self.fetch(name, folder, whole=False)
+            return
         for mark in _MARKS:
             if self._fs.exists(f"{place}/{mark}"):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -68,11 +78,27 @@ class Storage:
             else:
                 (folder / mark).unlink(missing_ok=True)
 
+    def offer(self, name: str, folder: Path) -> None:
+        """
+        Take a run there that is to be made: all of it, or of one that is there, that it is to be tried again.
+
+        :param name: Of the run.
+        :param folder: Here, where there is less of it: what is there is what a run goes on with.
+        :raises OSError: If it cannot be written there.
+        """
+        place = f"{self._root}/{name}"
+        if not self._fs.exists(f"{place}/{RUN_FILE}"):
+            self.send(name, folder)
+        elif self._fs.exists(f"{place}/{FAILED_FILE}") and not (folder / FAILED_FILE).is_file():
+            self._put(folder / STATUS_FILE, f"{place}/{STATUS_FILE}")
+            self._fs.rm_file(f"{place}/{FAILED_FILE}")
+
     def send(self, name: str, folder: Path) -> None:
         """
         Take the folder of a run there: first what is new, the done mark last of all, then what is no longer here goes away.
 
-        A checkpoint of which only a part has arrived is a damaged one, beside which the one before it is still there.
+        A checkpoint of which only a part has arrived is none, and the one before it is still there. It comes after the files
+        that were written beside it: a run that goes on shortens those that are too long.
 
         :param name: Of the run.
         :param folder: Here.
@@ -84,12 +110,10 @@ class Storage:
             for path in sorted(folder.rglob("*"))
             if path.is_file() and not path.name.startswith(".") and path.name != LOCK
         }
-        for path, found in sorted(here.items(), key=lambda entry: entry[0] == DONE_FILE):
+        for path, found in sorted(here.items(), key=lambda entry: _place_in_order(entry[0])):
             stamp = (found.st_mtime_ns, found.st_size)
             if self._sent.get(path) != stamp:
-                target = f"{place}/{path}"
-                self._fs.makedirs(target.rpartition("/")[0], exist_ok=True)
-                self._fs.put_file(str(folder / path), target)
+                self._put(folder / path, f"{place}/{path}")
                 self._sent[path] = stamp
         for path in self._list(place):
             if path not in here:
@@ -98,6 +122,17 @@ class Storage:
             # Where folders are more than parts of names, they are still there.
             self._fs.rm(f"{place}/{CHECKPOINTS}", recursive=True)
 
+    def _put(self, path: Path, target: str) -> None:
+        parent, _, name = target.rpartition("/")
+        self._fs.makedirs(parent, exist_ok=True)
+        if not isinstance(self._fs, self._local):
+            # Stores of objects have a new one when all of it is there.
+            self._fs.put_file(str(path), target)
+            return
+        beside = f"{parent}/.{name}"
+        self._fs.put_file(str(path), beside)
+        os.replace(beside, target)
+
     def _list(self, place: str) -> list[str]:
         """Files in a folder there, by their paths in it."""
         try:
@@ -105,4 +140,13 @@ class Storage:
         except FileNotFoundError:
             return []
         start = self._fs._strip_protocol(place).rstrip("/") + "/"
-        return [path.removeprefix(start) for path in found if path.startswith(start)]
+        names = [path.removeprefix(start) for path in found if path.startswith(start)]
+        # What a kill has left of a file is none.
+        return [name for name in names if not name.rpartition("/")[2].startswith(".")]
+
+
+def _place_in_order(path: str) -> int:
+    """Of a file in a folder: a checkpoint after what is beside it, its manifest after its parts, the done mark at the end."""
+    if path == DONE_FILE:
+        return 3
+    return (1 + path.endswith(MANIFEST)) if path.startswith(f"{CHECKPOINTS}/") else 0
