@@ -24,7 +24,7 @@ MAX_SILENT = 5
 # Seconds beyond its patience after which a process that was asked to end is killed.
 GRACE = 30.0
 #: What keeps libraries from using more threads than they are given, where that is read when they are loaded.
-THREADS = ("OMP_NUMTHREADS", "MKL_NUMTHREADS", "OPENBLAS_NUMTHREADS")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def worker_environment(threads: int) -> dict[str, str]:
