@@ -12,11 +12,12 @@ from sb3_sparse.results.studies.comparing import parse_baseline
 from sb3_sparse.results.studies.figures import draw_learning, draw_plasticity, draw_scaling
 from sb3_sparse.results.studies.page import plotting_library, to_html
 from sb3_sparse.results.studies.reading import read_study
+from sb3_sparse.results.studies.references import Beside, beside_references, read_references
 from sb3_sparse.results.studies.summary import Summary, summarize
-from sb3_sparse.results.studies.tables import groups_csv, runs_csv
+from sb3_sparse.results.studies.tables import as_csv, groups_csv, runs_csv
 
 PAGE = ".html"
-RUNS, GROUPS = ".csv", "_groups.csv"
+RUNS, GROUPS, REFERENCES = ".csv", "_groups.csv", "_references.csv"
 PICTURES = ("_scaling.png", "_learning.png", "_plasticity.png")
 
 
@@ -28,7 +29,7 @@ def report(args: list[str]) -> None:
         "-o",
         "--output",
         default="report",
-        help=f"writes OUTPUT{', OUTPUT'.join([PAGE, RUNS, GROUPS, *PICTURES])} (default: report)",
+        help=f"writes OUTPUT{', OUTPUT'.join([PAGE, RUNS, GROUPS, REFERENCES, *PICTURES])} (default: report)",
     )
     parser.add_argument(
         "--baseline",
@@ -37,6 +38,12 @@ def report(args: list[str]) -> None:
         metavar="AXIS=VALUE",
         help="compare each group with the one that has these values, and its own ones of the other axes (default: the lowest "
         "sparsity; without such an axis the first group)",
+    )
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        metavar="CSV",
+        help="published returns, to stand beside those of the study: algorithm,task,frames,mean_return,sd,seeds",
     )
     options = parser.parse_args(args)
     output = Path(options.output)
@@ -47,11 +54,16 @@ def report(args: list[str]) -> None:
     new_figure()
     library = plotting_library()
     check_writable(output.with_name(output.name + PAGE))
+    references = [] if options.reference is None else read_references(options.reference)
     summary = summarize(read_study(options.folder), parse_baseline(options.baseline or []))
+    published = beside_references(summary.grouping.groups, references)
+    if references and not published:
+        print(f"sb3-sparse report: nothing in {options.reference} has the tasks and frames of the study.", file=sys.stderr)
     for warning in summary.warnings:
         print(f"sb3-sparse report: {warning}", file=sys.stderr)
     made_by = f"{shlex.join(['sb3-sparse', 'report', *args])} (sb3-sparse {sb3_sparse.__version__})"
-    for ending, content in {**_tables(summary), **_pictures(summary), PAGE: to_html(summary, made_by, library)}.items():
+    contents = {**_tables(summary, published), **_pictures(summary), PAGE: to_html(summary, made_by, library, published)}
+    for ending, content in contents.items():
         path = output.with_name(output.name + ending)
         if content is None:
             # A picture of an earlier report is none of this one.
@@ -62,12 +74,13 @@ def report(args: list[str]) -> None:
         print(path)
 
 
-def _tables(summary: Summary) -> dict[str, bytes | None]:
+def _tables(summary: Summary, published: list[Beside]) -> dict[str, bytes | None]:
     axes = summary.grouping.axes
     comparisons = [comparison for found in summary.tasks.values() for comparison in found]
     return {
         RUNS: runs_csv(summary.study, summary.grouping.groups, axes).encode(),
         GROUPS: groups_csv(comparisons, axes).encode() if comparisons else None,
+        REFERENCES: as_csv([each.to_row() for each in published]).encode() if published else None,
     }
 
 

@@ -13,6 +13,7 @@ from sb3_sparse.results.statistics import CONFIDENCE, RESAMPLES, Curve
 from sb3_sparse.results.studies.figures import preferred
 from sb3_sparse.results.studies.grouping import MISSING, RETURN, Group, named, shown
 from sb3_sparse.results.studies.reading import FAILED, METRICS, PLASTICITY, UNFINISHED, log_end
+from sb3_sparse.results.studies.references import HEADER, Beside
 from sb3_sparse.results.studies.scaling import LEARNABLE, TOTAL, place, scaling_lines
 from sb3_sparse.results.studies.summary import Summary, describe_baseline
 from sb3_sparse.results.studies.tables import MAX_RETURNS, result_rows
@@ -42,13 +43,14 @@ def plotting_library() -> str:
     return str(get_plotlyjs())
 
 
-def to_html(summary: Summary, made_by: str, library: str) -> bytes:
+def to_html(summary: Summary, made_by: str, library: str, beside: Sequence[Beside] = ()) -> bytes:
     """
     The page.
 
     :param summary: What it shows.
     :param made_by: Command and versions that made it, plain text.
     :param library: From :func:`plotting_library`.
+    :param beside: From :func:`~sb3_sparse.results.studies.references.beside_references`.
     """
     scripts = [library, Path(__file__).with_name("page.js").read_text(encoding="utf-8")]
     # Nothing runs but these scripts, whatever names and logs contain, and nothing is fetched from anywhere.
@@ -63,6 +65,7 @@ def to_html(summary: Summary, made_by: str, library: str) -> bytes:
             _warnings(summary.warnings),
             "<noscript><p>The plots need JavaScript; the tables are all there without.</p></noscript>",
             *(_plots(summary) if summary.tasks else ["<p>No run has finished yet.</p>"]),
+            *_references(beside),
             *_without_result(summary),
             *_origins(summary, made_by),
             f'<script type="application/json" id="data">{_embedded(page_data(summary))}</script>',
@@ -171,6 +174,19 @@ def _plots(summary: Summary) -> list[str]:
             _plot("plasticity", "Mean over runs of what was measured while agents were trained, with 95 % bootstrap bands."),
         ]
     return [*found, *_tables(summary)]
+
+
+def _references(beside: Sequence[Beside]) -> list[str]:
+    """The table of published returns."""
+    if not beside:
+        return []
+    rows = [each.to_cells() for each in beside]
+    return [
+        "<h2>Beside published returns</h2>",
+        "<p>Means over runs, their difference and its 95 % interval by Welch's t. Means may be equal if the interval holds 0; "
+        "with few runs it holds much else.</p>",
+        f'<div class="scroll" tabindex="0">{table(HEADER, rows, left=3)}</div>',
+    ]
 
 
 def _select(name: str, label: str, options: dict[str, str]) -> str:

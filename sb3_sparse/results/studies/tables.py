@@ -27,7 +27,7 @@ def runs_csv(study: Study, groups: Sequence[Group], axes: Sequence[str]) -> str:
     labels = {id(run): group.label for group in groups for run in group.runs}
     metrics = list(dict.fromkeys([*METRICS, *(name for run in study.runs for name in run.values)]))
     rows = [_run_row(run, labels.get(id(run), ""), axes, metrics) for run in study.runs]
-    return _csv(rows)
+    return as_csv(rows)
 
 
 def _run_row(run: StudyRun, group: str, axes: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def groups_csv(comparisons: Sequence[Comparison], axes: Sequence[str]) -> str:
     :param axes: Names, without the seed.
     """
     metrics = list(dict.fromkeys(name for comparison in comparisons for name in comparison.group.metrics))
-    return _csv([_group_row(comparison, axes, metrics) for comparison in comparisons])
+    return as_csv([_group_row(comparison, axes, metrics) for comparison in comparisons])
 
 
 def _group_row(comparison: Comparison, axes: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
@@ -158,7 +158,12 @@ def _cell(value: Label | Any) -> Any:
     return float(value) if isinstance(value, np.floating) else value
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """
+    A table as text.
+
+    :param rows: Cells by column; the columns are those of all rows.
+    """
     header = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, header, restval="", lineterminator="\n")

@@ -1,0 +1,114 @@
+"""Groups of a study beside published returns."""
+
+import csv
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sb3_sparse import cli
+from sb3_sparse.results.statistics import Summarized, difference_of_means, student_quantile
+from sb3_sparse.results.studies.grouping import group_study
+from sb3_sparse.results.studies.reading import read_study
+from sb3_sparse.results.studies.references import action_repeat, beside_references, read_references, task_of
+from tests.results.studies.made import write_run
+
+CSV = """algorithm,task,frames,mean_return,sd,seeds
+sac_simba,cheetah_run,2000,429.0,58.1,10
+sac_simba,cheetah_run,4000,600.0,10.0,10
+sac_mlp,cheetah_run,2000,178.6,52.5,10
+sac_mlp,dog_run,2000,8.7,3.7,10
+"""
+REPEATED = {"env_wrapper": [{"sb3_sparse.dmc.DMCWrapper": {"action_repeat": 2}}]}
+
+
+def make(study, returns, **axes):
+    for seed, value in enumerate(returns):
+        settings = {"n_timesteps": 1000, "hyperparams": {**REPEATED, "policy_kwargs": axes}}
+        write_run(study, {**axes, "seed": seed}, [value], env="dm_control/cheetah-run-v0", settings=settings)
+
+
+@pytest.mark.parametrize("degrees", [1.0, 1.7, 2.0, 5.5, 30.0, 1e4])
+@pytest.mark.parametrize("probability", [0.5, 0.9, 0.975, 0.999])
+def test_quantiles_are_those_of_scipy(degrees, probability):
+    expected = stats.t.ppf(probability, degrees)
+    assert student_quantile(probability, degrees) == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
+def test_the_interval_is_welchs():
+    rng = np.random.default_rng(0)
+    for n, m in ((2, 2), (3, 10), (10, 3), (50, 7)):
+        first, second = rng.normal(3, 1, n), rng.normal(2, 5, m)
+        found = difference_of_means(*(Summarized(x.mean(), x.std(ddof=1), len(x)) for x in (first, second)))
+        expected = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+        np.testing.assert_allclose(found, [first.mean() - second.mean(), *expected], rtol=1e-4)
+
+
+def test_nothing_varies():
+    assert difference_of_means(Summarized(2.0, 0.0, 3), Summarized(1.0, 0.0, 3)) == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("wrong", [Summarized(1.0, 1.0, 1), Summarized(1.0, float("nan"), 3), Summarized(1.0, -1.0, 3)])
+def test_what_says_nothing_of_a_mean(wrong):
+    with pytest.raises(ValueError, match="expected two runs at least"):
+        difference_of_means(Summarized(1.0, 1.0, 3), wrong)
+
+
+def test_groups_stand_beside_what_was_published_for_as_many_frames(tmp_path):
+    path = tmp_path / "published.csv"
+    path.write_text(CSV)
+    make(tmp_path / "study", [400.0, 440.0, 450.0], sparsity=0.0)
+    make(tmp_path / "study", [200.0], sparsity=0.8)
+    groups = group_study(read_study(tmp_path / "study")).groups
+    found = beside_references(groups, read_references(path))
+    # 1,000 decisions are 2,000 frames; of a single run no interval is known.
+    assert [(each.group.axes["sparsity"], each.published.algorithm) for each in found] == [
+        (0.0, "sac_simba"),
+        (0.0, "sac_mlp"),
+    ]
+    assert [each.verdict for each in found] == ["may be equal", "differs"]
+    assert found[0].own == Summarized(430.0, pytest.approx(26.457513), 3)
+    assert found[1].difference == pytest.approx(430.0 - 178.6)
+
+
+def test_the_command_writes_them_down(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "published.csv"
+    path.write_text(CSV.replace("sac_mlp", "<i>sac</i>"))
+    make(tmp_path / "study", [400.0, 440.0, 450.0], sparsity=0.0)
+    cli.main(["report", "study", "--reference", "published.csv"])
+    assert "report_references.csv" in capsys.readouterr().out
+    with open("report_references.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["verdict"] for row in rows] == ["may be equal", "differs"]
+    assert float(rows[0]["difference"]) == pytest.approx(1.0)
+    text = (tmp_path / "report.html").read_text()
+    assert "Beside published returns" in text
+    assert "&lt;i&gt;sac&lt;/i&gt;" in text
+    assert "<i>sac</i>" not in text
+    # Without it, what an earlier report wrote goes away.
+    cli.main(["report", "study"])
+    assert not (tmp_path / "report_references.csv").exists()
+    path.write_text(CSV.replace("cheetah_run", "cheetah_walk"))
+    cli.main(["report", "study", "--reference", "published.csv"])
+    assert "nothing in published.csv has the tasks and frames of the study" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a,b\n1,2\n", "columns algorithm, task, frames"), (CSV.replace("429.0", "x"), "expected a CSV"), (None, "No such file")],
+)
+def test_files_that_are_something_else(tmp_path, text, message):
+    path = tmp_path / "published.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_references(path)
+
+
+def test_names_and_frames():
+    assert task_of("dm_control/ball_in_cup-catch-v0") == "ball_in_cup_catch"
+    assert task_of("Pendulum-v1") == "Pendulum"
+    assert action_repeat({"hyperparams": REPEATED}) == 2
+    assert action_repeat({"hyperparams": {"env_wrapper": "a.B"}}) == 1
+    assert action_repeat({}) == 1
