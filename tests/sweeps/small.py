@@ -19,10 +19,10 @@ from sb3_sparse.sweeps.processes import worker_environment
 from sb3_sparse.sweeps.study import Study
 from sb3_sparse.sweeps.worker import work
 from tests.resume.comparing import differences
-from tests.sweeps.misbehaving import SLOW
+from tests.sweeps.faulty import SLOW
 
 ROOT = Path(__file__).parents[2]
-STUDY, MISBEHAVING = "small", "tests.sweeps.misbehaving"
+STUDY, FAULTY = "small", "tests.sweeps.faulty"
 # Sparse networks, evaluations, plasticity: all that a run leaves.
 PLAN = {
     "study": STUDY,
@@ -39,7 +39,7 @@ PLAN = {
     },
     "callbacks": [
         {"sb3_sparse.plasticity.PlasticityCallback": {"log_freq": 200, "n_samples": 32}},
-        f"{MISBEHAVING}.Slow",
+        f"{FAULTY}.Slow",
     ],
     "axes": {"learning_rate": [1e-2, 1e-3], "seed": 2},
 }

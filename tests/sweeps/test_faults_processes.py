@@ -190,13 +190,13 @@ def by_kind(**kinds):
     return {
         "callbacks": common,
         "axes": {"kind": {"well": None, **{name: {"callbacks": [call]} for name, call in kinds.items()}}},
-        "gym_packages": ["tests.sweeps.misbehaving"],
+        "gym_packages": ["tests.sweeps.faulty"],
     }
 
 
 @pytest.mark.full
 def test_runs_that_raise_or_end_their_process_do_not_stop_the_others(here):
-    at = f"{small.MISBEHAVING}."
+    at = f"{small.FAULTY}."
     kinds = by_kind(
         raises={f"{at}Raises": {"at": 320, "unless": "repaired"}},
         exits={f"{at}Exits": {"at": 120}},

@@ -104,7 +104,7 @@ def test_what_is_kept_elsewhere_goes_on_at_another_place(four_runs, here):
 @pytest.mark.full
 @pytest.mark.parametrize("is_stored", [False, True])
 def test_a_run_that_ends_its_process_is_given_up(is_stored, here):
-    kinds = {"well": None, "exits": {"callbacks": [{f"{small.MISBEHAVING}.Exits": {"at": 20}}]}}
+    kinds = {"well": None, "exits": {"callbacks": [{f"{small.FAULTY}.Exits": {"at": 20}}]}}
     small.write_plan(here, axes={"kind": kinds})
     storage = ("--storage", f"file://{here}/store") if is_stored else ()
     text = small.sweep("plan.yml", *OPTIONS, "--jobs", 2, *storage, cwd=here, status=1)
