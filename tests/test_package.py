@@ -175,6 +175,7 @@ def test_the_wheel_has_the_hyperparameters(distributions):
     names = zipfile.ZipFile(wheel).namelist()
     assert {f"sb3_sparse/hyperparams/{path.name}" for path in (ROOT / "hyperparams").glob("*.yml")} <= set(names)
     assert "sb3_sparse/py.typed" in names
+    assert {"sb3_sparse/results/studies/page.js", "sb3_sparse/results/studies/page.css"} <= set(names)
     assert not [name for name in names if name.startswith("tests")]
 
 

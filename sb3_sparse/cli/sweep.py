@@ -17,16 +17,16 @@ from sb3_sparse.common.validation import positive, whole_number
 from sb3_sparse.results.studies.reading import RUNS_FOLDER
 from sb3_sparse.resume.signals import EXIT_STATUS
 from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
-from sb3_sparse.sweeps.estimate import cost_of, free_memory, kind_of, measure_kinds, overview
-from sb3_sparse.sweeps.execute import tidy
-from sb3_sparse.sweeps.measure import Measured
-from sb3_sparse.sweeps.plan import PlannedRun
-from sb3_sparse.sweeps.processes import run_in_processes
-from sb3_sparse.sweeps.ray_cluster import run_on_ray
-from sb3_sparse.sweeps.storage import Storage
+from sb3_sparse.sweeps.backends.processes import run_in_processes
+from sb3_sparse.sweeps.backends.ray_cluster import run_on_ray
+from sb3_sparse.sweeps.backends.worker import interruptible, work
+from sb3_sparse.sweeps.planning.estimate import cost_of, free_memory, kind_of, measure_kinds, overview
+from sb3_sparse.sweeps.planning.measure import Measured
+from sb3_sparse.sweeps.planning.plan import PlannedRun
+from sb3_sparse.sweeps.runs.execute import tidy
+from sb3_sparse.sweeps.runs.storage import Storage
 from sb3_sparse.sweeps.study import Study, open_study, status_text
 from sb3_sparse.sweeps.view import View
-from sb3_sparse.sweeps.worker import interruptible, work
 
 BACKENDS = ("ray", "processes")
 # Of a machine's memory, what runs may fill together.

@@ -61,6 +61,13 @@ def fraction(name: str, value: Any) -> float:
     return _number(name, value, lambda number: 0.0 <= number <= 1.0, "a number in [0, 1]")
 
 
+def finite(name: str, value: Any) -> float:
+    """
+    :raises ValueError: If it is not a finite number.
+    """
+    return _number(name, value, lambda number: abs(number) <= sys.float_info.max, "a finite number")
+
+
 def positive(name: str, value: Any) -> float:
     """
     :raises ValueError: If it is not a finite number above 0.

@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -49,8 +50,9 @@ class DrQv2(OffPolicyAlgorithm):
     :param batch_size: Transitions of an update.
     :param tau: How far the target of the critic moves in an update.
     :param gamma: Discount factor.
-    :param train_freq: Steps between updates.
-    :param gradient_steps: Updates each time; -1 is as many as steps since the last time.
+    :param train_freq: Steps between updates. Several environments step at once, and that counts once, as in SB3.
+    :param gradient_steps: Updates each time; -1 is as many as steps since the last time, of all environments. As published, an
+        update for two decisions, are ``n`` environments with ``train_freq=1, gradient_steps=n // 2``.
     :param n_steps: Rewards of so many steps make a transition.
     :param exploration_initial_std: Standard deviation of the noise on actions at first.
     :param exploration_final_std: In the end.
@@ -59,7 +61,7 @@ class DrQv2(OffPolicyAlgorithm):
     :param noise_clip: Where the noise is cut off in updates, which the critic's targets and the actor are trained with.
     :param shift_pad: Pixels that images are shifted by, at most. 0 leaves the shifts out.
     :param replay_buffer_class: By default single frames are kept, see :class:`FrameReplayBuffer`, if the channels are those of
-        several frames.
+        several frames. Buffers of this package, and SB3's ``NStepReplayBuffer``, take ``n_steps`` and ``gamma`` from here.
     :param replay_buffer_kwargs: Of the replay buffer. ``n_stack`` says how many frames an observation has, where its channels
         do not: by default three make a frame, or each is one if they are no multiple of three.
     :param kwargs: Of SB3's ``OffPolicyAlgorithm``: ``policy_kwargs``, ``tensorboard_log``, ``verbose``, ``seed``, and so on.
@@ -99,6 +101,10 @@ class DrQv2(OffPolicyAlgorithm):
         _init_setup_model: bool = True,
         **kwargs: Any,
     ):
+        env = maybe_make_env(env, kwargs.get("verbose", 0))
+        if isinstance(getattr(env, "observation_space", None), spaces.Dict):
+            # SB3 would name a policy that there is not.
+            check_images(env.observation_space)
         n_steps = whole_number("n_steps", n_steps, 1)
         self.exploration_initial_std = non_negative("exploration_initial_std", exploration_initial_std)
         self.exploration_final_std = non_negative("exploration_final_std", exploration_final_std)
@@ -135,8 +141,7 @@ class DrQv2(OffPolicyAlgorithm):
                 f"n_steps={self.n_steps}, and the replay buffer's is {self.replay_buffer_kwargs['n_steps']}: say n_steps "
                 "once, as a keyword of DrQv2. A saved agent keeps its own: leave it out of load, or make a new agent."
             )
-        if self.replay_buffer_class is None:
-            self.replay_buffer_class, self.replay_buffer_kwargs = self._default_buffer()
+        self.replay_buffer_class, self.replay_buffer_kwargs = self._buffer()
         # SB3 warns of steps that a buffer class does not get from it. Ours has them already.
         n_steps = self.n_steps
         self.n_steps = 1 if self.replay_buffer_kwargs.get("n_steps") else n_steps
@@ -146,15 +151,25 @@ class DrQv2(OffPolicyAlgorithm):
         self.shift = RandomShift(self.shift_pad)
         self.policy.noise_std = self.exploration_std
 
-    def _default_buffer(self) -> tuple[type[ReplayBuffer], dict[str, Any]]:
-        """What keeps the least memory for these images."""
-        kwargs = {"n_steps": self.n_steps, "gamma": self.gamma, **self.replay_buffer_kwargs}
+    def _buffer(self) -> tuple[type[ReplayBuffer], dict[str, Any]]:
+        """Class of the replay buffer, by default what keeps the least memory for these images, and its keywords."""
+        kind, kwargs = self.replay_buffer_class, dict(self.replay_buffer_kwargs)
+        if kind is None or issubclass(kind, (ComposedReplayBuffer, NStepReplayBuffer)):
+            kwargs = {"n_steps": self.n_steps, "gamma": self.gamma, **kwargs}
         n_channels = self.observation_space.shape[0]  # type: ignore[index]
         n_stack = kwargs.get("n_stack", n_channels // 3 if n_channels % 3 == 0 else n_channels)
-        if n_stack == 1:
+        if kind is None and n_stack == 1:
             kwargs.pop("n_stack", None)
+            if "storage_path" in kwargs:
+                raise ValueError(
+                    f"storage_path={kwargs['storage_path']!r}: images of shape {self.observation_space.shape} are single "
+                    "frames, which are kept in memory alone. Stack several (n_stack= of PixelObservations, VecFrameStack); "
+                    "where they are stacked, replay_buffer_kwargs=dict(n_stack=...) says how many there are."
+                )
             return ComposedReplayBuffer, kwargs
-        return FrameReplayBuffer, {**kwargs, "n_stack": n_stack}
+        if kind is None or issubclass(kind, FrameReplayBuffer):
+            kwargs["n_stack"] = n_stack
+        return kind or FrameReplayBuffer, kwargs
 
     def fixed_settings(self) -> dict[str, Any]:
         """What made its replay buffer, as keywords of the constructor; a class only where it is not the default."""
@@ -179,7 +194,9 @@ class DrQv2(OffPolicyAlgorithm):
         # An episode ends here that the buffer knows no end of, or the buffer is another one than the episode began with.
         assert self.replay_buffer is not None
         check_buffer(self, self.replay_buffer)
-        cut_off(self.replay_buffer, None if begins_anew else self._last_obs)
+        # What the buffer has of it is not normalised.
+        seen = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
+        cut_off(self.replay_buffer, None if begins_anew else seen)
         return found
 
     def _sample_action(

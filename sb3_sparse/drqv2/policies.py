@@ -6,7 +6,7 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.preprocessing import get_action_dim, is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, get_actor_critic_arch
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
@@ -221,6 +221,12 @@ def check_images(space: spaces.Space, normalize_images: bool = True) -> None:
         raise ValueError(
             f"images of {space.dtype}: expected uint8, 0 to 255. Convert them in the environment, which is a quarter of the "
             "memory too; or pass policy_kwargs=dict(normalize_images=False) if they are in [0, 1] already."
+        )
+    if normalize_images and not is_image_space(space):
+        # SB3 leaves them as they are, where the encoder expects [0, 1].
+        raise ValueError(
+            f"images of uint8 from {space.low.min()} to {space.high.max()}: expected bounds of 0 and 255, by which SB3 knows "
+            "images. Say spaces.Box(0, 255, shape, np.uint8) in the environment."
         )
     n_channels, height, width = space.shape
     if n_channels > min(height, width):

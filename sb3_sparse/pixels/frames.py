@@ -1,5 +1,6 @@
 """Where frames come from: MuJoCo, in the size that is wanted, or whatever an environment draws, resized."""
 
+import os
 import sys
 from typing import Any, Protocol
 
@@ -35,15 +36,27 @@ def frames_of(env: gym.Env, size: int, camera_id: int | str | None, rendering: s
     :param camera_id: Of MuJoCo, the number or the name of a camera; None for the usual one.
     :param rendering: A name in ``RENDERINGS``.
     :raises ValueError: If the environment cannot be drawn, or not in such a way.
+    :raises RuntimeError: If it shows itself in a window, and there is no display.
     """
     choice("rendering", rendering, RENDERINGS)
     scene = _scene_of(env)
     if scene is not None:
+        _check_display(env)
         return MujocoFrames(env, scene, size, camera_id, rendering)
     for name, value, usual in (("camera_id", camera_id, None), ("rendering", rendering, "exact")):
         if value != usual:
             raise ValueError(f"{name}={value!r}: {env} draws its pictures itself, without MuJoCo, and has only one way to.")
     return RenderedFrames(env, size)
+
+
+def _check_display(env: gym.Env) -> None:
+    # GLFW, which opens the window at the first step, ends the program there.
+    has_display = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if env.render_mode == "human" and not has_display:
+        raise RuntimeError(
+            "render_mode='human': a window needs a display, and neither DISPLAY nor WAYLAND_DISPLAY is set. Leave the mode "
+            "out: observations are drawn without a window. For sb3-sparse enjoy: --no-render."
+        )
 
 
 class RenderedFrames:

@@ -117,8 +117,11 @@ class PixelObservations(gym.Wrapper, RecordConstructorArgs):
         return self._frames.frame().transpose(2, 0, 1)
 
     def _rescaled(self, action: Any) -> Any:
-        """From [-1, 1] to the range of the environment, in its precision."""
+        """From [-1, 1] to the range of the environment, in its precision; of whole numbers the nearest one."""
         if self._bounds is None:
             return action
         low, high = self._bounds
+        if np.issubdtype(low.dtype, np.integer):
+            middle = low + (high.astype(float) - low) * ((np.asarray(action, float) + 1) / 2)
+            return np.rint(middle).astype(low.dtype)
         return low + (high - low) * ((np.asarray(action, low.dtype) + 1) / 2)

@@ -12,9 +12,15 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_sparse.common.validation import flag, fraction, whole_number
+from sb3_sparse.common.warn import warn_user
 from sb3_sparse.replay.n_step import windows
 from sb3_sparse.replay.owner import algorithm_behind, check_gamma
 from sb3_sparse.replay.storage import ObservationStorage, WholeObservations
+
+try:
+    import psutil
+except ImportError:
+    psutil = None
 
 
 class ComposedReplayBuffer(ReplayBuffer):
@@ -66,6 +72,17 @@ class ComposedReplayBuffer(ReplayBuffer):
         self.rewards, self.dones, self.timeouts = (np.zeros(ring, dtype=np.float32) for _ in range(3))
         self.storage = self._make_storage()
         self._check_gamma(sys._getframe(1))
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        """Warn as SB3's buffers do: memory is taken when steps come, hours after the arrays were made."""
+        available = None if psutil is None else psutil.virtual_memory().available
+        if available is not None and self.nbytes > available:
+            warn_user(
+                f"the full replay buffer takes {self.nbytes / 1e9:.1f} GB, and {available / 1e9:.1f} GB of memory are free: "
+                "the system may end the program then. Choose a smaller buffer_size, or FrameReplayBuffer in a file, by "
+                "storage_path=."
+            )
 
     def _check_gamma(self, caller: FrameType) -> None:
         if self.n_steps > 1:

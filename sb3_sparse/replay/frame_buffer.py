@@ -78,6 +78,10 @@ class FrameReplayBuffer(ComposedReplayBuffer):
         rings = None if self.store is None else self.store.rings
         return FrameStacks(self.observation_space, self.buffer_size, self.n_envs, self.n_stack, rings)
 
+    def _check_memory(self) -> None:
+        if self.store is None:
+            super()._check_memory()
+
     def _make_store(self, options: Options) -> FrameStore:
         # Says what is wrong with the space, if something is.
         FrameStacks(self.observation_space, 1, self.n_envs, self.n_stack)

@@ -18,8 +18,15 @@ def algorithm_behind(caller: FrameType | None) -> BaseAlgorithm | None:
     frame, owner = caller, None
     # Past subclasses of the buffer or policy, and functions around them.
     while frame is not None and (owner is None or isinstance(owner, (ReplayBuffer, nn.Module))):
-        owner, frame = frame.f_locals.get("self"), frame.f_back
+        owner, frame = _self_of(frame), frame.f_back
     return owner if isinstance(owner, BaseAlgorithm) else None
+
+
+def _self_of(frame: FrameType) -> object:
+    """``self`` there; None if there is none."""
+    # Of no other function are the variables looked at: up to Python 3.12 a copy of them would outlive what is deleted there.
+    code = frame.f_code
+    return frame.f_locals.get("self") if "self" in (*code.co_varnames, *code.co_freevars) else None
 
 
 def check_gamma(algorithm: BaseAlgorithm | None, buffer: ReplayBuffer | None) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -209,17 +210,21 @@ def _read_rows(file: Iterable[str], lines_before: int, is_number: Callable[[str]
     """
     reader = csv.reader(file)
     header = next(reader, [])
+    numbers = [name for name in header if is_number(name)]
     rows, problem = [], ""
     for cells in reader:
         if problem:
             raise ValueError(problem)
         if len(cells) not in (0, len(header)):
             problem = f"line {lines_before + reader.line_num}: {len(cells)} cells, and {len(header)} columns"
-        for name, cell in zip(header, cells, strict=False):
-            if not problem and is_number(name) and cell and not _is_number(cell):
-                problem = f"line {lines_before + reader.line_num}: {name} is {cell!r}, which is no number"
+        row = dict(zip(header, cells, strict=False))
+        try:
+            for name in numbers:
+                float(row.get(name) or 0)
+        except ValueError:
+            problem = problem or f"line {lines_before + reader.line_num}: {name} is {row[name]!r}, which is no number"
         if cells and not problem:
-            rows.append(dict(zip(header, cells, strict=True)))
+            rows.append(row)
     return rows
 
 
@@ -306,13 +311,18 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def _series(x: Iterable[float], y: Iterable[float]) -> Series:
     """Sorted by timesteps, only finite points, the last one of equal timesteps: a resumed run may repeat some."""
-    points = {float(a): float(b) for a, b in zip(x, y, strict=True) if np.isfinite(a) and np.isfinite(b)}
-    steps = sorted(points)
-    return Series(np.array(steps), np.array([points[step] for step in steps]))
+    points = np.array([list(x), list(y)], dtype=np.float64)
+    points = points[:, np.isfinite(points).all(axis=0)]
+    # The first of equal ones from behind.
+    steps, places = np.unique(points[0, ::-1], return_index=True)
+    return Series(steps, points[1, ::-1][places])
 
 
 def _number(text: str) -> float:
-    return float(text) if _is_number(text) else float("nan")
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _scaled(series: Series | None, factor: float) -> Series | None:

@@ -1,6 +1,7 @@
 """Statistics over runs: means, and how sure they are. NumPy alone."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -44,13 +45,21 @@ def bootstrap_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values = np.asarray(values)
     if not values.ndim or not len(values):
         raise ValueError(f"values of shape {values.shape}: expected a row for each run, and at least one.")
-    n = len(values)
-    draws = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
-    # How often each run was drawn, so that the means of all draws are one product of matrices.
-    weights = np.stack([np.bincount(draw, minlength=n) for draw in draws]) / n
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.tensordot(weights, values, axes=1), [tail, 1 - tail], axis=0)
+    # The draws in the last dimension, where they lie side by side in memory.
+    means = np.tensordot(values, _weights(len(values)), axes=(0, 1))
+    low, high = np.quantile(means, [tail, 1 - tail], axis=-1)
     return low, high
+
+
+# Many curves have as many runs; of few numbers of runs, since of many the weights are large.
+@lru_cache(maxsize=4)
+def _weights(n: int) -> np.ndarray:
+    """How often each of ``n`` runs is drawn, so that the means of all draws are one product of matrices."""
+    draws = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
+    weights: np.ndarray = np.stack([np.bincount(draw, minlength=n) for draw in draws]) / n
+    weights.flags.writeable = False
+    return weights
 
 
 def mean_curve(runs: list[Series]) -> Curve:

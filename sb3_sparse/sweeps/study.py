@@ -8,12 +8,14 @@ from sb3_sparse.common.files import written_beside
 from sb3_sparse.common.literals import parse_literal
 from sb3_sparse.results.evaluations import aligned
 from sb3_sparse.results.studies.reading import FAILED_FILE, PLAN_FILE, RUN_FILE, RUNS_FOLDER
-from sb3_sparse.sweeps.execute import How, how_of, write_run
-from sb3_sparse.sweeps.plan import Plan, PlannedRun, read_plan
-from sb3_sparse.sweeps.run_folder import STATES, STATUS_FILE, RunFolder
-from sb3_sparse.sweeps.yaml_plain import write_yaml
+from sb3_sparse.sweeps.planning.plan import Plan, PlannedRun, read_plan
+from sb3_sparse.sweeps.planning.yaml_plain import write_yaml
+from sb3_sparse.sweeps.runs.execute import How, how_of, write_run
+from sb3_sparse.sweeps.runs.run_folder import STATES, STATUS_FILE, RunFolder
 
 DEFAULT_FOLDER = "logs/sweeps"
+#: Plans that come with the package.
+PLANS = Path(__file__).parent / "plans"
 
 
 class Study:
@@ -82,18 +84,26 @@ def open_study(place: Path, folder: Path | None) -> Study:
     """
     The study of a plan, or the one in a folder.
 
-    :param place: A file, or the folder of a study.
+    :param place: A file, the folder of a study, or the name of a plan that comes with the package: ``small/figure_01``.
     :param folder: Of studies; None: the usual one, or where the study is.
     :raises ValueError: If there is none, or something in the plan is wrong.
     """
     if place.is_dir():
-        if not (place / PLAN_FILE).is_file():
-            raise ValueError(f"{place} has no {PLAN_FILE}: expected a plan, or the folder of a study.")
+        if not (place / PLAN_FILE).is_file() or not (place / RUNS_FOLDER).is_dir():
+            raise ValueError(
+                f"{place} has no {PLAN_FILE} beside a folder {RUNS_FOLDER}: expected a plan, or a study's folder."
+            )
         plan = read_plan(place / PLAN_FILE)
         # Under whatever name it lies there.
         study = Study(plan, place.parent)
         study.path = place
         return study
+    packaged = PLANS / place.with_name(f"{place.name}.yml")
+    if not place.exists() and packaged.is_file():
+        place = packaged
+    elif not place.exists():
+        known = sorted(str(path.relative_to(PLANS).with_suffix("")) for path in PLANS.rglob("*.yml"))
+        raise ValueError(f"there is no plan {str(place)!r}: expected a file, or one that comes with the package, {known}.")
     return Study(read_plan(place), folder or Path(DEFAULT_FOLDER))
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from sb3_sparse.sweeps.execute import FAILED, STOPPED, TAKEN
-from sb3_sparse.sweeps.run_folder import STATUS_FILE, RunFolder
+from sb3_sparse.sweeps.runs.execute import FAILED, STOPPED, TAKEN
+from sb3_sparse.sweeps.runs.run_folder import STATUS_FILE, RunFolder
 
 # Seconds between two looks at the files of running runs.
 LOOK = 2.0

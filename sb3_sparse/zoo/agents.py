@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    EvalCallback,
+    StopTrainingOnNoModelImprovement,
+    StopTrainingOnRewardThreshold,
+)
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
@@ -21,7 +27,7 @@ from sb3_sparse.zoo.algorithms import algorithms
 from sb3_sparse.zoo.environments import make_known
 from sb3_sparse.zoo.exact_runs import ExactRun, exactly
 from sb3_sparse.zoo.hyperparameters import hyperparams_file
-from sb3_sparse.zoo.manager import experiment_manager
+from sb3_sparse.zoo.manager import experiment_manager, without_evaluation
 from sb3_sparse.zoo.patches import registered
 from sb3_sparse.zoo.rl_zoo import part
 
@@ -77,6 +83,8 @@ def train_in_folder(
     checkpoint_every: int,
     patience: float = ExactRun.patience,
     callbacks: Sequence[BaseCallback] = (),
+    stop_at: float | None = None,
+    stop_after: int | None = None,
     seed: int = 0,
     **options: Any,
 ) -> BaseAlgorithm:
@@ -92,6 +100,8 @@ def train_in_folder(
     :param checkpoint_every: Steps between two checkpoints, of which the newest stays.
     :param patience: Seconds in which an exact point has to come after a signal.
     :param callbacks: Besides those of the hyperparameters, the same each time.
+    :param stop_at: Mean return of an evaluation with which training ends.
+    :param stop_after: So many evaluations in a row without a better one end training.
     :param seed: Of everything.
     :param options: Of rl-zoo3's ``ExperimentManager``, for example ``eval_freq``.
     :return: The agent, whose environment is closed.
@@ -109,18 +119,35 @@ def train_in_folder(
         manager = _manager(
             *(algo, env_id, config_folder, config, None, None, seed),
             {"n_timesteps": n_timesteps, "log_interval": -1, **options},
-            kind=exactly(experiment_manager(literals=True), exact),
+            kind=exactly(without_evaluation(experiment_manager()), exact),
         )
         set_random_seed(seed)
         model = _set_up(manager)
         manager.callbacks += callbacks
-        for each in all_callbacks(CallbackList(manager.callbacks)):
-            if isinstance(each, EvalCallback):
-                # Of large networks, the files of best agents are most of what a study leaves.
-                each.best_model_save_path = None
-        manager.learn(model)
-        manager.save_trained_model(model)
+        evaluations = [each for each in all_callbacks(CallbackList(manager.callbacks)) if isinstance(each, EvalCallback)]
+        for each in evaluations:
+            # Of large networks, the files of best agents are most of what a study leaves.
+            each.best_model_save_path = None
+            _stop_early(each, stop_at, stop_after)
+        try:
+            manager.learn(model)
+            manager.save_trained_model(model)
+        finally:
+            # rl-zoo3 leaves them to the end of the process.
+            for env in (model.get_env(), *(each.eval_env for each in evaluations)):
+                env.close()
     return manager.resumed or model
+
+
+def _stop_early(evaluation: EvalCallback, stop_at: float | None, stop_after: int | None) -> None:
+    if stop_at is not None:
+        others = [each for each in [evaluation.callback_on_new_best] if each is not None]
+        evaluation.callback_on_new_best = CallbackList([*others, StopTrainingOnRewardThreshold(stop_at)])
+        evaluation.callback_on_new_best.parent = evaluation
+    if stop_after is not None:
+        # SB3's ends with one more than it is given.
+        evaluation.callback = StopTrainingOnNoModelImprovement(stop_after - 1)
+        evaluation.callback.parent = evaluation
 
 
 def packaged_hyperparams(algo: str, env_id: str) -> dict[str, Any]:

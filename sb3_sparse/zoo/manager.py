@@ -37,7 +37,7 @@ OVERRIDDEN = (
 )
 
 
-def experiment_manager(reads_only: bool = False, literals: bool = False) -> type:
+def experiment_manager(reads_only: bool = False) -> type:
     """
     A subclass of rl-zoo3's ``ExperimentManager``.
 
@@ -48,7 +48,6 @@ def experiment_manager(reads_only: bool = False, literals: bool = False) -> type
 
     :param reads_only: Whether the hyperparameters may come from anybody: what rl-zoo3 would evaluate is read as literals
         instead, and callbacks are left out.
-    :param literals: Whether they may, and callbacks are used: names have to be those of policies, wrappers and callbacks.
     :raises ImportError: If rl-zoo3 is missing, or a version that lacks what is overridden.
     """
     base = part("exp_manager.ExperimentManager")
@@ -75,12 +74,10 @@ def experiment_manager(reads_only: bool = False, literals: bool = False) -> type
             is_ours = is_our_policy(self.algo, hyperparams.get("policy"))
             if is_ours or self.algo in STREAM_KAPPAS:
                 _wrap_dmc(self.env_name.gym_id, PIXEL_WRAPPER if self.algo == "drqv2" else DMC_WRAPPER, hyperparams, saved)
-            names = EVALUATED_BY_RL_ZOO if reads_only or literals else ("policy_kwargs",) if is_ours else ()
+            names = EVALUATED_BY_RL_ZOO if reads_only else ("policy_kwargs",) if is_ours else ()
             _read(hyperparams, names)
             if reads_only:
                 hyperparams.pop("callback", None)
-            if literals:
-                check_classes(hyperparams)
             return hyperparams, saved
 
         def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> tuple[Any, ...]:
@@ -89,6 +86,8 @@ def experiment_manager(reads_only: bool = False, literals: bool = False) -> type
                 # Those of a file too, which rl-zoo3 leaves out of evaluations.
                 self.eval_env_kwargs = self.env_kwargs
             _check(part("utils.ALGOS")[self.algo], for_algorithm, self.continue_training)
+            if self.optimize_hyperparameters:
+                _check_search(for_algorithm)
             return (for_algorithm, *others)
 
         def load_trial(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -111,6 +110,26 @@ def experiment_manager(reads_only: bool = False, literals: bool = False) -> type
     return SparseExperimentManager
 
 
+def without_evaluation(base: type) -> type:
+    """
+    An experiment manager whose hyperparameters may come from anybody: what rl-zoo3 would evaluate is read as literals, and
+    what is named by its place to import has to be a policy, a wrapper or a callback.
+
+    :param base: The experiment manager.
+    """
+
+    class CarefulManager(base):
+        """See :func:`without_evaluation`."""
+
+        def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+            hyperparams, saved = super().read_hyperparameters()
+            _read(hyperparams, EVALUATED_BY_RL_ZOO)
+            check_classes(hyperparams)
+            return hyperparams, saved
+
+    return CarefulManager
+
+
 def _read(hyperparams: dict[str, Any], names: Iterable[str]) -> None:
     """Put objects in place of strings: literals of some names, and our replay buffers, of which rl-zoo3 knows nothing."""
     hyperparams.update({name: read_setting(name, hyperparams[name]) for name in names if name in hyperparams})
@@ -129,6 +148,16 @@ def _check(algorithm: type[BaseAlgorithm], hyperparams: dict[str, Any], continue
     print(f"As they are in the saved agent, whatever is set: {', '.join([*kept, *_POLICY])}")
     for name in kept:
         del hyperparams[name]
+
+
+def _check_search(hyperparams: dict[str, Any]) -> None:
+    """See whether trials of a search have buffers of their own: one in a file would go on with the steps of those before."""
+    path = (hyperparams.get("replay_buffer_kwargs") or {}).get("storage_path")
+    if path is not None:
+        raise WrongSettingError(
+            f"storage_path={path!r} in replay_buffer_kwargs: every trial of a search would learn from the steps of the "
+            "trials before it. Leave it out, which keeps the buffer in memory, and choose a smaller buffer_size."
+        )
 
 
 class _WritesKeptSettings:

@@ -104,7 +104,7 @@ def test_the_data_of_the_page(tmp_path):
     np.testing.assert_allclose(group["values"]["final"][:3], shown, rtol=1e-4)
     assert len(group["values"]["final"][3]) == 5
     assert [len(part) for part in group["curves"]["return"]] == [20] * 4
-    assert [len(part) for part in group["curves"]["plasticity/critic_srank"]] == [100] * 4, "thinned"
+    assert [len(part) for part in group["curves"]["plasticity/critic_srank"]] == [50] * 4, "thinned"
     assert "width=1, sparsity=0; its other axes" in page()
 
 

@@ -59,9 +59,11 @@ class StandIn(DrQv2):
         if len(self.observation_space.shape) != 3:
             self.shift = nn.Identity()
 
-    def _default_buffer(self) -> tuple[type, dict[str, Any]]:
+    def _buffer(self) -> tuple[type, dict[str, Any]]:
         if len(self.observation_space.shape) == 3:
-            return super()._default_buffer()
+            return super()._buffer()
+        if self.replay_buffer_class is not None:
+            return self.replay_buffer_class, self.replay_buffer_kwargs
         return ComposedReplayBuffer, {"n_steps": self.n_steps, "gamma": self.gamma, **self.replay_buffer_kwargs}
 
 

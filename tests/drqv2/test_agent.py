@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from sb3_sparse.drqv2 import DrQv2, DrQv2Policy
 from sb3_sparse.plasticity import PlasticityCallback, ResetCallback
@@ -62,6 +63,16 @@ def test_windows_do_not_run_on_into_another_trajectory():
     model.learn(4, reset_num_timesteps=False)
     # It goes on, and ends after 12 steps, by its own time limit.
     assert np.flatnonzero(model.replay_buffer.timeouts[:24, 0]).tolist() == [9, 21]
+
+
+def test_a_trajectory_that_goes_on_is_not_cut_where_observations_are_normalized():
+    env = VecNormalize(DummyVecEnv([lambda: Dot(length=1000)]))
+    model = agent(env, dict(normalize_images=False), learning_starts=1000)
+    model.learn(10)
+    model.learn(10, reset_num_timesteps=False)
+    assert not model.replay_buffer.timeouts.any()
+    model.learn(1)
+    assert np.flatnonzero(model.replay_buffer.timeouts).tolist() == [19]
 
 
 def test_the_target_begins_as_the_critic():
@@ -129,6 +140,29 @@ def test_frames_are_found_by_their_channels(shape, kind, n_stack):
     assert (buffer.n_steps, buffer.gamma) == (3, 0.99)
 
 
+@pytest.mark.parametrize("kind", [FrameReplayBuffer, ComposedReplayBuffer, NStepReplayBuffer])
+def test_a_buffer_that_is_named_gets_what_is_not_said(kind):
+    buffer = agent(n_steps=2, gamma=0.9, replay_buffer_class=kind).learn(12).replay_buffer
+    assert type(buffer) is kind
+    assert (buffer.n_steps, buffer.gamma) == (2, 0.9)
+    assert getattr(buffer, "n_stack", 3) == 3
+
+
+def test_a_saved_agent_goes_on_with_a_buffer_in_a_file(tmp_path):
+    agent(n_steps=2).learn(12).save(tmp_path / "agent")
+    keywords = dict(storage_path=tmp_path / "store", rewind=0)
+    loaded = DrQv2.load(tmp_path / "agent", env=Dot(), replay_buffer_kwargs=keywords).learn(12)
+    buffer = loaded.replay_buffer
+    assert (buffer.n_steps, buffer.gamma, buffer.n_stack, buffer.store.folder) == (2, 0.99, 3, tmp_path / "store")
+
+
+def test_single_frames_are_not_kept_in_a_file(tmp_path):
+    keywords = dict(storage_path=tmp_path / "store")
+    with pytest.raises(ValueError, match=r"storage_path=.*\(3, 24, 24\).*single frames"):
+        agent(Other(IMAGES), replay_buffer_kwargs=keywords)
+    assert not (tmp_path / "store").exists()
+
+
 def test_gray_frames_stacked_by_sb3():
     class Gray(Dot):
         def __init__(self):
@@ -161,9 +195,13 @@ IMAGES = spaces.Box(0, 255, (3, 24, 24), np.uint8)
     ("env", "says"),
     [
         (Other(spaces.Box(-1, 1, (4,), np.float32)), "DrQ-v2 learns from images"),
-        (Other(spaces.Dict(a=IMAGES)), "dict observation space"),
+        # Not SB3's advice to take another policy, of which there is none.
+        (Other(spaces.Dict(a=IMAGES)), r"observation space Dict.*: DrQ-v2 learns from images"),
         (Other(spaces.Box(0, 1, (3, 24, 24), np.float32)), "images of float32: expected uint8"),
         (Other(spaces.Box(0, 255, (3, 14, 24), np.uint8)), "images of 14 x 24 pixels"),
+        # SB3 would not divide them by 255, and say nothing.
+        (Other(spaces.Box(0, 250, (3, 24, 24), np.uint8)), "images of uint8 from 0 to 250: expected bounds of 0 and 255"),
+        (Other(spaces.Box(0, 1, (24, 24, 3), np.uint8)), "images of uint8 from 0 to 1: expected bounds of 0 and 255"),
         (Other(IMAGES, spaces.Discrete(3)), "Discrete"),
     ],
 )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.env_util import make_vec_env
 from torch.nn import functional as F
 
 from sb3_sparse.sparse import SparseLinear
@@ -178,6 +179,14 @@ def test_updates_after_so_many_steps(n, expected):
     model.learn(n)
     # One in every second step after the first 2,000, as published within one: floor((N - 2000) / 2).
     assert abs(sum(updates) - (n - 2000) // 2) <= 1
+
+
+@pytest.mark.parametrize(
+    ("n_envs", "settings", "decisions_of_an_update"), [(4, {}, 8), (4, dict(train_freq=1, gradient_steps=2), 2)]
+)
+def test_updates_of_several_environments(n_envs, settings, decisions_of_an_update):
+    model = agent(make_vec_env(Dot, n_envs, seed=0), learning_starts=40, **settings).learn(200)
+    assert model._n_updates == 160 // decisions_of_an_update
 
 
 def test_the_schedule_of_the_noise():

@@ -96,6 +96,18 @@ def test_gymnasiums_own_mujoco_in_this_size_whatever_the_render_mode(render_mode
     plain.close()
 
 
+def test_a_window_without_a_display_is_an_error(monkeypatch):
+    """And not the end of the program, as in GLFW, at the first step."""
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    for make in (cartpole, lambda render_mode: PixelObservations(gym.make("HalfCheetah-v5", render_mode=render_mode))):
+        with pytest.raises(RuntimeError, match=r"^render_mode='human': .*neither DISPLAY nor WAYLAND_DISPLAY.*--no-render"):
+            make(render_mode="human")
+    monkeypatch.setenv("DISPLAY", ":0")
+    cartpole(render_mode="human").close()
+
+
 def test_a_model_without_cameras_has_the_free_one():
     env = PixelObservations(gym.make("InvertedPendulum-v5"), size=32, rendering=FASTEST)
     assert env.reset(seed=0)[0].std() > 1

@@ -104,6 +104,15 @@ def test_actions_in_a_box_are_rescaled():
     assert np.allclose(env.unwrapped.seen, [[0.0, 5.0], [4.0, -10.0]])
 
 
+def test_whole_numbers_as_actions_are_the_nearest_ones():
+    env = PixelObservations(Counting(actions=spaces.Box(0, 10, (2,), np.int32)), size=16, action_repeat=1)
+    env.reset()
+    for action in ([-1.0, 1.0], [0.5, -0.5]):
+        env.step(np.array(action, np.float32))
+    assert [seen.tolist() for seen in env.unwrapped.seen] == [[0, 10], [8, 2]]
+    assert all(seen.dtype == np.int32 for seen in env.unwrapped.seen)
+
+
 @pytest.mark.parametrize("actions", [spaces.Discrete(3), spaces.MultiDiscrete([2, 3])])
 def test_other_actions_are_left_alone(actions):
     env = PixelObservations(Counting(actions=actions), size=16, action_repeat=2)

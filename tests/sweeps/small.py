@@ -14,10 +14,10 @@ import pytest
 import yaml
 from stable_baselines3.common.save_util import load_from_zip_file
 
-from sb3_sparse.sweeps.plan import make_plan
-from sb3_sparse.sweeps.processes import worker_environment
+from sb3_sparse.sweeps.backends.processes import worker_environment
+from sb3_sparse.sweeps.backends.worker import work
+from sb3_sparse.sweeps.planning.plan import make_plan
 from sb3_sparse.sweeps.study import Study
-from sb3_sparse.sweeps.worker import work
 from tests.resume.comparing import differences
 from tests.sweeps.faulty import SLOW
 
@@ -123,7 +123,9 @@ def is_alive(pid):
 
 def workers(pid):
     """Of a process of the command: the processes that make runs."""
-    return [each for each in children(pid) if b"sb3_sparse.sweeps.worker" in Path(f"/proc/{each}/cmdline").read_bytes()]
+    return [
+        each for each in children(pid) if b"sb3_sparse.sweeps.backends.worker" in Path(f"/proc/{each}/cmdline").read_bytes()
+    ]
 
 
 def kill(pid, number=signal.SIGKILL):

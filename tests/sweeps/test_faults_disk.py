@@ -7,9 +7,9 @@ import warnings
 
 import pytest
 
-from sb3_sparse.sweeps.execute import DONE, FAILED, execute
-from sb3_sparse.sweeps.plan import make_plan
-from sb3_sparse.sweeps.processes import worker_environment
+from sb3_sparse.sweeps.backends.processes import worker_environment
+from sb3_sparse.sweeps.planning.plan import make_plan
+from sb3_sparse.sweeps.runs.execute import DONE, FAILED, execute
 from sb3_sparse.sweeps.study import Study
 from tests.resume.comparing import differences
 from tests.resume.faults import at_disk_calls, in_child, remount, small_disk, status_of

@@ -235,7 +235,7 @@ def test_processes_that_cannot_begin_are_not_started_for_ever(here):
         "import os, sys\n"
         "from sb3_sparse import cli\n"
         "import sb3_sparse.cli.sweep\n"
-        "import sb3_sparse.sweeps.processes as processes\n"
+        "import sb3_sparse.sweeps.backends.processes as processes\n"
         "processes.sys.executable = '/bin/false'\n"
         "cli.main(['sweep', *sys.argv[1:]])\n"
     )

@@ -94,3 +94,20 @@ def test_other_arguments_for_evaluations_are_those(tmp_path):
         manager = zoo.experiment_manager()(argparse.Namespace(), "der", "ALE/Breakout-v5", **settings)
         manager._preprocess_hyperparams(manager.read_hyperparameters()[0])
     assert manager.eval_env_kwargs == {**ATARI, "mode": 4}
+
+
+@pytest.mark.parametrize("searches", [False, True])
+def test_trials_of_a_search_do_not_learn_from_each_others_steps(searches, tmp_path):
+    config = tmp_path / "my.yml"
+    keywords = f"dict(storage_path={str(tmp_path / 'store')!r})"
+    entry = {"policy": "CnnPolicy", "n_timesteps": 9, "replay_buffer_kwargs": keywords}
+    config.write_text(yaml.safe_dump({"default": entry}))
+    settings = dict(log_folder=str(tmp_path), config=str(config), optimize_hyperparameters=searches)
+    with zoo.registered():
+        manager = zoo.experiment_manager()(argparse.Namespace(), "drqv2", "Pendulum-v1", **settings)
+        hyperparams, _ = manager.read_hyperparameters()
+        if searches:
+            with pytest.raises(zoo.WrongSettingError, match=r"storage_path=.*in memory"):
+                manager._preprocess_hyperparams(hyperparams)
+        else:
+            assert "storage_path" in manager._preprocess_hyperparams(hyperparams)[0]["replay_buffer_kwargs"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sb3_sparse.results.aggregates import Estimate, estimate, mean, probability_of_improvement, score_matrix
-from sb3_sparse.results.studies.grouping import Group, Grouping, by_task, shown
+from sb3_sparse.results.studies.grouping import Group, Grouping, by_task, named, shown
 from sb3_sparse.results.studies.reading import FINAL, Label
 
 SPARSITY = "sparsity"
@@ -88,7 +88,7 @@ def _compare(group: Group, groups: Sequence[Group], baseline: Mapping[str, Label
     # Where settings are mixed, those of the group itself.
     found = [other for other in found if other.variant == group.variant] or found
     if not found:
-        return Comparison(group, None, None, None, f"no run with {' '.join(f'{n}={shown(v)}' for n, v in wanted.items())}")
+        return Comparison(group, None, None, None, f"no run with {named(wanted, wanted)}")
     if len(found) > 1:
         return Comparison(group, None, None, None, f"{len(found)} groups could be its baseline: settings are mixed")
     if found[0] is group:

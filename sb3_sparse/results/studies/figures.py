@@ -24,7 +24,7 @@ PREFERRED = (
     "*dormant*",
     "*norm*",
 )
-MAX_SERIES = 6
+MAX_SERIES = 4
 # Panels that a picture has room for, and lines that a legend inside of a panel has room for.
 MAX_TASKS, MAX_LINES = 12, 12
 MAX_NAME = 32
@@ -47,9 +47,15 @@ def draw_scaling(tasks: Mapping[str, Sequence[Group]], axes: Sequence[str], hori
     figure = new_figure((3.8 * len(columns), 3.2 * len(shown) + 0.3))
     panels = figure.subplots(len(shown), len(columns), squeeze=False)
     for row, (task, groups) in zip(panels, shown.items(), strict=True):
+        explained: list[list[str]] = []
         for panel, (horizontal, is_log) in zip(row, columns, strict=True):
-            _draw_lines(panel, scaling_lines(groups, axes, horizontal), horizontal, is_log)
+            lines = scaling_lines(groups, axes, horizontal)
+            _draw_lines(panel, lines, horizontal, is_log)
             panel.set_title(as_text(task), fontsize=9)
+            if 1 < len(lines) <= MAX_LINES and list(lines) not in explained:
+                explained.append(list(lines))
+                # Names must not make the panel smaller.
+                panel.legend(fontsize=7, frameon=False, loc="upper left").set_in_layout(False)
     return figure
 
 
@@ -59,10 +65,11 @@ def _draw_lines(panel: Any, lines: Mapping[str, Sequence[Group]], horizontal: st
         x = [place(group, horizontal) for group in groups]
         found = [group.estimate(FINAL) for group in groups]
         label = as_text(name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…")
-        panel.plot(x, [each.value for each in found], marker="o", markersize=4, color=colour, label=label)
-        for at, each in zip(x, found, strict=True):
-            if each.low is not None:
-                panel.plot([at, at], [each.low, each.high], color=colour, alpha=0.5, linewidth=1)
+        values = [float(each.value) for each in found]
+        ends = [(each.value, each.value) if each.low is None else (each.low, each.high) for each in found]
+        bars = [[value - low for value, (low, _) in zip(values, ends, strict=True)]]
+        bars.append([high - value for value, (_, high) in zip(values, ends, strict=True)])
+        panel.errorbar(x, values, bars, marker="o", markersize=4, color=colour, elinewidth=0.8, label=label)
     if is_log:
         panel.set_xscale("log")
     elif horizontal in (TOTAL, LEARNABLE):
@@ -70,9 +77,6 @@ def _draw_lines(panel: Any, lines: Mapping[str, Sequence[Group]], horizontal: st
     panel.set_xlabel(as_text(horizontal))
     panel.set_ylabel(f"{METRICS[FINAL]} (IQM)")
     panel.grid(alpha=0.3)
-    if 1 < len(lines) <= MAX_LINES:
-        # Names must not make the panel smaller.
-        panel.legend(fontsize=7, frameon=False).set_in_layout(False)
 
 
 def draw_learning(curves: Mapping[str, Mapping[str, Mapping[str, Curve]]]) -> "Figure | None":
@@ -89,7 +93,7 @@ def draw_learning(curves: Mapping[str, Mapping[str, Mapping[str, Curve]]]) -> "F
 
 def draw_plasticity(curves: Mapping[str, Mapping[str, Mapping[str, Curve]]]) -> "Figure | None":
     """
-    Up to six plasticity series, those that the paper draws first, a panel for each of them and each task; None if there
+    Up to four plasticity series, those that the paper draws first, a panel for each of them and each task; None if there
     is none.
 
     :param curves: By task, by label of the group, by name of the series.

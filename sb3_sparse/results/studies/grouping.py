@@ -1,7 +1,7 @@
 """Runs that differ in nothing but their seed, put together; runs whose settings differ otherwise are never merged."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from sb3_sparse.results.aggregates import Estimate, estimate, iqm, score_matrix
 from sb3_sparse.results.groups import flatten
 from sb3_sparse.results.statistics import Curve, mean_curve
-from sb3_sparse.results.studies.reading import FINISHED, PLASTICITY, SEED, Label, Study, StudyRun, thinned
+from sb3_sparse.results.studies.reading import FINISHED, PLASTICITY, POINTS, SEED, Label, Study, StudyRun, thinned
 
 # Axes of a plan that only say in other words which task it is.
 TASK_AXES = ("env", "environment", "algo", "algorithm", "task")
@@ -18,6 +18,7 @@ RETURN = "return"
 # Differing settings in the name of a group, and how much of their values.
 MAX_SETTINGS, MAX_LETTERS = 2, 40
 MISSING = "–"
+ALL = "all runs"
 
 
 @dataclass(eq=False)
@@ -151,13 +152,23 @@ def group_study(study: Study) -> Grouping:
         names = _variants(members)
         for same, variant in zip(members, names, strict=True):
             found = {name: same[0].axes[name] for name in axes if name in same[0].axes}
-            label = " ".join(f"{name}={shown(found.get(name, MISSING))}" for name in varying) or "all runs"
+            label = named(found, varying)
             groups.append(Group(same[0].algo, same[0].env, f"{label} [{variant}]" if variant else label, found, variant, same))
         if len(members) > 1:
             kept_apart = "; ".join(f"{len(same)} run(s) with {name}" for same, name in zip(members, names, strict=True))
             notes.append(f"Mixed settings of {groups[-1].task}, {label}: {kept_apart}. They are kept apart.")
     groups.sort(key=lambda group: (group.task, [_rank(group.axes.get(name, MISSING)) for name in axes]))
     return Grouping(groups, axes, notes)
+
+
+def named(axes: Mapping[str, Label], names: Iterable[str]) -> str:
+    """
+    A name of what has these values.
+
+    :param axes: Values.
+    :param names: Which of them; those that are not there are left out.
+    """
+    return " ".join(f"{name}={shown(axes[name])}" for name in names if name in axes) or ALL
 
 
 def shown(value: Label) -> str:
@@ -206,7 +217,7 @@ def _curve(runs: list[Any]) -> Curve:
     if curve.low is None or curve.high is None:
         return curve
     # Runs that were measured at different places have been put at all of them.
-    kept = np.unique(np.linspace(0, max(len(curve.x) - 1, 0), 100).round().astype(int))[: len(curve.x)]
+    kept = np.unique(np.linspace(0, max(len(curve.x) - 1, 0), POINTS).round().astype(int))[: len(curve.x)]
     return Curve(curve.runs, curve.x[kept], curve.mean[kept], curve.low[kept], curve.high[kept])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from sb3_sparse.results.page import html_page, table
 from sb3_sparse.results.statistics import CONFIDENCE, RESAMPLES, Curve
 from sb3_sparse.results.studies.figures import preferred
-from sb3_sparse.results.studies.grouping import MISSING, RETURN, Group, shown
+from sb3_sparse.results.studies.grouping import MISSING, RETURN, Group, named, shown
 from sb3_sparse.results.studies.reading import FAILED, METRICS, PLASTICITY, UNFINISHED, log_end
 from sb3_sparse.results.studies.scaling import LEARNABLE, TOTAL, place, scaling_lines
 from sb3_sparse.results.studies.summary import Summary, describe_baseline
@@ -228,7 +228,7 @@ def _without_result(summary: Summary) -> list[str]:
         runs = summary.study.in_state(state)
         found += [f"<h2>{title}</h2>"] if runs else []
         for run in runs:
-            axes = " ".join(f"{name}={shown(value)}" for name, value in run.axes.items())
+            axes = named(run.axes, run.axes)
             text = f"{run.folder.name}: {axes}" + (f": {run.error}" if run.error else "")
             end = log_end(run)
             log = f"<pre>{html.escape(end)}</pre>" if end else "<p>Its log is empty.</p>"

@@ -27,7 +27,7 @@ FORMAT = 1
 SEED = "seed"
 FINISHED, FAILED, UNFINISHED = "finished", "failed", "unfinished"
 # Points that are kept of each curve: as many as can be told apart in a picture.
-POINTS = 100
+POINTS = 50
 # Of the end of a log.
 LOG_BYTES, LOG_LINES, LOG_WIDTH = 16_000, 15, 300
 
@@ -138,7 +138,7 @@ class Study:
 
 def read_study(folder: str | Path) -> Study:
     """
-    Read all runs of a study, curves thinned to 100 points.
+    Read all runs of a study, curves thinned to 50 points.
 
     :param folder: Of the study, in which there is a folder ``runs``.
     :raises ValueError: If there is no run in it, or none that can be read.

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 
-from sb3_sparse.results.studies.grouping import MISSING, Group, shown
+from sb3_sparse.results.studies.grouping import MISSING, Group, named, shown
 
 # Horizontal axes that every study has.
 TOTAL, LEARNABLE = "total parameters", "learnable parameters"
-ALL = "all runs"
 
 
 def horizontal_axes(groups: Sequence[Group], axes: Sequence[str]) -> list[str]:
@@ -54,7 +53,7 @@ def scaling_lines(groups: Sequence[Group], axes: Sequence[str], horizontal: str)
     ]
     found: dict[str, list[Group]] = {}
     for group in groups:
-        name = " ".join(f"{axis}={shown(group.axes.get(axis, MISSING))}" for axis in fixed) or ALL
+        name = named(group.axes, fixed)
         found.setdefault(f"{name} [{group.variant}]" if group.variant else name, []).append(group)
     return {name: sorted(members, key=lambda group: place(group, horizontal)) for name, members in found.items()}
 

@@ -111,7 +111,7 @@ def test_curves_are_means_over_runs(tmp_path):
     curves = group.curves()
     assert curves["return"].mean.tolist() == [1.5, 3.0, 3.0]
     series = curves["plasticity/critic_srank"]
-    assert len(series.x) == len(series.low) == 100
+    assert len(series.x) == len(series.low) == 50
     assert (series.x[0], series.x[-1]) == (10, 3000)
     np.testing.assert_allclose(series.mean, 2.5 * series.x)
     assert (series.low < series.mean).all()

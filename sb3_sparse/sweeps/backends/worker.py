@@ -1,5 +1,5 @@
 """
-A process that makes runs, one after the other: ``python -m sb3_sparse.sweeps.worker``.
+A process that makes runs, one after the other: ``python -m sb3_sparse.sweeps.backends.worker``.
 
 The first line of its input is what it works on. It takes whatever run no other process has, and says on its output, in lines
 of JSON, what it begins and how that ends. When its input ends, so has the process that began it: it stops with a checkpoint.
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from sb3_sparse.resume.signals import AT_ONCE, SIGNALS
-from sb3_sparse.sweeps.execute import DONE, FAILED, STOPPED, TAKEN, How, Outcome, execute
-from sb3_sparse.sweeps.run_folder import RunFolder
+from sb3_sparse.sweeps.runs.execute import DONE, FAILED, STOPPED, TAKEN, How, Outcome, execute
+from sb3_sparse.sweeps.runs.run_folder import RunFolder
 from sb3_sparse.zoo import registered
 
 

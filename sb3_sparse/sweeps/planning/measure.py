@@ -1,5 +1,5 @@
 """
-What a run costs, from a few seconds of it: ``python -m sb3_sparse.sweeps.measure``, one process for each kind of run.
+What a run costs, from a few seconds of it: ``python -m sb3_sparse.sweeps.planning.measure``, one process for each kind of run.
 
 Its input is the settings as JSON, its output what was measured.
 """
@@ -85,7 +85,7 @@ def measure(settings: dict[str, Any], threads: int, seconds: float) -> Measured:
     """
     Train for some seconds, with a small replay buffer and updates from the beginning.
 
-    :param settings: Of a run, as in :class:`~sb3_sparse.sweeps.plan.PlannedRun`.
+    :param settings: Of a run, as in :class:`~sb3_sparse.sweeps.planning.plan.PlannedRun`.
     :param threads: Of the run.
     :param seconds: How long to look at training.
     :raises ValueError: If something in the settings is wrong: it is what building the agent, its environment and its

@@ -13,11 +13,11 @@ from typing import Any
 
 from sb3_sparse.common.files import DISK_ERRORS
 from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
-from sb3_sparse.sweeps.execute import DONE, FAILED, STOPPED, TAKEN, How, Outcome, execute
-from sb3_sparse.sweeps.processes import GRACE, MAX_SILENT, THREADS, TICK, worker_environment
-from sb3_sparse.sweeps.run_folder import STATUS_FILE, RunFolder
-from sb3_sparse.sweeps.storage import Storage
-from sb3_sparse.sweeps.worker import interruptible, prepare_process
+from sb3_sparse.sweeps.backends.processes import GRACE, MAX_SILENT, THREADS, TICK, worker_environment
+from sb3_sparse.sweeps.backends.worker import interruptible, prepare_process
+from sb3_sparse.sweeps.runs.execute import DONE, FAILED, STOPPED, TAKEN, How, Outcome, execute
+from sb3_sparse.sweeps.runs.run_folder import STATUS_FILE, RunFolder
+from sb3_sparse.sweeps.runs.storage import Storage
 
 
 def run_on_ray(

@@ -27,9 +27,9 @@ from sb3_sparse.resume.files.folder import checkpoints
 from sb3_sparse.resume.files.lease import LOCK, FolderInUse
 from sb3_sparse.resume.files.whole_files import sweep_beside
 from sb3_sparse.sparse import sparsity_report
-from sb3_sparse.sweeps.facts import run_facts
-from sb3_sparse.sweeps.plan import Plan, PlannedRun, steps_of
-from sb3_sparse.sweeps.run_folder import STATUS_FILE, RunFolder, now
+from sb3_sparse.sweeps.planning.plan import Plan, PlannedRun, steps_of
+from sb3_sparse.sweeps.runs.facts import run_facts
+from sb3_sparse.sweeps.runs.run_folder import STATUS_FILE, RunFolder, now
 from sb3_sparse.zoo import import_packages, named_class, train_in_folder
 from sb3_sparse.zoo.exact_runs import FOLDER as CHECKPOINTS
 
@@ -204,6 +204,8 @@ def _train(folder: RunFolder, how: How, after_checkpoint: Callable[[], None] | N
             checkpoint_every=steps_of("checkpoint_every", how.checkpoint_every, n_timesteps),
             patience=how.patience,
             callbacks=[watched],
+            stop_at=evaluation["stop_at"],
+            stop_after=evaluation["stop_after"],
             seed=settings["seed"],
             device=settings["device"],
             eval_freq=evaluation["every"] or -1,
@@ -220,8 +222,15 @@ def _train(folder: RunFolder, how: How, after_checkpoint: Callable[[], None] | N
 def _finish(folder: RunFolder, start: float) -> None:
     """The finished agent as it is saved plays, and the run is done."""
     settings, status = folder.read(RUN_FILE)["settings"], folder.read(STATUS_FILE)
-    episodes, seed = settings["evaluation"]["final_episodes"], settings["seed"] + FINAL_SEED
-    played = evaluate_saved(find_saved(folder.path), episodes, seeds=[seed], device=settings["device"])[0]
+    evaluation, seed = settings["evaluation"], settings["seed"] + FINAL_SEED
+    played = evaluate_saved(
+        find_saved(folder.path),
+        evaluation["final_episodes"],
+        seeds=[seed],
+        deterministic=evaluation["deterministic"],
+        epsilon=evaluation["epsilon"],
+        device=settings["device"],
+    )[0]
     folder.end_try(DONE, time.monotonic() - start)
     folder.forget_failure()
     done = {

@@ -8,7 +8,7 @@ from typing import Any
 from sb3_sparse.results.studies.reading import DONE_FILE, FAILED_FILE, RUN_FILE
 from sb3_sparse.resume.files.folder import MANIFEST
 from sb3_sparse.resume.files.lease import LOCK
-from sb3_sparse.sweeps.run_folder import STATUS_FILE
+from sb3_sparse.sweeps.runs.run_folder import STATUS_FILE
 from sb3_sparse.zoo.exact_runs import FOLDER as CHECKPOINTS
 
 # What says how far a run is.

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from typing import Any
 from sb3_sparse.common.files import written_beside
 from sb3_sparse.results.evaluations import aligned
 from sb3_sparse.results.studies.reading import SEED
-from sb3_sparse.sweeps.facts import run_facts
-from sb3_sparse.sweeps.measure import AT_MOST, Measured
-from sb3_sparse.sweeps.plan import Plan, PlannedRun
-from sb3_sparse.sweeps.processes import worker_environment
+from sb3_sparse.sweeps.backends.processes import worker_environment
+from sb3_sparse.sweeps.planning.measure import AT_MOST, Measured
+from sb3_sparse.sweeps.planning.plan import Plan, PlannedRun
+from sb3_sparse.sweeps.runs.facts import run_facts
 from sb3_sparse.zoo import WrongSettingError
 
 #: In the folder of a study: what was measured, so that the next command need not measure it again.
@@ -41,24 +41,28 @@ class Cost:
     """Bytes of checkpoints while it runs."""
 
 
-def measure_kinds(plan: Plan, runs: Sequence[PlannedRun], study: Path) -> dict[str, Measured]:
+def measure_kinds(
+    plan: Plan, runs: Sequence[PlannedRun], study: Path, tell: Callable[[str], None] = print
+) -> dict[str, Measured]:
     """
     Measure each kind of run, unless it was measured on this machine. One after the other, each in a process of its own.
 
     :param plan: The study.
     :param runs: Those to be made.
     :param study: Its folder, where what was measured is kept.
+    :param tell: Is told what is measured.
     :return: By :func:`kind_of`.
     :raises WrongSettingError: If a kind of run cannot be built.
     """
     kinds = {kind_of(run, plan): run for run in reversed(runs)}
     known = _read(study / ESTIMATES_FILE)
     seconds = max(SHORTEST, min(LONGEST, BUDGET / max(1, len(kinds.keys() - known.keys()))))
-    for kind, run in reversed(kinds.items()):
-        if kind not in known:
-            known[kind] = _measure(plan, run, seconds)
-            with written_beside(study / ESTIMATES_FILE) as beside:
-                beside.write_text(json.dumps({name: asdict(each) for name, each in known.items()}, indent=1))
+    new = {kind: run for kind, run in reversed(kinds.items()) if kind not in known}
+    for i, (kind, run) in enumerate(new.items()):
+        tell(f"measuring {i + 1} of {len(new)}: {_describe(run)}")
+        known[kind] = _measure(plan, run, seconds)
+        with written_beside(study / ESTIMATES_FILE) as beside:
+            beside.write_text(json.dumps({name: asdict(each) for name, each in known.items()}, indent=1))
     return {kind: known[kind] for kind in kinds}
 
 
@@ -156,7 +160,7 @@ def _measure(plan: Plan, run: PlannedRun, seconds: float) -> Measured:
     )
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "sb3_sparse.sweeps.measure"],
+            [sys.executable, "-m", "sb3_sparse.sweeps.planning.measure"],
             input=json.dumps(given),
             capture_output=True,
             text=True,

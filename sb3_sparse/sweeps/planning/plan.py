@@ -11,19 +11,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sb3_sparse.common.validation import flag, names, non_negative, whole_number, whole_numbers
-from sb3_sparse.sweeps.paths import set_by_path
-from sb3_sparse.sweeps.yaml_plain import read_yaml
+from sb3_sparse.common.validation import finite, flag, fraction, names, non_negative, whole_number, whole_numbers
+from sb3_sparse.sweeps.planning.paths import set_by_path
+from sb3_sparse.sweeps.planning.yaml_plain import read_yaml
 from sb3_sparse.zoo import WrongSettingError, import_packages, packaged_hyperparams
 
 # What is the same for all runs of a study, and changes no result.
-OF_STUDY = ("study", "about", "checkpoint_every", "threads", "gpus", "memory", "tensorboard", "gym_packages", "axes", "also")
+OF_STUDY = ("study", "checkpoint_every", "threads", "gpus", "memory", "tensorboard", "gym_packages", "axes", "also")
 # What a run is made of; a point of an axis and a block of `also` may change any of it.
 OF_RUN = ("algo", "env", "n_timesteps", "hyperparams", "evaluation", "callbacks", "device")
 # Axes by a short name, and the hyperparameter that each is.
 SHORT = {"width": "policy_kwargs.width_scale", "depth": "policy_kwargs.depth_scale", "sparsity": "policy_kwargs.sparsity"}
 _WIDTH_OF_DRQV2 = "policy_kwargs.critic_width_scale"
-EVALUATION = {"every": "10%", "episodes": 10, "final_episodes": 10}
+# `deterministic` and `epsilon` are those of the evaluation of the finished agent.
+EVALUATION = {
+    **{"every": "10%", "episodes": 10, "final_episodes": 10, "deterministic": True, "epsilon": 0.0},
+    # Training ends at a mean return, or after so many evaluations without a better one.
+    **{"stop_at": None, "stop_after": None},
+}
 NAME_LENGTH = 100
 
 
@@ -55,7 +60,6 @@ class Plan:
     """A study."""
 
     study: str
-    about: str
     runs: tuple[PlannedRun, ...]
     """In the order in which they are begun: first one seed of all."""
     checkpoint_every: str | int = "10%"
@@ -114,7 +118,6 @@ def make_plan(content: Any, default_name: str = "study") -> Plan:
         raise ValueError("two runs have one name: rename the labels of the axes.")
     return Plan(
         study=study,
-        about=str(content.get("about") or ""),
         runs=tuple(sorted(different.values(), key=_seed_place(runs))),
         checkpoint_every=content.get("checkpoint_every", "10%"),
         threads=whole_number("threads", content.get("threads", 1), 1),
@@ -187,14 +190,21 @@ def _for_algo(algo: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     return {_WIDTH_OF_DRQV2 if algo == "drqv2" and path == SHORT["width"] else path: value for path, value in changes.items()}
 
 
-def _evaluation(given: dict[str, Any], n_timesteps: int) -> dict[str, int]:
+def _evaluation(given: dict[str, Any], n_timesteps: int) -> dict[str, Any]:
     _check_names("evaluation", given, (*EVALUATION,))
-    every = given["every"]
+    # 0: none during training.
+    every = 0 if given["every"] in (0, None) else steps_of("evaluation.every", given["every"], n_timesteps)
+    stop_at, stop_after = given["stop_at"], given["stop_after"]
+    if not every and (stop_at, stop_after) != (None, None):
+        raise ValueError("evaluation.every=0: stop_at and stop_after need evaluations.")
     return {
-        # Without evaluations during training.
-        "every": 0 if every in (0, None) else steps_of("evaluation.every", every, n_timesteps),
+        "every": every,
         "episodes": whole_number("evaluation.episodes", given["episodes"], 1),
         "final_episodes": whole_number("evaluation.final_episodes", given["final_episodes"], 1),
+        "deterministic": flag("evaluation.deterministic", given["deterministic"]),
+        "epsilon": fraction("evaluation.epsilon", given["epsilon"]),
+        "stop_at": None if stop_at is None else finite("evaluation.stop_at", stop_at),
+        "stop_after": None if stop_after is None else whole_number("evaluation.stop_after", stop_after, 1),
     }
 
 

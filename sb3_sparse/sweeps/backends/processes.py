@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
-from sb3_sparse.sweeps.execute import STOPPED, How
-from sb3_sparse.sweeps.run_folder import RunFolder
-from sb3_sparse.sweeps.worker import interruptible
+from sb3_sparse.sweeps.backends.worker import interruptible
+from sb3_sparse.sweeps.runs.execute import STOPPED, How
+from sb3_sparse.sweeps.runs.run_folder import RunFolder
 
 # Seconds between two looks at everything.
 TICK = 0.2
@@ -24,7 +24,7 @@ MAX_SILENT = 5
 # Seconds beyond its patience after which a process that was asked to end is killed.
 GRACE = 30.0
 #: What keeps libraries from using more threads than they are given, where that is read when they are loaded.
-THREADS = ("OMP_NUMTHREADS", "MKL_NUMTHREADS", "OPENBLAS_NUMTHREADS")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def worker_environment(threads: int) -> dict[str, str]:
@@ -106,7 +106,7 @@ class _Pool:
     def start(self) -> None:
         """One more process."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "sb3_sparse.sweeps.worker"],
+            [sys.executable, "-m", "sb3_sparse.sweeps.backends.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -155,7 +155,7 @@ class _Pool:
                     process.kill()
                 continue
             self._processes.remove(process)
-            self._listeners.pop(process.pid).join()
+            self._close(process)
             made = self._makes.pop(process.pid, "")
             self._n_silent = self._n_silent + 1 if made == "" and status else 0
             # A run may end its process in any way, also as if all were well.
@@ -192,3 +192,17 @@ class _Pool:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+            self._close(process)
+
+    def _close(self, process: subprocess.Popen[str]) -> None:
+        """What it has said is heard, and its pipes are closed."""
+        listener = self._listeners.pop(process.pid)
+        # Processes of its environments may hold its output for a while, and are not waited for.
+        listener.join(timeout=GRACE)
+        if listener.is_alive():
+            return
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            # Nobody reads any more what may be left to write.
+            with suppress(BrokenPipeError):
+                pipe.close()

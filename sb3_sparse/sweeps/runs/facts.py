@@ -12,7 +12,7 @@ import sb3_sparse
 from sb3_sparse.sparse.kernels.native.compile import host_cpu
 
 _PACKAGES = (
-    *("sb3_sparse", "torch", "stable_baselines3", "sb3_contrib", "rl_zoo3", "gymnasium", "numpy", "mujoco", "dm_control"),
+    *("sb3_sparse", "torch", "stable_baselines3", "sb3_contrib", "rl-zoo3", "gymnasium", "numpy", "mujoco", "dm_control"),
     *("ale_py", "minatar"),
 )
 

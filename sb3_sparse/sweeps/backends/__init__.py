@@ -1,0 +1,1 @@
+"""Who makes the runs: processes of this machine, or Ray."""

@@ -1,0 +1,1 @@
+"""One run: its folder, what it depends on, and how it is made."""

@@ -1,0 +1,259 @@
+"""One run: made once, as `train` would make it; stopped, failed, lost, and gone on with."""
+
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import DQN
+from stable_baselines3.common.save_util import load_from_zip_file
+
+from sb3_sparse.evaluation import evaluate_saved, find_saved
+from sb3_sparse.results.runs import read_run
+from sb3_sparse.sweeps.backends.worker import work
+from sb3_sparse.sweeps.planning.plan import make_plan
+from sb3_sparse.sweeps.runs.execute import DONE, FAILED, STOPPED, TAKEN, How, execute, how_of, write_run
+from sb3_sparse.sweeps.runs.run_folder import MAX_LOST, RunFolder
+from sb3_sparse.zoo import train_agent
+from tests.sweeps.plans import cartpole
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = th.get_num_threads()
+    yield
+    th.set_num_threads(before)
+
+
+def prepared(path, **changes):
+    plan = make_plan(cartpole(**changes))
+    how = how_of(plan, path, "sb3-sparse sweep plan.yml")
+    folders = [RunFolder(path / "runs" / run.name) for run in plan.runs]
+    for folder, run in zip(folders, plan.runs, strict=True):
+        write_run(folder, run, how)
+    return plan, how, folders
+
+
+def tensors(folder):
+    _, found, _ = load_from_zip_file(find_saved(folder.path).path, device="cpu")
+    return found
+
+
+def assert_same_agent(folder, other):
+    ours, theirs = tensors(folder), tensors(other)
+    assert json.dumps(ours, default=repr) == json.dumps(theirs, default=repr)
+    for name, value in ours["policy"].items():
+        assert th.equal(value, theirs["policy"][name]), name
+    assert folder.read("done.json")["returns"] == other.read("done.json")["returns"]
+
+
+def test_a_run_is_that_of_train(tmp_path):
+    plan, how, (folder,) = prepared(tmp_path)
+    assert execute(folder, how) == (outcome := execute(folder, how))
+    assert outcome.kind == DONE
+    settings = plan.runs[0].settings
+    model, saved = train_agent(
+        *("dqn", "CartPole-v1", tmp_path / "logs"),
+        hyperparams=settings["hyperparams"],
+        n_timesteps=200,
+        eval_freq=100,
+        n_eval_episodes=2,
+        device="cpu",
+    )
+    assert isinstance(model, DQN)
+    for name, value in tensors(folder)["policy"].items():
+        assert th.equal(value, model.policy.state_dict()[name]), name
+    for name in ("timesteps", "results", "ep_lengths"):
+        found = [np.load(each / "evaluations.npz")[name] for each in (folder.path, saved)]
+        np.testing.assert_array_equal(*found)
+    done = folder.read("done.json")
+    assert done["timesteps"] == model.num_timesteps
+    played = evaluate_saved(find_saved(saved), 3, seeds=[1000])[0]
+    assert done["returns"] == played.returns
+    n = sum(parameter.numel() for parameter in model.q_net.parameters())
+    assert list(done["parameters"].values()) == [{"total": n, "learnable": n}]
+    run = read_run(str(folder.path))
+    assert len(run.returns["evaluations"].x) == 2
+    assert run.settings["algo"] == "dqn"
+    # Few files, no checkpoints, no lock.
+    assert {path.name for path in folder.path.iterdir()} == {
+        *(
+            "run.json",
+            "done.json",
+            "status.json",
+            "log.txt",
+            "evaluations.npz",
+            "0.monitor.csv",
+            "CartPole-v1.zip",
+            "CartPole-v1",
+        )
+    }
+
+
+def test_what_a_run_is_stands_beside_it(tmp_path):
+    plan, how, (folder,) = prepared(tmp_path)
+    run = folder.read("run.json")
+    assert run["settings"] == plan.runs[0].settings
+    assert run["axes"] == {"seed": 0}
+    assert run["command"] == "sb3-sparse sweep plan.yml"
+    assert run["code"]["torch"] == th.__version__
+    assert run["machine"]["cores"] >= 1
+    # It is written once; another run does not get the folder.
+    folder.write("run.json", {**run, "command": "first"})
+    write_run(folder, plan.runs[0], how)
+    assert folder.read("run.json")["command"] == "first"
+    with pytest.raises(ValueError, match="of a run with other settings"):
+        write_run(folder, make_plan(cartpole(n_timesteps=300)).runs[0], how)
+
+
+def test_a_run_that_was_stopped_goes_on_bit_by_bit(tmp_path):
+    mark = tmp_path / "mark"
+    mark.touch()
+    callbacks = [
+        {"tests.sweeps.misbehaving.Stops": {"unless": str(mark)}},
+        {"sb3_sparse.PlasticityCallback": {"log_freq": 80, "n_samples": 16}},
+    ]
+    _, how, (whole,) = prepared(tmp_path / "whole", callbacks=callbacks)
+    assert execute(whole, how).kind == DONE
+    mark.unlink()
+    _, how, (stopped,) = prepared(tmp_path / "stopped", callbacks=callbacks)
+    assert execute(stopped, how).kind == STOPPED
+    assert stopped.state() == "stopped"
+    assert stopped.read("status.json")["tries"][0]["outcome"] == STOPPED
+    assert execute(stopped, how).kind == DONE
+    assert [each["from"] for each in stopped.read("status.json")["tries"]] == [0, 120]
+    assert_same_agent(stopped, whole)
+    assert (stopped.path / "plasticity.csv").read_text() == (whole.path / "plasticity.csv").read_text()
+    assert not (stopped.path / "exact").exists()
+
+
+def test_a_failed_run_says_why_and_others_go_on(tmp_path):
+    mark = tmp_path / "mark"
+    raises = [{"tests.sweeps.misbehaving.Raises": {"unless": str(mark)}}]
+    plan, how, (bad, good) = prepared(tmp_path, axes={"arm": {"bad": {"callbacks": raises}, "good": {}}})
+    told = []
+    assert work(tmp_path / "runs", [bad.name, good.name], how, told.append) is None
+    assert [(event.get("kind"), event.get("error")) for event in told if "ends" in event] == [
+        (FAILED, "ZeroDivisionError: a mistake in two lines"),
+        (DONE, ""),
+    ]
+    failed = bad.read("failed.json")
+    assert failed["error"] == "ZeroDivisionError: a mistake in two lines"
+    assert failed["tries"] == 1
+    assert "Traceback" in bad.log.read_text()
+    assert "misbehaving.py" in bad.log.read_text()
+    assert bad.state() == FAILED
+    # It is not tried again, unless somebody says so.
+    assert work(tmp_path / "runs", [bad.name], how, told.append) is None
+    assert bad.read("status.json")["tries"][0]["outcome"] == FAILED
+    mark.touch()
+    bad.forget_failure()
+    assert execute(bad, how).kind == DONE
+    assert bad.state() == DONE
+    assert not (bad.path / "failed.json").exists()
+    assert len(plan.runs) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"callbacks": ["os.system"]}, "callback: 'os.system' is no class of"),
+        ({"callbacks": ["no_such.Callback"]}, "'no_such.Callback' cannot be imported"),
+        ({"hyperparams": {"policy": "os.system"}}, "policy: 'os.system' is no class of"),
+        ({"hyperparams": {"env_wrapper": ["subprocess.Popen"]}}, "env_wrapper: 'subprocess.Popen' is no class of"),
+        ({"hyperparams": {"policy_kwargs": "print(1)"}}, "'print(1)' is no literal"),
+        ({"hyperparams": {"gama": 1}}, "unknown hyperparameter 'gama'"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_wrong_settings_are_failures_with_a_sentence(tmp_path, changes, message):
+    _, how, (folder,) = prepared(tmp_path, **changes)
+    outcome = execute(folder, how)
+    assert outcome.kind == FAILED
+    assert message in outcome.error
+
+
+def test_one_process_at_a_time(tmp_path):
+    _, how, (folder,) = prepared(tmp_path)
+    lock, ended = folder.path / "lock.json", threading.Event()
+
+    def lives():
+        """As another process that has the run, and gives signs of life."""
+        count = 0
+        while not ended.wait(0.05):
+            beside = folder.path / ".beside"
+            beside.write_text(json.dumps({"host": "elsewhere", "pid": 1, "token": "a", "seconds": 5, "sign": count}))
+            beside.replace(lock)
+            count += 1
+
+    thread = threading.Thread(target=lives)
+    thread.start()
+    try:
+        while not lock.exists():
+            time.sleep(0.01)
+        assert folder.state() == "running"
+        assert execute(folder, how).kind == TAKEN
+        assert not folder.log.exists()
+    finally:
+        ended.set()
+        thread.join()
+    # It gives none any more.
+    lock.write_text(json.dumps({**json.loads(lock.read_text()), "seconds": 0.2}))
+    assert execute(folder, how).kind == DONE
+
+
+def test_a_run_that_ends_its_process_again_and_again_is_given_up(tmp_path):
+    _, how, (folder,) = prepared(tmp_path)
+    for _ in range(MAX_LOST):
+        # As a process leaves it that is killed.
+        folder.begin_try(0, 200)
+    outcome = execute(folder, how)
+    assert outcome.kind == FAILED
+    assert "ended 3 times without a word after 0 steps" in outcome.error
+    folder.forget_failure()
+    assert execute(folder, how).kind == DONE
+
+
+def test_a_run_that_gets_further_each_time_is_not_given_up(tmp_path):
+    _, how, (folder,) = prepared(tmp_path)
+    for steps in range(0, 10 * MAX_LOST, 10):
+        folder.begin_try(steps, 200)
+    folder.begin_try(0, 200)
+    assert execute(folder, how).kind == DONE
+
+
+def test_seconds_of_all_tries_count(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.begin_try(0, 10)
+    folder.end_try(STOPPED, 2.5)
+    folder.begin_try(5, 10)
+    folder.end_try(DONE, 1.0)
+    assert folder.seconds() == 3.5
+
+
+def test_a_damaged_status_is_none(tmp_path):
+    _, how, (folder,) = prepared(tmp_path)
+    (folder.path / "status.json").write_text('{"tries": [')
+    assert execute(folder, how).kind == DONE
+
+
+def test_how_goes_to_another_process():
+    how = How("a", "b", "5%", 2, "tb", ("x", "y"), 3.0)
+    assert How.from_json(how.to_json()) == how
+
+
+@pytest.mark.parametrize(
+    ("stops", "steps"), [({}, 200), ({"stop_at": -1.0}, 50), ({"stop_at": 1e6}, 200), ({"stop_after": 1}, 100)], ids=str
+)
+def test_a_run_ends_early_only_if_asked_for(tmp_path, stops, steps):
+    # A learning rate of nothing: the second evaluation plays as the first, and is no better.
+    evaluation = {"every": 50, "episodes": 3, **stops}
+    _, how, (folder,) = prepared(tmp_path, evaluation=evaluation, n_timesteps=200, callbacks=[{CONSTANT: {}}])
+    assert execute(folder, how).kind == DONE
+    assert folder.read("done.json")["timesteps"] == steps
+    assert len(np.load(folder.path / "evaluations.npz")["timesteps"]) == steps // 50
+
+
+CONSTANT = "tests.sweeps.misbehaving.SameSeed"

@@ -1,0 +1,214 @@
+"""What runs come of a plan."""
+
+import json
+
+import pytest
+import yaml
+
+from sb3_sparse.sweeps.planning.paths import set_by_path
+from sb3_sparse.sweeps.planning.plan import PlannedRun, make_plan, read_plan, steps_of
+from sb3_sparse.sweeps.planning.yaml_plain import read_yaml
+from sb3_sparse.zoo import hyperparams_file, packaged_hyperparams
+
+SAC = {"algo": "sac", "env": "Pendulum-v1"}
+
+
+def hyperparams(plan, **axes):
+    (run,) = [run for run in plan.runs if axes.items() <= run.axes.items()]
+    return run.settings["hyperparams"]
+
+
+def test_axes_make_every_combination_with_one_seed_of_all_first():
+    plan = make_plan({**SAC, "axes": {"sparsity": [0, 0.8], "width": [0.25, 0.5, 1], "seed": 2}})
+    assert [tuple(run.axes.values()) for run in plan.runs] == [
+        (sparsity, width, seed) for seed in (0, 1) for sparsity in (0, 0.8) for width in (0.25, 0.5, 1)
+    ]
+    assert hyperparams(plan, sparsity=0.8, width=0.5, seed=1)["policy_kwargs"] == {
+        "width_scale": 0.5,
+        "sparsity": 0.8,
+        "n_critics": 1,
+    }
+
+
+def test_settings_are_those_of_the_packaged_file_where_the_plan_says_nothing():
+    plan = make_plan({**SAC, "hyperparams": {"gamma": 0.5, "policy_kwargs.depth_scale": 2}})
+    packaged = yaml.safe_load(hyperparams_file("sac").read_text())["Pendulum-v1"]
+    (run,) = plan.runs
+    assert run.settings["n_timesteps"] == packaged.pop("n_timesteps")
+    packaged["gamma"] = 0.5
+    packaged["policy_kwargs"]["depth_scale"] = 2
+    assert run.settings["hyperparams"] == packaged
+    assert packaged_hyperparams("sac", "Pendulum-v1")["gamma"] == 0.99
+
+
+def test_an_axis_of_labels_changes_anything_and_blocks_add_runs():
+    plan = make_plan(
+        {
+            **SAC,
+            "n_timesteps": 1000,
+            "callbacks": [{"sb3_sparse.PlasticityCallback": {"log_freq": "50%"}}],
+            "axes": {
+                "arm": {
+                    "ours": {},
+                    "resets": {"callbacks": [{"sb3_sparse.ResetCallback": {"at": ["25%", "50%"]}}]},
+                    "mlp": {"hyperparams": {"policy": "MlpPolicy", "policy_kwargs": {}}, "n_timesteps": 500},
+                },
+            },
+            "also": [{"algo": "td3", "axes": {"width": [2]}, "hyperparams": {"policy_kwargs.sparsity": 0.5}}],
+        }
+    )
+    runs = {str(run.axes.get("arm", "also")): run.settings for run in plan.runs}
+    assert [*runs] == ["ours", "resets", "mlp", "also"]
+    assert runs["resets"]["callbacks"] == [
+        {"sb3_sparse.PlasticityCallback": {"log_freq": 500}},
+        {"sb3_sparse.ResetCallback": {"at": [250, 500]}},
+    ]
+    assert runs["mlp"]["callbacks"] == [{"sb3_sparse.PlasticityCallback": {"log_freq": 250}}]
+    assert runs["mlp"]["hyperparams"]["policy_kwargs"] == {}
+    assert runs["also"]["algo"] == "td3"
+    assert (
+        runs["also"]["hyperparams"]["policy_kwargs"] | {"width_scale": 2, "sparsity": 0.5}
+        == (runs["also"]["hyperparams"]["policy_kwargs"])
+    )
+
+
+def test_the_width_of_drqv2_is_that_of_its_critic():
+    # Read without an environment of pictures, which this algorithm needs only when it is built.
+    plan = make_plan({"algo": "drqv2", "env": "CartPole-v1", "axes": {"width": [4]}, "n_timesteps": 10})
+    assert plan.runs[0].settings["hyperparams"]["policy_kwargs"]["critic_width_scale"] == 4
+
+
+def test_a_name_is_a_function_of_the_settings_alone():
+    first = make_plan({**SAC, "axes": {"sparsity": [0.0, 0.8], "seed": [3]}})
+    # Another order, another way to write the same numbers, more of what changes no result.
+    other = make_plan(
+        {
+            **{"axes": {"seed": [3], "sparsity": [0.8, 0]}, "threads": 2, "checkpoint_every": 7},
+            **{"env": "Pendulum-v1", "algo": "sac"},
+        }
+    )
+    assert {run.hash for run in first.runs} == {run.hash for run in other.runs}
+    changed = make_plan({**SAC, "hyperparams": {"gamma": 0.98}, "axes": {"sparsity": [0.0, 0.8], "seed": [3]}})
+    assert not {run.name for run in changed.runs} & {run.name for run in first.runs}
+
+
+def test_the_name_of_a_run_is_the_same_in_every_version():
+    run = PlannedRun({"width": 0.5, "arm": "a b/c", "seed": 0}, {"seed": 0, "x": [1.0, None, True, {"b": 1e-4, "a": "ä"}]})
+    # A run that is done would be made again by whoever has another one.
+    assert run.name == "width-0.5_arm-a-b-c_seed-0-70292f582d"
+
+
+def test_more_seeds_are_new_runs_and_the_old_ones_stay():
+    few, more = (make_plan({**SAC, "axes": {"seed": seeds}}) for seeds in (2, 4))
+    assert [run.name for run in more.runs][:2] == [run.name for run in few.runs]
+
+
+def test_a_run_that_two_blocks_name_is_made_once():
+    plan = make_plan({**SAC, "axes": {"sparsity": [0, 0.8]}, "also": [{"axes": {"sparsity": [0.8, 0.9]}}]})
+    assert [run.axes["sparsity"] for run in plan.runs] == [0, 0.8, 0.9]
+
+
+def test_nothing_of_a_plan_is_evaluated(tmp_path):
+    mark = tmp_path / "mark"
+    code = f"__import__('pathlib').Path({str(mark)!r}).touch()"
+    for name in ("policy_kwargs", "normalize", "replay_buffer_class", "monitor_kwargs", "replay_buffer_kwargs", "env_kwargs"):
+        make_plan({**SAC, "hyperparams": {name: code}})
+    with pytest.raises(ValueError, match="Nothing else is run"):
+        make_plan({**SAC, "hyperparams": {"policy_kwargs": code, "policy_kwargs.sparsity": 0.5}})
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(("value", "steps"), [("25%", 250), ("0.01%", 1), ("100 %", 1000), (7, 7), (1e2, 100)], ids=str)
+def test_steps(value, steps):
+    assert steps_of("every", value, 1000) == steps
+
+
+@pytest.mark.parametrize("value", ["x", "-5%", 0, -1, 1.5, None, "5"], ids=str)
+def test_no_steps(value):
+    with pytest.raises(ValueError, match="every="):
+        steps_of("every", value, 1000)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"axis": {}}, "no entry 'axis'.*'axes'"),
+        ({"algo": "sax"}, "algo='sax': expected one of"),
+        ({"env": "Pendulum-v9"}, "unknown environment 'Pendulum-v9'"),
+        ({"algo": None}, "algo=None: expected a name"),
+        ({"study": "a/b"}, "study='a/b'"),
+        ({"axes": {"width": 2}}, "axes.width=2: expected a list"),
+        ({"axes": {"width": []}}, "axes.width has no values"),
+        ({"axes": {"width": [1, 1.0]}}, "axes.width: 1 stands there twice"),
+        ({"axes": {"net": [[64]]}}, "give it a label"),
+        ({"axes": {"arm": {"a": {"gamma": 1}}}}, "axes.arm.a has no entry 'gamma'"),
+        ({"axes": {"seed": [-1]}}, r"axes.seed\[0\]=-1"),
+        ({"axes": {"seed": 0}}, "axes.seed=0"),
+        ({"callbacks": "x"}, "callbacks='x': expected a list"),
+        ({"callbacks": [{"a": {}, "b": {}}]}, "expected a list of names"),
+        ({"evaluation": {"freq": 3}}, "evaluation has no entry 'freq'"),
+        ({"evaluation": {"episodes": 0}}, "evaluation.episodes=0"),
+        ({"evaluation": {"epsilon": 2}}, "evaluation.epsilon=2"),
+        ({"evaluation": {"stop_at": "x"}}, "evaluation.stop_at='x'"),
+        ({"evaluation": {"stop_after": 0}}, "evaluation.stop_after=0"),
+        ({"evaluation": {"stop_after": 1, "every": 0}}, "need evaluations"),
+        ({"hyperparams": {"gamma.x": 1}}, "gamma is 0.99, which has no entry 'x'"),
+        ({"hyperparams": {"gamma": float("nan")}}, "no plain data"),
+        ({"n_timesteps": 0}, "n_timesteps=0"),
+        ({"threads": 0}, "threads=0"),
+        ({"gpus": -1}, "gpus=-1"),
+        ({"also": 3}, "also=3: expected a list"),
+        ({"also": [{"study": "x"}]}, r"also\[0\] has no entry 'study'"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_wrong_plans(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_plan({**SAC, **changes})
+
+
+def test_a_file_is_named_in_what_is_wrong_with_it(tmp_path):
+    path = tmp_path / "plan.yml"
+    path.write_text("algo: sac\nenv: Pendulum-v1\nhyperparams: {learning_rate: 1e-4}\naxes: {seed: 2}\n")
+    plan = read_plan(path)
+    assert plan.study == "plan"
+    assert plan.runs[0].settings["hyperparams"]["learning_rate"] == 1e-4
+    path.write_text("algo: sac\nalgo: td3\n")
+    with pytest.raises(ValueError, match=r"plan.yml is no YAML.*'algo' stands twice in one mapping, line 2"):
+        read_plan(path)
+    path.write_text("algo: sac\n")
+    with pytest.raises(ValueError, match=r"plan.yml: env=None"):
+        read_plan(path)
+    path.write_text("a: !!python/object/apply:os.getcwd []\n")
+    with pytest.raises(ValueError, match="no YAML of plain data"):
+        read_plan(path)
+    with pytest.raises(ValueError, match=r"missing\.yml cannot be read"):
+        read_plan(tmp_path / "missing.yml")
+
+
+def test_yaml_numbers_and_merges(tmp_path):
+    path = tmp_path / "a.yml"
+    path.write_text("a: &a {x: 1e-4, y: 1E+3, z: -2.5e-3}\nb: {<<: *a, y: 2}\nc: e-4\nd: 1e\nf: '1e-4'\n")
+    assert read_yaml(path) == {
+        "a": {"x": 1e-4, "y": 1000.0, "z": -2.5e-3},
+        "b": {"x": 1e-4, "y": 2, "z": -2.5e-3},
+        "c": "e-4",
+        "d": "1e",
+        "f": "1e-4",
+    }
+
+
+def test_paths():
+    before = {"a": {"b": 1}, "text": "dict(activation_fn=nn.ReLU, net_arch=[2])"}
+    after = set_by_path(before, {"a.c.d": 2, "text.net_arch": [4], "e": {"f": 1}, "e.g": 2})
+    assert after == {
+        "a": {"b": 1, "c": {"d": 2}},
+        "text": "{'activation_fn': nn.ReLU, 'net_arch': [4]}",
+        "e": {"f": 1, "g": 2},
+    }
+    assert before == {"a": {"b": 1}, "text": "dict(activation_fn=nn.ReLU, net_arch=[2])"}
+
+
+def test_settings_are_json():
+    for run in make_plan({**SAC, "axes": {"seed": 2}}).runs:
+        assert json.loads(json.dumps(run.settings)) == run.settings
