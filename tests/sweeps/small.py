@@ -123,9 +123,15 @@ def is_alive(pid):
 
 def workers(pid):
     """Of a process of the command: the processes that make runs."""
-    return [
-        each for each in children(pid) if b"sb3_sparse.sweeps.backends.worker" in Path(f"/proc/{each}/cmdline").read_bytes()
-    ]
+    return [each for each in children(pid) if b"sb3_sparse.sweeps.backends.worker" in command_of(each)]
+
+
+def command_of(pid):
+    """The command line of a process; empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def kill(pid, number=signal.SIGKILL):
