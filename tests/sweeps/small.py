@@ -172,6 +172,7 @@ def done(study):
 
 def undisturbed(folder, seeds):
     """A study of which nobody killed anything: one run after the other, in this process."""
+    # Slow ones would give the same.
     study = Study(make_plan({**PLAN, "axes": {**PLAN["axes"], "seed": seeds}}), folder)
     how = study.prepare(study.plan.runs, "")
     with pytest.MonkeyPatch.context() as patch:
