@@ -136,7 +136,7 @@ def test_ten_kills_at_random_on_two_nodes(is_stored, twelve_runs, here, monkeypa
     for name, value in small.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    seed = random.randrange(10**6)
+    seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
     draw, killed = random.Random(seed), {"process": 0, "node": 0}
     small.write_plan(here, axes={**small.PLAN["axes"], "seed": 6})
