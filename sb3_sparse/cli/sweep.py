@@ -167,7 +167,10 @@ def _end(study: Study, runs: Sequence[PlannedRun], is_stopped: bool = False, dis
     if left:
         print(f"{len(left)} are left{', stopped' if is_stopped else ''}: the same command goes on with them.", file=sys.stderr)
     if disk_error:
-        print(f"sb3-sparse sweep: stopped by the disk: {disk_error}", file=sys.stderr)
+        what_to_do = (
+            f"Free some space in {study.path}, or move it. What is done stays, the same command goes on with the rest."
+        )
+        print(f"sb3-sparse sweep: stopped by the disk: {disk_error.rstrip('.')}. {what_to_do}", file=sys.stderr)
     if failed or left:
         sys.exit(1 if failed or disk_error else EXIT_STATUS)
 

@@ -22,7 +22,7 @@ from tests.resume.comparing import differences
 from tests.sweeps.faulty import SLOW
 
 ROOT = Path(__file__).parents[2]
-STUDY, MISBEHAVING = "small", "tests.sweeps.faulty"
+STUDY, FAULTY = "small", "tests.sweeps.faulty"
 # Sparse networks, evaluations, plasticity: all that a run leaves.
 PLAN = {
     "study": STUDY,
@@ -39,7 +39,7 @@ PLAN = {
     },
     "callbacks": [
         {"sb3_sparse.plasticity.PlasticityCallback": {"log_freq": 200, "n_samples": 32}},
-        f"{MISBEHAVING}.Slow",
+        f"{FAULTY}.Slow",
     ],
     "axes": {"learning_rate": [1e-2, 1e-3], "seed": 2},
 }
@@ -123,9 +123,15 @@ def is_alive(pid):
 
 def workers(pid):
     """Of a process of the command: the processes that make runs."""
-    return [
-        each for each in children(pid) if b"sb3_sparse.sweeps.backends.worker" in Path(f"/proc/{each}/cmdline").read_bytes()
-    ]
+    return [each for each in children(pid) if b"sb3_sparse.sweeps.backends.worker" in command_of(each)]
+
+
+def command_of(pid):
+    """The command line of a process; empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def kill(pid, number=signal.SIGKILL):
@@ -166,6 +172,7 @@ def done(study):
 
 def undisturbed(folder, seeds):
     """A study of which nobody killed anything: one run after the other, in this process."""
+    # Slow ones would give the same.
     study = Study(make_plan({**PLAN, "axes": {**PLAN["axes"], "seed": seeds}}), folder)
     how = study.prepare(study.plan.runs, "")
     with pytest.MonkeyPatch.context() as patch:

@@ -66,7 +66,7 @@ def test_a_disk_that_becomes_full(backend, four_runs, here, disk):
         assert not differences(small.made(run), small.made(four_runs / "runs" / run.name))
     # Still: it is no failure of runs.
     text = small.sweep(*args, cwd=here, status=1)
-    assert_said(text, "No space left on device", "free some space")
+    assert_said(text, "No space left on device", "ree some space in ", "disk/studies/small")
     assert "0 failed" in text
     assert small.done(study) == finished
     (disk / "full").unlink()

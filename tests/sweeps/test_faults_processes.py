@@ -109,7 +109,7 @@ def test_a_request_to_stop_ends_with_checkpoints_and_status_75(four_runs, here):
 @pytest.mark.full
 def test_ten_kills_at_random(twelve_runs, here, capsys):
     """Of the command and of its processes, at any time."""
-    seed = random.randrange(10**6)
+    seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
     draw = random.Random(seed)
     small.write_plan(here, axes={**small.PLAN["axes"], "seed": 6})
@@ -196,7 +196,7 @@ def by_kind(**kinds):
 
 @pytest.mark.full
 def test_runs_that_raise_or_end_their_process_do_not_stop_the_others(here):
-    at = f"{small.MISBEHAVING}."
+    at = f"{small.FAULTY}."
     kinds = by_kind(
         raises={f"{at}Raises": {"at": 320, "unless": "repaired"}},
         exits={f"{at}Exits": {"at": 120}},

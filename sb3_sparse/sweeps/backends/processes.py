@@ -196,7 +196,11 @@ class _Pool:
 
     def _close(self, process: subprocess.Popen[str]) -> None:
         """What it has said is heard, and its pipes are closed."""
-        self._listeners.pop(process.pid).join()
+        listener = self._listeners.pop(process.pid)
+        # Processes of its environments may hold its output for a while, and are not waited for.
+        listener.join(timeout=GRACE)
+        if listener.is_alive():
+            return
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
             # Nobody reads any more what may be left to write.
