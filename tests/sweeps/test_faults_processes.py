@@ -120,7 +120,11 @@ def test_ten_kills_at_random(twelve_runs, here, capsys):
             while driver.poll() is None and sum(killed.values()) < KILLS:
                 # All over the study, not all of them at its beginning.
                 n = sum(killed.values())
-                small.wait_for(lambda driver=driver, n=n: len(small.done(study)) >= n or driver.poll() is not None, 300)
+
+                def is_time(driver=driver, n=n):
+                    return (len(small.done(study)) >= n and small.workers(driver.pid)) or driver.poll() is not None
+
+                small.wait_for(is_time, 300)
                 time.sleep(draw.uniform(0, 5))
                 workers = small.workers(driver.pid)
                 if not workers or draw.random() < 0.3:

@@ -55,6 +55,25 @@ def ray_processes(folder):
     return found
 
 
+def tasks(folder):
+    """Those of them that make a run."""
+    return [pid for pid in ray_processes(folder) if small.command_of(pid).startswith(b"ray::_run")]
+
+
+@pytest.mark.full
+def test_a_node_that_ends_stops_its_runs_which_go_on(four_runs, here):
+    """It sends SIGTERM to its processes, whatever they are at."""
+    study = study_in(here)
+    with small.started("plan.yml", *OPTIONS, "--jobs", 2, cwd=here) as driver:
+        for n in range(4):
+            small.wait_for(lambda n=n: len(small.done(study)) >= n // 2 and tasks(here))
+            time.sleep(random.SystemRandom().uniform(0, 3))
+            for pid in tasks(here)[:1]:
+                small.kill(pid, signal.SIGTERM)
+        assert driver.wait(timeout=300) == 0, small.said(here)
+    small.assert_same(study, four_runs, 4)
+
+
 @pytest.mark.full
 def test_a_request_to_stop_ends_with_checkpoints_and_status_75(four_runs, here):
     study = study_in(here)
@@ -87,7 +106,7 @@ def test_what_is_kept_elsewhere_goes_on_at_another_place(four_runs, here):
         driver.kill()
         driver.wait()
     # Agents of Ray live for a minute more, and do nothing.
-    small.wait_for(lambda: not [pid for pid in ray_processes(here) if small.command_of(pid).startswith(b"ray::_run")], 30)
+    small.wait_for(lambda: not tasks(here), 30)
     finished, begun = small.done(there), small.with_checkpoints(there)
     other = here / "other"
     small.write_plan(other)

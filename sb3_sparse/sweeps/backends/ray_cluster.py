@@ -95,8 +95,17 @@ def _variables(threads: int) -> dict[str, str]:
 def _run(runs: str, name: str, how: str, storage: str | None) -> dict[str, Any]:
     """The task: one run, on whatever machine it is given to."""
     prepare_process()
-    if storage is None:
-        return asdict(execute(RunFolder(Path(runs) / name), How.from_json(how)))
+    # Ray's own handler of SIGTERM, which a node that ends sends, raises what would be a failure of the run.
+    try:
+        with interruptible():
+            if storage is None:
+                return asdict(execute(RunFolder(Path(runs) / name), How.from_json(how)))
+            return asdict(_run_stored(name, How.from_json(how), storage))
+    except KeyboardInterrupt:
+        return asdict(Outcome(name, STOPPED))
+
+
+def _run_stored(name: str, how: How, storage: str) -> Outcome:
     there = Storage(storage)
     # At the same place on every machine, since what a run goes on with names its files.
     place = Path(tempfile.gettempdir()) / f"sb3-sparse-{_user()}" / hashlib.sha256(storage.encode()).hexdigest()[:10]
@@ -104,15 +113,15 @@ def _run(runs: str, name: str, how: str, storage: str | None) -> dict[str, Any]:
     # A process whose node is lost may live for a while, and have the folder of this machine.
     claim = RunFolder(place / f".{name}").claim()
     if claim is None:
-        return asdict(Outcome(name, TAKEN))
+        return Outcome(name, TAKEN)
     try:
         there.fetch(name, folder.path)
-        outcome = execute(folder, How.from_json(how), lambda: there.send(name, folder.path))
+        outcome = execute(folder, how, lambda: there.send(name, folder.path))
         there.send(name, folder.path)
     finally:
         shutil.rmtree(folder.path, ignore_errors=True)
         claim.release()
-    return asdict(outcome)
+    return outcome
 
 
 def _user() -> int:
@@ -140,6 +149,8 @@ class _Driver:
         # Of a run whose process was lost: how often it was tried by then, and how often it was lost before another try.
         self._tries: dict[str, int] = {}
         self._n_silent: dict[str, int] = {}
+        # Nor is a run begun for ever that asks for the end itself.
+        self._n_stopped: dict[str, int] = {}
         self._is_stopping = False
         self._asked = float("inf")
 
@@ -185,7 +196,7 @@ class _Driver:
         name, exceptions = self._running.pop(reference), self._ray.exceptions
         try:
             outcome = Outcome(**self._ray.get(reference))
-        except (exceptions.TaskCancelledError, KeyboardInterrupt):
+        except exceptions.TaskCancelledError:
             outcome = Outcome(name, STOPPED)
         except exceptions.RayTaskError as error:
             # The run itself raises nothing: its machine has no such package, no such folder, no way to the storage.
@@ -205,6 +216,12 @@ class _Driver:
         if outcome.kind == TAKEN and name in self._tries and not self._is_stopping and not self._is_silent(name):
             # By its process that was believed to be gone.
             self._waiting.append(name)
+            return
+        if outcome.kind == STOPPED and not self._is_stopping and self._n_stopped.get(name, 0) < MAX_SILENT:
+            # Its node ends, and had it stopped; others go on.
+            self._n_stopped[name] = self._n_stopped.get(name, 0) + 1
+            self._tell({"lost": name, "status": STOPPED})
+            self._waiting.insert(0, name)
             return
         outcome = self._fetched(name, outcome)
         self._tell({"ends": name, **{key: value for key, value in asdict(outcome).items() if key != "name"}})
