@@ -190,7 +190,9 @@ def _options(args: list[str]) -> argparse.Namespace:
         prog="sb3-sparse sweep",
         description=f"{sweep.__doc__} `sb3-sparse sweep status PLAN` says how far they are.",
     )
-    parser.add_argument("plan", help="a YAML file, see docs/studies.md; or the folder of a study, to go on with it")
+    parser.add_argument(
+        "plan", help="a YAML file, see docs/studies.md, or the name of a plan of the package, such as small/figure_01"
+    )
     parser.add_argument("--folder", type=Path, help="of studies; each has a folder in it (default: logs/sweeps)")
     parser.add_argument("--backend", choices=BACKENDS, help="what makes the runs (default: ray, if it is installed)")
     parser.add_argument("--address", help="of a Ray cluster, such as auto or ray-head:6379 (default: this machine)")

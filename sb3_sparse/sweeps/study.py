@@ -7,7 +7,7 @@ from typing import Any
 from sb3_sparse.common.files import written_beside
 from sb3_sparse.common.literals import parse_literal
 from sb3_sparse.results.evaluations import aligned
-from sb3_sparse.results.studies.reading import FAILED_FILE, PLAN_FILE, RUN_FILE, RUNS_FOLDER
+from sb3_sparse.results.studies.reading import DONE_FILE, FAILED_FILE, PLAN_FILE, RUN_FILE, RUNS_FOLDER
 from sb3_sparse.sweeps.planning.plan import Plan, PlannedRun, read_plan
 from sb3_sparse.sweeps.planning.yaml_plain import write_yaml
 from sb3_sparse.sweeps.runs.execute import How, how_of, write_run
@@ -121,7 +121,9 @@ def status_text(study: Study, runs: Sequence[PlannedRun]) -> str:
         counts[state] += 1
         status: dict[str, Any] = folder.read(STATUS_FILE)
         steps = run.settings["n_timesteps"] if state == "done" else int(status.get("timesteps") or 0)
-        mean = status.get("mean_return")
+        # Of a finished agent what it plays in the end, before that the last ten episodes of training.
+        finals = folder.read(DONE_FILE).get("returns")
+        mean = sum(finals) / len(finals) if finals else status.get("mean_return")
         part = f"{100 * steps / run.settings['n_timesteps']:.0f} %"
         rows.append([run.name, state, part, "" if mean is None else f"{mean:.1f}", f"{folder.seconds() / 3600:.2f}"])
         if state == "failed":

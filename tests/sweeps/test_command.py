@@ -42,7 +42,9 @@ def test_a_study_from_the_plan_to_the_last_run(plan, capsys, tmp_path):
         main(["sweep", place])
         assert "2 done, 0 failed, 0 to do" in capsys.readouterr().out
     assert [(run / "done.json").stat().st_mtime_ns for run in runs] == before
-    assert "2 runs: 2 done" in status(capsys, "plan.yml")
+    text = status(capsys, "plan.yml")
+    assert "2 runs: 2 done" in text
+    assert f"{sum(done[0]['returns']) / 3:.1f}" in text
     # Another seed makes what is new.
     plan.write_text(plan.read_text().replace("seed: 1", "seed: 2"))
     main(["sweep", "plan.yml", "--dry-run", "--no-estimate"])
