@@ -61,7 +61,7 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
         try:
             yield beside
         except Exception as error:
-            if (of_the_disk := _error_of_the_disk(error)) is not None:
+            if (of_the_disk := error_of_the_disk(error)) is not None:
                 raise _cannot_write(path, of_the_disk) from error
             raise
         if not beside.exists():
@@ -168,7 +168,7 @@ def _cannot_write(path: Path, error: OSError) -> OSError:
     return named
 
 
-def _error_of_the_disk(error: BaseException | None) -> OSError | None:
+def error_of_the_disk(error: BaseException | None) -> OSError | None:
     """The error of a full or broken disk, which libraries wrap in errors of their own; None if there is none."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sb3_sparse.common.files import DISK_ERRORS
+from sb3_sparse.common.files import error_of_the_disk
 from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
 from sb3_sparse.sweeps.backends.processes import GRACE, MAX_SILENT, THREADS, TICK, worker_environment
 from sb3_sparse.sweeps.backends.worker import interruptible, prepare_process
@@ -245,7 +245,7 @@ class _Driver:
         try:
             Storage(self._storage).fetch(name, self._runs / name, whole=outcome.kind != DONE)
         except Exception as error:  # whatever a storage raises, other runs go on
-            is_of_disk = isinstance(error, OSError) and error.errno in DISK_ERRORS
+            is_of_disk = error_of_the_disk(error) is not None
             return Outcome(name, FAILED, f"it is {outcome.kind} in the storage, and does not come here: {error!r}", is_of_disk)
         return outcome
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_sparse.common.files import DISK_ERRORS
+from sb3_sparse.common.files import error_of_the_disk
 from sb3_sparse.common.model_report import trained_networks
 from sb3_sparse.evaluation import evaluate_saved, find_saved
 from sb3_sparse.plasticity import PlasticityCallback
@@ -176,7 +176,8 @@ def _try(folder: RunFolder, how: How, after_checkpoint: Callable[[], None] | Non
 
 def _failed(folder: RunFolder, error: BaseException, seconds: float) -> Outcome:
     line = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-    is_of_disk = isinstance(error, OSError) and error.errno in DISK_ERRORS
+    # Of whatever it was made into on its way.
+    is_of_disk = error_of_the_disk(error) is not None
     # Where the disk is full, the answer says it.
     with suppress(OSError):
         folder.end_try(FAILED, seconds)
