@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from sb3_sparse.sweeps.planning.paths import set_by_path
-from sb3_sparse.sweeps.planning.plan import PlannedRun, make_plan, read_plan, steps_of
+from sb3_sparse.sweeps.planning.plan import PlannedRun, checkpoint_steps, make_plan, read_plan, steps_of
 from sb3_sparse.sweeps.planning.yaml_plain import read_yaml
 from sb3_sparse.zoo import hyperparams_file, packaged_hyperparams
 
@@ -121,6 +121,11 @@ def test_nothing_of_a_plan_is_evaluated(tmp_path):
 @pytest.mark.parametrize(("value", "steps"), [("25%", 250), ("0.01%", 1), ("100 %", 1000), (7, 7), (1e2, 100)], ids=str)
 def test_steps(value, steps):
     assert steps_of("every", value, 1000) == steps
+
+
+def test_steps_between_checkpoints():
+    assert [checkpoint_steps(None, n) for n in (300, 9_999, 50_000)] == [1_000, 1_000, 5_000]
+    assert [checkpoint_steps(given, 300) for given in ("10%", 50)] == [30, 50]
 
 
 @pytest.mark.parametrize("value", ["x", "-5%", 0, -1, 1.5, None, "5"], ids=str)

@@ -30,6 +30,7 @@ EVALUATION = {
     **{"stop_at": None, "stop_after": None},
 }
 NAME_LENGTH = 100
+FEW_STEPS = 1_000
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Plan:
     study: str
     runs: tuple[PlannedRun, ...]
     """In the order in which they are begun: first one seed of all."""
-    checkpoint_every: str | int = "10%"
+    checkpoint_every: str | int | None = None
+    """None: see :func:`checkpoint_steps`."""
     threads: int = 1
     """Of each run."""
     gpus: float = 0.0
@@ -119,7 +121,7 @@ def make_plan(content: Any, default_name: str = "study") -> Plan:
     return Plan(
         study=study,
         runs=tuple(sorted(different.values(), key=_seed_place(runs))),
-        checkpoint_every=content.get("checkpoint_every", "10%"),
+        checkpoint_every=content.get("checkpoint_every"),
         threads=whole_number("threads", content.get("threads", 1), 1),
         gpus=non_negative("gpus", content.get("gpus", 0)),
         memory=None if content.get("memory") is None else non_negative("memory", content["memory"]),
@@ -141,6 +143,17 @@ def steps_of(name: str, value: Any, n_timesteps: int) -> int:
     if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?\s*%", value):
         return max(1, round(float(value.rstrip(" %")) / 100 * n_timesteps))
     return whole_number(name, value, 1)
+
+
+def checkpoint_steps(given: str | int | None, n_timesteps: int) -> int:
+    """
+    Steps between two checkpoints: as a plan says, else a tenth of the run, but not less than ``FEW_STEPS``, in which there is
+    little to lose, and a checkpoint takes a tenth of a second.
+
+    :param given: By the plan.
+    :param n_timesteps: Of the run.
+    """
+    return max(FEW_STEPS, n_timesteps // 10) if given is None else steps_of("checkpoint_every", given, n_timesteps)
 
 
 def _run(

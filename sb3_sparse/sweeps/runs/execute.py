@@ -27,7 +27,7 @@ from sb3_sparse.resume.files.folder import checkpoints
 from sb3_sparse.resume.files.lease import LOCK, FolderInUse
 from sb3_sparse.resume.files.whole_files import sweep_beside
 from sb3_sparse.sparse import sparsity_report
-from sb3_sparse.sweeps.planning.plan import Plan, PlannedRun, steps_of
+from sb3_sparse.sweeps.planning.plan import Plan, PlannedRun, checkpoint_steps
 from sb3_sparse.sweeps.runs.facts import run_facts
 from sb3_sparse.sweeps.runs.run_folder import STATUS_FILE, RunFolder, now
 from sb3_sparse.zoo import import_packages, named_class, train_in_folder
@@ -47,7 +47,7 @@ class How:
 
     study: str
     command: str
-    checkpoint_every: str | int = "10%"
+    checkpoint_every: str | int | None = None
     threads: int = 1
     tensorboard: str | None = None
     """Folder of TensorBoard's files."""
@@ -202,7 +202,7 @@ def _train(folder: RunFolder, how: How, after_checkpoint: Callable[[], None] | N
             settings["env"],
             {**settings["hyperparams"], "callback": _callbacks(settings["callbacks"], folder.path)},
             n_timesteps=n_timesteps,
-            checkpoint_every=steps_of("checkpoint_every", how.checkpoint_every, n_timesteps),
+            checkpoint_every=checkpoint_steps(how.checkpoint_every, n_timesteps),
             patience=how.patience,
             callbacks=[watched],
             stop_at=evaluation["stop_at"],
