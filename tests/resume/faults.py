@@ -1,5 +1,6 @@
 """Processes that are killed, and disks that are full: at any call by which something gets to the disk."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -118,3 +119,15 @@ def small_disk(folder: Path, size: str = "64k") -> Iterator[Path]:
 def remount(folder: Path, options: str) -> None:
     """Change a disk of :func:`small_disk`: ``"ro"``, ``"rw"``, ``"size=1m"``."""
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+
+
+def fill(folder, but=0):
+    """Take all the space of a disk, but some bytes."""
+    with (folder / "full").open("wb") as file:
+        try:
+            while True:
+                os.write(file.fileno(), bytes(4096))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+        os.ftruncate(file.fileno(), max(0, file.tell() - but))

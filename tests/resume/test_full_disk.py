@@ -15,7 +15,7 @@ from sb3_sparse.resume.files.folder import checkpoints, newest_whole
 from sb3_sparse.resume.files.whole_files import goes_on_without_saving, saves_whole_files
 from tests.resume.cases import sac
 from tests.resume.comparing import differences, everything
-from tests.resume.faults import at_disk_calls, in_child, remount, small_disk, status_of
+from tests.resume.faults import at_disk_calls, fill, in_child, remount, small_disk, status_of
 
 TOTAL = 200
 
@@ -42,18 +42,6 @@ class At(BaseCallback):
 
     def set_state(self, state):
         pass
-
-
-def fill(folder, but=0):
-    """Take all the space of a disk, but some bytes."""
-    with (folder / "full").open("wb") as file:
-        try:
-            while True:
-                os.write(file.fileno(), bytes(4096))
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-        os.ftruncate(file.fileno(), max(0, file.tell() - but))
 
 
 def whole(folder):

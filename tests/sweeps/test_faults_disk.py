@@ -12,7 +12,7 @@ from sb3_sparse.sweeps.planning.plan import make_plan
 from sb3_sparse.sweeps.runs.execute import DONE, FAILED, execute
 from sb3_sparse.sweeps.study import Study
 from tests.resume.comparing import differences
-from tests.resume.faults import at_disk_calls, in_child, remount, small_disk, status_of
+from tests.resume.faults import at_disk_calls, fill, in_child, remount, small_disk, status_of
 from tests.sweeps import small
 
 OPTIONS = ("plan.yml", "--no-estimate", "--jobs", 2)
@@ -29,17 +29,6 @@ def here(tmp_path):
 def disk(here):
     with small_disk(here / "disk", "4m") as folder:
         yield folder
-
-
-def fill(folder):
-    """Take all the space of a disk."""
-    with (folder / "full").open("wb") as file:
-        try:
-            while True:
-                os.write(file.fileno(), bytes(4096))
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
 
 
 def assert_said(text, *parts):
