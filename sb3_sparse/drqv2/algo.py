@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from sb3_sparse.common.model_parts import ModelParts, Network
 from sb3_sparse.common.sb3_models import policy_builder
 from sb3_sparse.common.signatures import FullSignature
-from sb3_sparse.common.validation import non_negative, positive, whole_number
+from sb3_sparse.common.validation import fraction, non_negative, positive, whole_number
 from sb3_sparse.drqv2.noise import noisy_actions
 from sb3_sparse.drqv2.policies import DrQv2Policy, check_images
 from sb3_sparse.networks.drq import DrQActor, DrQCritic
@@ -105,6 +105,8 @@ class DrQv2(OffPolicyAlgorithm):
         if isinstance(getattr(env, "observation_space", None), spaces.Dict):
             # SB3 would name a policy that there is not.
             check_images(env.observation_space)
+        if kwargs.get("use_sde") or kwargs.get("use_sde_at_warmup"):
+            raise ValueError("use_sde=True: DrQ-v2 explores by noise on its actions, see exploration_initial_std. Leave it out.")
         n_steps = whole_number("n_steps", n_steps, 1)
         self.exploration_initial_std = non_negative("exploration_initial_std", exploration_initial_std)
         self.exploration_final_std = non_negative("exploration_final_std", exploration_final_std)
@@ -118,8 +120,8 @@ class DrQv2(OffPolicyAlgorithm):
             buffer_size,
             whole_number("learning_starts", learning_starts, 0),
             whole_number("batch_size", batch_size, 1),
-            tau,
-            gamma,
+            fraction("tau", tau),
+            fraction("gamma", gamma),
             train_freq,
             gradient_steps,
             n_steps=n_steps,
