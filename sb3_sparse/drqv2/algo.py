@@ -106,7 +106,7 @@ class DrQv2(OffPolicyAlgorithm):
             # SB3 would name a policy that there is not.
             check_images(env.observation_space)
         if kwargs.get("use_sde") or kwargs.get("use_sde_at_warmup"):
-            raise ValueError("use_sde=True: DrQ-v2 explores by noise on its actions, see exploration_initial_std. Leave it out.")
+            raise ValueError("use_sde=True: DrQ-v2 explores by noise on its actions, see exploration_initial_std.")
         n_steps = whole_number("n_steps", n_steps, 1)
         self.exploration_initial_std = non_negative("exploration_initial_std", exploration_initial_std)
         self.exploration_final_std = non_negative("exploration_final_std", exploration_final_std)
