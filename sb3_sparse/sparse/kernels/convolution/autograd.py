@@ -19,7 +19,7 @@ class _SparseConv2d(th.autograd.Function):
     def forward(
         ctx: Any, x: th.Tensor, values: th.Tensor, bias: th.Tensor | None, topology: Topology, window: Window
     ) -> th.Tensor:
-        products = Shifted(topology, window, tuple(x.shape))
+        products = Shifted(topology, window, _shape(x))
         packed = products.pack(x)
         # Whoever wants gradients of gradients gets them from torch's convolution, which needs these themselves.
         ctx.save_for_backward(x, values)
@@ -53,8 +53,9 @@ def sparse_conv2d(
     """
     A 2-D convolution whose weight is given by its living values.
 
-    What our kernels return of 16 images or more lies ``(out_channels, height, width, batch)`` in memory, which element-wise
-    functions, ``flatten(1)`` and the next such layer keep without a copy; ``view(batch, -1)`` works on it, ``view(-1)`` does not.
+    What our kernels return of 16 images or more lies ``(out_channels, height, width, batch)`` in memory. Element-wise
+    functions, ``flatten(1)`` and the next such layer take it so, without a copy; ``view(batch, -1)`` works on it, and
+    ``view(-1)`` does not.
 
     :param x: ``(batch, in_channels, height, width)``
     :param values: Living weights, ``(nnz,)``, in the order of the topology.
@@ -68,13 +69,18 @@ def sparse_conv2d(
         return _dense(x, scatter_dense(values, topology, identity), window, bias)
     grad = th.is_grad_enabled()
     wants = (grad and x.requires_grad, grad and values.requires_grad)
-    if not shifts(topology, window, tuple(x.shape), wants):
+    if not shifts(topology, window, _shape(x), wants):
         return _dense(x, scatter_dense(values, topology, identity), window, bias)
     values, bias = values.contiguous(), None if bias is None else bias.contiguous()
     if any(wants) or (grad and bias is not None and bias.requires_grad):
         return _SparseConv2d.apply(x, values, bias, topology, window)
-    products = Shifted(topology, window, tuple(x.shape))
+    products = Shifted(topology, window, _shape(x))
     return products.forward(products.pack(x), values, bias)
+
+
+def _shape(x: th.Tensor) -> tuple[int, int, int, int]:
+    batch, channels, height, width = x.shape
+    return batch, channels, height, width
 
 
 def _can_shift(x: th.Tensor, values: th.Tensor, topology: Topology, window: Window, bias: th.Tensor | None) -> bool:

@@ -1,5 +1,5 @@
 """
-Where the weights of a convolution are for the kernels: cut into blocks of channels, each weight with its distance in the panel.
+Where the kernels find the weights of a convolution: cut into blocks of channels, each with its distance in the panel.
 
 Derived from topology, settings and size of the images, and kept as long as the topology lives.
 """
@@ -15,11 +15,14 @@ import torch as th
 
 from sb3_sparse.sparse.kernels.convolution.window import Window
 from sb3_sparse.sparse.kernels.native.code import LANES
-from sb3_sparse.sparse.kernels.native.convolution import MAX_VECTORS, PANEL, SUMS
+from sb3_sparse.sparse.kernels.native.convolution import MAX_VECTORS, PANEL, SMALL_PANEL, SUMS
 from sb3_sparse.sparse.topology import Topology
 
 # What a weight costs in a tile beside its multiply-adds, in multiply-adds; from timings of tiles of 4 to 21 vectors.
 _PER_WEIGHT = 2.5
+
+# So many weights of a row in a block make up for storing and loading its sums once.
+_WEIGHTS_OF_ROW = 24
 
 
 class Size(NamedTuple):
@@ -40,7 +43,7 @@ class Taps(NamedTuple):
     """Which row of pixels is read for the first one of the result, and which pixel; negative in the padding."""
     x: np.ndarray
     """Counted in numbers instead of pixels where a vector holds pixels of a row."""
-    index: np.ndarray
+    weight: np.ndarray
     """Which of the topology's weights it is."""
 
 
@@ -114,6 +117,13 @@ def cuts(topology: Topology, window: Window, size: Size) -> Cuts | None:
     return per_topology[key]
 
 
+def kept_bytes(topology: Topology) -> int:
+    """Memory of what is kept for a topology."""
+    made = [cuts for cuts in _kept.get(topology, {}).values() if cuts is not None]
+    all_cuts = [cut for cuts in made for cut in (cuts.forward, *(phase.cut for phase in cuts.phases)) if cut is not None]
+    return sum(sum(a.nbytes for a in cut.arrays) + 8 * (cut.order.numel() + cut.places.numel()) for cut in all_cuts)
+
+
 def _make_cuts(topology: Topology, window: Window, size: Size) -> Cuts | None:
     out = window.out_size((size.height, size.width))
     if min(out) < 1:
@@ -170,7 +180,7 @@ def _phase(
         counts.append(len(range(first, pixels, stride)))
         begins.append((first + before - rest) // stride)
     if min(counts) < 1:
-        return Phase(*firsts, None)
+        return Phase(firsts[0], firsts[1], None)
     has = (weights.y % window.stride[0] == remainder[0]) & (weights.x % window.stride[1] == remainder[1])
     taps = Taps(*(values[has] for values in weights))
     y = begins[0] - (taps.y - remainder[0]) // window.stride[0]
@@ -180,8 +190,8 @@ def _phase(
     if few:
         x, widths = (x + left) * few, (_vectors(left + out[1], few), _vectors(counts[1], few))
     product = Product(channels, topology.rows, out[0], widths[0], counts[0], widths[1], (1, 1))
-    cut = _cut(Taps(taps.channel, taps.row, y, x, taps.index), product, few)
-    return None if cut is None else Phase(*firsts, cut)
+    cut = _cut(Taps(taps.channel, taps.row, y, x, taps.weight), product, few)
+    return None if cut is None else Phase(firsts[0], firsts[1], cut)
 
 
 def _vectors(pixels: int, few: int) -> int:
@@ -206,7 +216,7 @@ def _cut(taps: Taps, product: Product, few: int) -> Cut | None:
         return None
     tile = min(tiles, key=lambda tile: _cost(tile, product))
     per_channel = channel_panel(tile)
-    n_blocks = -(-product.channels // max(1, PANEL // per_channel))
+    n_blocks = -(-product.channels // _block_channels(len(taps.row), product, per_channel))
     block_channels = -(-product.channels // n_blocks)
     part, panel_row = tile[1] + reach_x, (tile[1] + reach_x) * stride_x * LANES
     block = taps.channel // block_channels
@@ -218,7 +228,7 @@ def _cut(taps: Taps, product: Product, few: int) -> Cut | None:
     distance = taps.x if few else (taps.x - first_x) // stride_x * LANES + (taps.x - first_x) % stride_x * part * LANES
     distance = (taps.channel - block * block_channels) * per_channel + (taps.y - first_y) * panel_row + distance
     offsets, indices = np.zeros(int(rooms.sum()), np.uint16), np.zeros(int(rooms.sum()), np.int64)
-    offsets[places], indices[places] = distance[order], taps.index[order]
+    offsets[places], indices[places] = distance[order], taps.weight[order]
     of_weights = np.empty_like(places)
     of_weights[order] = places
     arrays = (starts.astype(np.int32), (starts + counts).astype(np.int32), offsets, _edges(first_x, stride_x, product.width))
@@ -235,6 +245,18 @@ def _cut(taps: Taps, product: Product, few: int) -> Cut | None:
         arrays,
         tuple(array.ctypes.data for array in arrays),
     )
+
+
+def _block_channels(nnz: int, product: Product, per_channel: int) -> int:
+    """
+    How many channels a block has at most: enough weights of a row for one load and store of its sums, in a small panel if that
+    is possible.
+
+    :param per_channel: Numbers in the panel for each.
+    """
+    weights = max(1, nnz) / (product.rows * product.channels)
+    enough = math.ceil(_WEIGHTS_OF_ROW / weights)
+    return max(1, min(max(enough, SMALL_PANEL // per_channel), PANEL // per_channel))
 
 
 def _edges(first_x: int, stride: int, width: int) -> np.ndarray:

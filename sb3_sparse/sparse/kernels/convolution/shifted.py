@@ -60,7 +60,7 @@ class Shifted:
 
         :param grad: From :meth:`pack_gradient`.
         """
-        batch, channels, height, width = self._shape
+        batch, channels, *_ = self._shape
         phases, (down, across) = self._cuts.phases, self._window.stride
         if holds_images(batch) or len(phases) == 1:
             result = Result(values, self._shape)

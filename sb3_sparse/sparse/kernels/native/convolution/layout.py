@@ -17,12 +17,14 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
-from sb3_sparse.sparse.kernels.native.code import FLOAT, LANES, VECTOR, WORD, Code, word
+from sb3_sparse.sparse.kernels.native.code import FLOAT, LANES, VECTOR, Code, word
 
+SMALL_PANEL = 6144
+"""Numbers in a panel that leaves some of a first-level cache of 32 KiB to other things."""
 PANEL = 1 << 14
 """
-Numbers in a panel: twice a first-level cache of 32 KiB, which was faster than less, as sums are then stored and loaded less
-often. Distances in it fit into 16 bits.
+Numbers in a panel at most. Distances in it fit into 16 bits. Where a block has few weights it pays to leave the first-level
+cache, as sums are stored and loaded less often then.
 """
 MAX_VECTORS = 21
 """Vectors in a tile at most, if there are 32 registers of their size: all of them are sums of one row."""

@@ -5,7 +5,7 @@ from functools import cache, partial
 
 from llvmlite import ir
 
-from sb3_sparse.sparse.kernels.native.code import INT16, INT32, LANES, VECTOR, Code, word
+from sb3_sparse.sparse.kernels.native.code import INT16, LANES, VECTOR, Code, word
 from sb3_sparse.sparse.kernels.native.convolution.layout import Geometry, Tile, each_tile
 from sb3_sparse.sparse.kernels.native.kernel import Definition, Kernel
 
@@ -13,17 +13,18 @@ SUMS = 4
 """How many weights are reduced to their sums at the same time."""
 
 
-def define(name: str, vectors: tuple[int, int]) -> Definition:
+def define(name: str, vectors: int = 4, down: int = 1) -> Definition:
     """
     How to write a kernel.
 
     Row ``i`` has the weights ``starts[b * rows + i]`` to ``stops[b * rows + i]`` in block ``b`` of channels, and begins at a
-    multiple of ``SUMS``. ``offsets`` says where in the panel a weight's pixels are, ``edges`` which pixels of a part of a panel
-    row are inside the image, for a tile at 0. Values lie in the order of ``offsets``.
+    multiple of ``SUMS``. ``offsets`` says where in the panel a weight's pixels are, ``edges`` which pixels of a part of a
+    panel row are inside the image, for a tile at 0. Values lie in the order of ``offsets``.
 
     :param name: "multiply", of which ``first`` and ``last`` are rows of tiles, or "sample_product", of which they are rows of
         the weight.
-    :param vectors: Rows and columns of pixels in a tile.
+    :param vectors: Columns of pixels in a tile.
+    :param down: Rows of pixels in a tile.
     """
     if name == "multiply":
         pointers, write = "values starts stops offsets edges x bias y", _multiply
@@ -31,16 +32,25 @@ def define(name: str, vectors: tuple[int, int]) -> Definition:
         pointers, write = "dv starts stops offsets edges g x", _sample_product
     else:
         raise KeyError(name)
-    return Definition(pointers, " ".join(Geometry._fields), partial(_with_sizes, write, vectors, len(pointers.split())))
+    return Definition(
+        pointers, " ".join(Geometry._fields), partial(_with_sizes, write, (down, vectors), len(pointers.split()))
+    )
 
 
 @cache
-def kernel(name: str, vectors: tuple[int, int]) -> Kernel:
-    """A kernel, compiled once; arguments as for :func:`define`."""
-    return define(name, vectors).compile()
+def kernel(name: str, tile: tuple[int, int]) -> Kernel:
+    """
+    A kernel, compiled once.
+
+    :param name: As for :func:`define`.
+    :param tile: Rows and columns of pixels in a tile.
+    """
+    return define(name, tile[1], tile[0]).compile()
 
 
-def _with_sizes(write: Callable[..., None], vectors: tuple[int, int], n_pointers: int, code: Code, *arguments: ir.Value) -> None:
+def _with_sizes(
+    write: Callable[..., None], vectors: tuple[int, int], n_pointers: int, code: Code, *arguments: ir.Value
+) -> None:
     sizes = Geometry(*arguments[n_pointers:-2])
     write(code, sizes, vectors, *arguments[:n_pointers], *arguments[-2:])
 
