@@ -21,7 +21,7 @@ _MAX_WORK = 1 << 29
 # Below so many, calls cost more than what a sparse product saves.
 _MIN_WORK = 1 << 20
 # By the rule, convolutions are sparse up to this density, which was the faster way for all shapes that were tried.
-_MAX_DENSITY = 0.4
+_MAX_DENSITY = 0.5
 
 
 def shifts(topology: Topology, window: Window, shape: tuple[int, int, int, int], wants: tuple[bool, bool]) -> bool:
