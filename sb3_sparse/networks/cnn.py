@@ -1,7 +1,7 @@
 """Convolutional encoders: that of DQN, IMPALA's, and a small one for grids."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch as th
 from torch import nn
@@ -59,10 +59,34 @@ class _SamePadding(nn.Module):
         for size in (x.shape[-1], x.shape[-2]):
             missing = max(0, (-(-size // self.stride) - 1) * self.stride + self.kernel - size)
             pads += [missing // 2, missing - missing // 2]
-        return F.pad(x, pads, value=self.value) if any(pads) else x
+        return _pixel_by_pixel(x, lambda x: F.pad(x, pads, value=self.value)) if any(pads) else x
 
     def extra_repr(self) -> str:
         return f"kernel={self.kernel}, stride={self.stride}"
+
+
+class _MaxPool(nn.MaxPool2d):
+    """The pooling, on images in any layout."""
+
+    def forward(self, x: th.Tensor) -> th.Tensor:
+        y = _pixel_by_pixel(x, super().forward)
+        if y.requires_grad and not th.compiler.is_compiling() and y.is_contiguous(memory_format=th.channels_last):
+            # Of a gradient in another layout torch would copy what is four times as large.
+            y.register_hook(lambda grad: grad.contiguous(memory_format=th.channels_last))
+        return y
+
+
+def _pixel_by_pixel(x: th.Tensor, function: Callable[[th.Tensor], th.Tensor]) -> th.Tensor:
+    """
+    A function that treats each image and each of its channels alike, without a copy of what sparse convolutions make.
+
+    That lies ``(channels, height, width, batch)``, which torch would copy first, and pool slowly then. With batch and channels
+    exchanged it has the channels of a pixel side by side, the layout in which torch pools fast.
+    """
+    exchanged = x.transpose(0, 1) if x.dim() == 4 else x
+    if exchanged is x or x.is_contiguous() or not exchanged.is_contiguous(memory_format=th.channels_last):
+        return function(x)
+    return function(exchanged).transpose(0, 1)
 
 
 class _ImpalaBlock(nn.Module):
@@ -95,7 +119,7 @@ class ImpalaEncoder(nn.Sequential):
             nn.init.xavier_uniform_(conv.weight)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
             # Flax pads an even size behind only, where torch's own padding would shift all windows by a pixel.
-            layers += [conv, _SamePadding(3, 2, -math.inf), nn.MaxPool2d(3, 2), _ImpalaBlock(channels), _ImpalaBlock(channels)]
+            layers += [conv, _SamePadding(3, 2, -math.inf), _MaxPool(3, 2), _ImpalaBlock(channels), _ImpalaBlock(channels)]
             in_channels = channels
         super().__init__(*layers, nn.ReLU(), nn.Flatten())
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from sb3_sparse.common.validation import flag, fraction, whole_number
 from sb3_sparse.sparse.kernels import scatter_dense, sparse_linear
+from sb3_sparse.sparse.kernels.convolution import Window, sparse_conv2d
 from sb3_sparse.sparse.topology import MAX_SEED, Topology
 from sb3_sparse.sparse.weight import SparseWeight, copy_parameter
 
@@ -108,8 +109,9 @@ class SparseConv2d(SparseWeight):
     """
     A 2-D convolution with a fixed set of living weights.
 
-    The kernel is spread over a dense one for each pass: parameters, optimiser state and checkpoints shrink with
-    the density, the time of the convolution does not.
+    In float32 on the CPU, only the living weights are multiplied where that was measured to be faster: each with shifted
+    rows of the image. Elsewhere the kernel is spread over a dense one for each pass: parameters, optimiser state and
+    checkpoints shrink with the density there, the time of the convolution does not.
 
     :param dense: The convolution to take shape, settings and initial weights from.
     :param topology: Which weights exist; its shape is that of ``dense.weight``.
@@ -145,11 +147,17 @@ class SparseConv2d(SparseWeight):
         :param x: ``(batch, in_channels, height, width)``
         :return: ``(batch, out_channels, height, width)``
         """
-        weight = scatter_dense(self.values, self.topology, self.topology_seed)
-        settings, padding = self.settings, self.settings["padding"]
+        settings, window = self.settings, self._window
         if settings["padding_mode"] != "zeros":
-            x, padding = F.pad(x, self._padding, mode=settings["padding_mode"]), 0
-        return F.conv2d(x, weight, self.bias, settings["stride"], padding, settings["dilation"], settings["groups"])
+            x = F.pad(x, self._padding, mode=settings["padding_mode"])
+        return sparse_conv2d(x, self.values, self.topology, window, self.bias, self.topology_seed)
+
+    @property
+    def _window(self) -> Window:
+        settings = self.settings
+        left, right, top, bottom = self._padding if settings["padding_mode"] == "zeros" else (0, 0, 0, 0)
+        sides = (top, left), (bottom, right)
+        return Window(settings["kernel_size"], settings["stride"], *sides, settings["dilation"], settings["groups"])
 
     def extra_repr(self) -> str:
         shape = "x".join(map(str, self._topology.shape))

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from sb3_sparse.sparse.kernels import peek_backend
+from sb3_sparse.sparse.kernels.choosing.chooser import chosen_convolutions
+from sb3_sparse.sparse.kernels.convolution.cut import kept_bytes
 from sb3_sparse.sparse.layers import PrunableLayer, SparseConv2d, SparseLayer
 
 
@@ -89,7 +91,9 @@ def sparsity_report(module: nn.Module) -> SparsityReport:
             # Noisy layers have deviations at the same positions.
             hidden += len(layer.gathered) * (topology.numel - topology.nnz)
             if isinstance(layer, SparseConv2d):
-                kept, backend = 8 * topology.nnz, "conv"
+                # In use: which one is chosen depends on the size of the images.
+                used = sorted(set(chosen_convolutions.get(topology, {}).values()))
+                kept, backend = 8 * topology.nnz + kept_bytes(topology), ", ".join(used) or "conv"
             else:
                 likely, is_settled = peek_backend(layer.values.device, layer.values.dtype, topology)
                 kept = likely.memory(topology)

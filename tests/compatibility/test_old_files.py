@@ -66,8 +66,8 @@ def test_outputs(name, backend):
         expected = stored[f"{backend}_{key}"]
         assert (output.dtype, output.shape) == (expected.dtype, expected.shape)
         # The dense backend's results of several samples lie in memory as those of all others since 0.2, and what torch
-        # computes from them rounds differently.
-        if wrote_the_file(name) and (backend != "dense" or key == "action"):
+        # computes from them rounds differently. Convolutions had no kernels of ours in 0.1.
+        if wrote_the_file(name) and (backend != "dense" or key == "action") and name != "conv":
             np.testing.assert_array_equal(output, expected, err_msg=key)
         else:
             np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-5, err_msg=key)

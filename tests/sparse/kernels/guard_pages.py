@@ -2,7 +2,7 @@
 What ``test_guard_pages.py`` runs in a process of its own: every kernel on arrays that end, or begin, directly at a page
 that must not be touched. A kernel that reads or writes beside an array ends the process.
 
-    python tests/sparse/kernels/guard_pages.py {batches,streaming} [prove]
+    python tests/sparse/kernels/guard_pages.py {batches,convolutions,streaming} [prove]
 
 "prove" makes one array after the other too short by an element, each in a forked child which that has to end, and prints
 those that it did not end.
@@ -20,7 +20,10 @@ import torch as th
 
 from sb3_sparse.sparse import Topology
 from sb3_sparse.sparse.kernels.backends import BACKENDS, blocked, compiled
+from sb3_sparse.sparse.kernels.convolution import Window, images, shifted
+from sb3_sparse.sparse.kernels.convolution import cut as convolution_cut
 from sb3_sparse.sparse.topology import TopologyTensors
+from tests.sparse.kernels.test_convolutions import dense_convolution
 from tests.sparse.kernels.test_native import PRODUCTS, reference
 from tests.streaming import test_kernels as streaming
 
@@ -153,6 +156,68 @@ def check_batches(guard, batches=range(1, 71)):
                     np.testing.assert_allclose(result.numpy(), right, rtol=1e-3, atol=1e-3, err_msg=f"{plain} {name} {batch}")
 
 
+def guard_what_convolutions_allocate(guard):
+    """The cut, packed values and images, and results."""
+    cut = convolution_cut._cut
+
+    def guarded_cut(*args):
+        made = cut(*args)
+        if made is None:
+            return None
+        names = ("starts", "stops", "offsets", "edges")
+        arrays = tuple(guard.array(name, array) for name, array in zip(names, made.arrays, strict=True))
+        return made._replace(arrays=arrays, addresses=tuple(array.ctypes.data for array in arrays))
+
+    convolution_cut._cut = guarded_cut
+    for name in ("by_image", "by_row"):
+        pack = getattr(images, name)
+
+        def packed(*args, pack=pack, **kwargs):
+            return images.Images(guard.tensor("images", pack(*args, **kwargs).data))
+
+        setattr(shifted, name, packed)
+    strided, select = th.Tensor.new_empty_strided, th.Tensor.index_select
+
+    def new_empty_strided(self, shape, strides):
+        if len(shape) != 4:
+            return strided(self, shape, strides)
+        return guard.tensor("result", strided(self, shape, strides).permute(1, 2, 3, 0)).permute(3, 0, 1, 2)
+
+    th.Tensor.new_empty_strided = new_empty_strided
+    th.Tensor.index_select = lambda self, *args: guard.tensor("packed", select(self, *args))
+
+
+CONVOLUTIONS = [
+    # (channels, out channels, height, width, batch), window
+    ((3, 5, 9, 8, 16), Window((3, 3), before=(1, 1), after=(1, 1))),
+    ((3, 5, 9, 8, 17), Window((3, 3), before=(1, 1), after=(1, 1))),
+    ((4, 2, 20, 21, 32), Window((8, 7), (4, 3))),
+    ((4, 4, 7, 7, 16), Window((2, 3), dilation=(2, 2), groups=2)),
+    ((1, 1, 1, 1, 16), Window((1, 1))),
+    ((2, 3, 11, 12, 1), Window((3, 3), before=(1, 1), after=(1, 1))),
+    ((2, 3, 11, 12, 5), Window((4, 4), (2, 2), before=(0, 1), after=(1, 2))),
+]
+
+
+def check_convolutions(guard, batches=()):
+    for (channels, rows, height, width, batch), window in CONVOLUTIONS:
+        weight_shape = (rows, channels // window.groups, *window.kernel)
+        for density in (0.0, 0.4, 1.0):
+            topology = Topology.random(weight_shape, round(density * int(np.prod(weight_shape))), seed=1)
+            shape = (batch, channels, height, width)
+            x, grad = th.randn(shape), th.randn(batch, rows, *window.out_size((height, width)))
+            values, bias = th.randn(topology.nnz), guard.tensor("bias", th.randn(rows))
+            products = shifted.Shifted(topology, window, shape)
+            packed, packed_grad = products.pack(x), products.pack_gradient(grad)
+            results = (
+                products.forward(packed, values, bias),
+                products.grad_input(packed_grad, values),
+                products.grad_values(packed_grad, packed),
+            )
+            for result, right in zip(results, dense_convolution(x, values, topology, window, bias, grad), strict=True):
+                th.testing.assert_close(result, right, rtol=1e-3, atol=1e-3)
+
+
 def check_streaming(guard, batches=()):
     for shape in streaming.SHAPES:
         streaming.Checks(guard.array, *shape).all()
@@ -176,8 +241,11 @@ def prove(check, guard):
 if __name__ == "__main__":
     faulthandler.enable()
     th.set_num_threads(1)
-    check, guard = {"batches": check_batches, "streaming": check_streaming}[sys.argv[1]], Guard()
+    checks = {"batches": check_batches, "convolutions": check_convolutions, "streaming": check_streaming}
+    check, guard = checks[sys.argv[1]], Guard()
     guard_what_backends_allocate(guard)
+    if check is check_convolutions:
+        guard_what_convolutions_allocate(guard)
     # Blocks of columns as narrow as larger batches have.
     compiled._block_bytes = lambda: 1 << 13
     if "prove" in sys.argv:

@@ -12,10 +12,11 @@ import time
 import pytest
 import torch as th
 
-from sb3_sparse.sparse import Topology
+from sb3_sparse.sparse import SparseConv2d, Topology
 from sb3_sparse.sparse.kernels import BACKEND_VARIABLE, available_backends, sparse_linear
 from sb3_sparse.sparse.kernels.backends import BACKENDS, blocked, compiled
 from sb3_sparse.sparse.kernels.backends.dense import _scratch
+from sb3_sparse.sparse.kernels.convolution import shifted
 from sb3_sparse.sparse.kernels.native import threads
 
 N_THREADS = 4
@@ -40,7 +41,7 @@ def parts(monkeypatch):
         run(kernel, arguments, bounds)
 
     monkeypatch.setattr(threads, "MIN_WORK", 1)
-    for module in (compiled, blocked):
+    for module in (compiled, blocked, shifted):
         monkeypatch.setattr(module, "run", watched)
     return seen
 
@@ -87,6 +88,27 @@ def test_results_do_not_depend_on_the_number_of_threads(backend, batch, who_work
         assert max(parts) == n_threads
     if who_works == "Python":
         assert threads._pool()._threads
+
+
+@pytest.mark.parametrize("batch", [1, 20, 32])
+def test_results_of_convolutions_do_not_depend_on_the_number_of_threads(batch, who_works, parts, monkeypatch):
+    monkeypatch.setenv(BACKEND_VARIABLE, "blocked")
+    layer = SparseConv2d(th.nn.Conv2d(8, 24, 3, 2, 1), Topology.random((24, 8, 3, 3), 500, seed=0))
+    x = th.randn(batch, 8, 21, 19, requires_grad=True)
+
+    def results():
+        y = layer(x)
+        return y.detach(), *th.autograd.grad(y.square().sum(), [x, layer.values])
+
+    th.set_num_threads(1)
+    expected = results()
+    assert set(parts) == {1}
+    for n_threads in (2, 3, N_THREADS, 7):
+        parts.clear()
+        th.set_num_threads(n_threads)
+        for _ in range(3):
+            assert equal(results(), expected)
+        assert max(parts) == n_threads
 
 
 @pytest.mark.parametrize("backend", ["compiled", "blocked"])

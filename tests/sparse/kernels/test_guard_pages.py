@@ -26,19 +26,21 @@ def run(*arguments):
     return result.stdout
 
 
-@pytest.mark.parametrize("kernels", ["batches", "streaming"])
+@pytest.mark.parametrize("kernels", ["batches", "convolutions", "streaming"])
 def test_kernels_touch_nothing_beside_their_arrays(kernels):
     assert run(SCRIPT, kernels).startswith("all right: bias")
 
 
-def test_kernels_of_processors_without_avx512_touch_nothing_beside_their_arrays():
+@pytest.mark.parametrize("kernels", ["batches", "convolutions"])
+def test_kernels_of_processors_without_avx512_touch_nothing_beside_their_arrays(kernels):
     if not llvm.get_host_cpu_features().get("avx512f", False):
         pytest.skip("for processors with AVX-512, on which others differ")
-    code = f"import without_avx512, runpy, sys; sys.argv = ['', 'batches']; runpy.run_path({SCRIPT!r}, run_name='__main__')"
+    code = f"import without_avx512, runpy, sys; sys.argv = ['', {kernels!r}]; runpy.run_path({SCRIPT!r}, run_name='__main__')"
     assert run("-c", code).startswith("all right: bias")
 
 
 def test_an_array_that_is_too_short_ends_the_process():
     assert run(SCRIPT, "streaming", "prove") == ""
+    assert run(SCRIPT, "convolutions", "prove") == ""
     # These two have some more elements than the kernels touch, on purpose: whole vectors are read and written.
     assert run(SCRIPT, "batches", "prove") == "end local 0\nend packed 0\n"

@@ -12,6 +12,7 @@ Where a stopwatch cannot tell, for small products and on a busy machine, and whe
 import logging
 import os
 import weakref
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch as th
@@ -19,7 +20,7 @@ import torch as th
 from sb3_sparse.sparse.kernels.backend import Backend
 from sb3_sparse.sparse.kernels.backends import BACKENDS, OURS, available_backends
 from sb3_sparse.sparse.kernels.choosing import choices
-from sb3_sparse.sparse.kernels.choosing.measure import MAX_BATCH, is_busy, measure
+from sb3_sparse.sparse.kernels.choosing.measure import MAX_BATCH, Measurement, is_busy, measure
 from sb3_sparse.sparse.kernels.choosing.rule import backend_by_rule
 from sb3_sparse.sparse.topology import Topology
 
@@ -29,7 +30,7 @@ BACKEND_VARIABLE = "SB3_SPARSE_BACKEND"
 """Environment variable that names one backend for everything, or ``deterministic``, instead of the measured choice."""
 
 _ENCODED_VARIABLE = os.environ.encodekey(BACKEND_VARIABLE)
-_AUTO, _DETERMINISTIC = "auto", "deterministic"
+AUTO, DETERMINISTIC = "auto", "deterministic"
 # Smaller weights than this are not worth a measurement: a product takes microseconds on any path.
 _MIN_NUMEL = 1024
 
@@ -101,11 +102,11 @@ def register_backend(backend: Backend) -> None:
     name = getattr(backend, "name", None)
     if not isinstance(name, str) or not name.isidentifier():
         raise ValueError(f"the name of a backend is {name!r}: expected a word of letters, digits and underscores.")
-    if name in (*BACKENDS, _AUTO, _DETERMINISTIC):
-        taken = [*BACKENDS, _AUTO, _DETERMINISTIC]
+    if name in (*BACKENDS, AUTO, DETERMINISTIC):
+        taken = [*BACKENDS, AUTO, DETERMINISTIC]
         raise ValueError(f"the name of a backend is {name!r}, which is taken: expected another one than {taken}.")
     BACKENDS[name] = backend
-    _chosen.clear()
+    clear_chosen()
 
 
 def unregister_backend(name: str) -> None:
@@ -118,7 +119,7 @@ def unregister_backend(name: str) -> None:
         registered = [other for other in BACKENDS if other not in OURS]
         raise ValueError(f"cannot unregister the backend {name!r}: expected one that was registered, which are {registered}.")
     del BACKENDS[name]
-    _chosen.clear()
+    clear_chosen()
 
 
 def take_choices(known: dict[str, str]) -> None:
@@ -129,13 +130,19 @@ def take_choices(known: dict[str, str]) -> None:
     """
     for kind, name in known.items():
         choices.use_choice(kind, name)
-    _chosen.clear()
+    clear_chosen()
 
 
 def forget_choices() -> None:
     """Forget what is in memory; the file is read again."""
-    _chosen.clear()
+    clear_chosen()
     choices.forget_choices()
+
+
+def clear_chosen() -> None:
+    """Ask again what was chosen."""
+    _chosen.clear()
+    chosen_convolutions.clear()
 
 
 class _Key(NamedTuple):
@@ -155,17 +162,21 @@ _chosen: "weakref.WeakKeyDictionary[Topology, dict[tuple[str, th.device, th.dtyp
     weakref.WeakKeyDictionary()
 )
 
+chosen_convolutions: "weakref.WeakKeyDictionary[Topology, dict[tuple[Any, ...], str]]" = weakref.WeakKeyDictionary()
+"""The same of convolutions, for ``convolutions.py``."""
+
 
 def _question(device: th.device, dtype: th.dtype, batch: int, training: bool) -> tuple[Backend | None, tuple[Any, ...]]:
     """What is asked for: a backend that the environment variable names, else the parts of a :class:`_Key`."""
-    mode = _environment_variable() or _AUTO
-    if mode not in (_AUTO, _DETERMINISTIC):
-        return _forced_backend(mode, device, dtype), ()
+    mode = environment_variable() or AUTO
+    if mode not in (AUTO, DETERMINISTIC):
+        return forced_backend(mode, device, dtype), ()
     # A plain tuple, which takes half of the time of a named one.
     return None, (mode, device, dtype, 1 << (batch - 1).bit_length() if batch else 0, training, th.get_num_threads())
 
 
-def _environment_variable() -> str | None:
+def environment_variable() -> str | None:
+    """What ``SB3_SPARSE_BACKEND`` says."""
     try:
         # Where a variable is not set, `os.environ.get` raises an error inside and catches it, on the path of every action.
         if os.environ._data.get(_ENCODED_VARIABLE) is None:  # type: ignore[attr-defined]
@@ -175,9 +186,14 @@ def _environment_variable() -> str | None:
     return os.environ.get(BACKEND_VARIABLE)
 
 
-def _forced_backend(name: str, device: th.device, dtype: th.dtype) -> Backend:
+def forced_backend(name: str, device: th.device, dtype: th.dtype) -> Backend:
+    """
+    The backend that the environment variable names.
+
+    :raises ValueError: If it does not exist or cannot run there.
+    """
     if name not in BACKENDS:
-        raise ValueError(f"{BACKEND_VARIABLE}={name!r}: expected '{_AUTO}', '{_DETERMINISTIC}' or one of {sorted(BACKENDS)}.")
+        raise ValueError(f"{BACKEND_VARIABLE}={name!r}: expected '{AUTO}', '{DETERMINISTIC}' or one of {sorted(BACKENDS)}.")
     if not BACKENDS[name].supports(device, dtype):
         raise ValueError(
             f"{BACKEND_VARIABLE}={name!r} cannot run {dtype} on {device}: "
@@ -187,7 +203,7 @@ def _forced_backend(name: str, device: th.device, dtype: th.dtype) -> Backend:
 
 
 def _rule_decides(key: _Key, topology: Topology, candidates: list[str]) -> bool:
-    return key.mode == _DETERMINISTIC or len(candidates) == 1 or topology.numel < _MIN_NUMEL or key.batch == 0
+    return key.mode == DETERMINISTIC or len(candidates) == 1 or topology.numel < _MIN_NUMEL or key.batch == 0
 
 
 def _decide(key: _Key, topology: Topology) -> str:
@@ -195,7 +211,24 @@ def _decide(key: _Key, topology: Topology) -> str:
     by_rule = backend_by_rule(key.device, key.dtype, topology, key.batch)
     if _rule_decides(key, topology, candidates):
         return by_rule
-    kind = _kind(key, topology)
+    backends = [BACKENDS[name] for name in candidates]
+    return decide(
+        _kind(key, topology),
+        candidates,
+        by_rule,
+        lambda: measure(backends, key.device, key.dtype, topology, min(key.batch, MAX_BATCH), key.training),
+    )
+
+
+def decide(kind: str, candidates: list[str], by_rule: str, measured: Callable[[], Measurement]) -> str:
+    """
+    What was chosen for a kind, or what a measurement finds now.
+
+    :param kind: The kind of product.
+    :param candidates: Names of what can be chosen.
+    :param by_rule: What to take where a stopwatch cannot tell.
+    :param measured: Measures the candidates.
+    """
     known = choices.known_choice(kind, candidates)
     if known is not None:
         return known
@@ -203,14 +236,13 @@ def _decide(key: _Key, topology: Topology) -> str:
         logger.info("%s: took %s by the rule, as this machine is too busy for measurements", kind, by_rule)
         choices.use_choice(kind, by_rule)
         return by_rule
-    backends = [BACKENDS[name] for name in candidates]
-    measured = measure(backends, key.device, key.dtype, topology, min(key.batch, MAX_BATCH), key.training)
-    if not measured.is_clear:
-        logger.info("%s: took %s by the rule, as times scatter (%s)", kind, by_rule, measured.times)
+    measurement = measured()
+    if not measurement.is_clear:
+        logger.info("%s: took %s by the rule, as times scatter (%s)", kind, by_rule, measurement.times)
         choices.use_choice(kind, by_rule)
         return by_rule
-    stored = choices.store_choice(kind, measured.best, candidates)
-    logger.info("%s: chose %s (%s)", kind, stored, measured.times)
+    stored = choices.store_choice(kind, measurement.best, candidates)
+    logger.info("%s: chose %s (%s)", kind, stored, measurement.times)
     return stored
 
 

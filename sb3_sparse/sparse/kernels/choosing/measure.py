@@ -84,6 +84,15 @@ def measure(
         if not (backend.name == "blocked" and batch == 1)
         and (backend.name != "csr" or topology.density <= _MAX_DENSITY_OF_CSR)
     }
+    return compete(steps)
+
+
+def compete(steps: dict[str, Callable[[], None]]) -> Measurement:
+    """
+    Let contenders take turns.
+
+    :param steps: By name, what is timed; ``dense`` among them.
+    """
     for step in steps.values():
         step()  # compiles, allocates, computes indices
     times: dict[str, list[float]] = {name: [] for name in steps}

@@ -11,10 +11,10 @@ import importlib
 import inspect
 from typing import Any
 
-from sb3_sparse.sparse.kernels.native import blocked, rows, single
+from sb3_sparse.sparse.kernels.native import blocked, convolution, rows, single
 from sb3_sparse.sparse.kernels.native.compile import assembly, optimized_ir
 
-_OURS = {"single": single, "rows": rows, "blocked": blocked}
+_OURS = {"single": single, "rows": rows, "blocked": blocked, "convolution": convolution}
 _PRODUCTS = ("multiply", "multiply_transposed", "sample_product")
 
 
@@ -43,6 +43,8 @@ def show(name: str, what: str = "assembly", **sizes: int) -> str:
 def main() -> None:
     """The command."""
     kernels = [f"{where}.{product}" for where in _OURS for product in _PRODUCTS]
+    # There the transpose is a product of its own shape on the same kernel.
+    kernels.remove("convolution.multiply_transposed")
     parser = argparse.ArgumentParser(
         prog="python -m sb3_sparse.sparse.kernels.native",
         description=__doc__,

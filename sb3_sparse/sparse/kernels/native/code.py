@@ -115,6 +115,10 @@ class Code:
         """The smaller one of two words."""
         return self.build.select(self.build.icmp_signed("<", a, b), a, b)
 
+    def maximum(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """The larger one of two words."""
+        return self.build.select(self.build.icmp_signed(">", a, b), a, b)
+
     def whole(self, begin: ir.Value, end: ir.Value, step: int) -> ir.Value:
         """Where the last whole step from ``begin`` on ends, if none may go beyond ``end``; ``step`` is a power of two."""
         # Not `srem`: of numbers that may be negative LLVM does more.
@@ -176,12 +180,38 @@ class Code:
         name = f"llvm.vector.reduce.fadd.{_SUFFIX[vector.type]}"
         return self._intrinsic(name, FLOAT, [start, vector], fastmath=("reassoc",))
 
-    def vectors_or(self, is_first: ir.Value, first: Callable[[], ir.Value], place: ir.Value, vectors: int) -> list[ir.Value]:
+    def sums_of_four(self, vectors: list[ir.Value]) -> ir.Value:
+        """
+        The sums of the elements of four vectors, as a vector of four.
+
+        The first steps are made for two and for four vectors at once, within groups of four lanes, where processors
+        shuffle fastest.
+        """
+        a, b, c, d = vectors
+        groups = range(0, LANES, 4)
+
+        def pairs(first: ir.Value, second: ir.Value, lanes: tuple[int, int, int, int]) -> ir.Value:
+            return self.shuffle(first, second, [group + lane for group in groups for lane in lanes])
+
+        low, high = (0, LANES, 1, LANES + 1), (2, LANES + 2, 3, LANES + 3)
+        ab = self.add(pairs(a, b, low), pairs(a, b, high))
+        cd = self.add(pairs(c, d, low), pairs(c, d, high))
+        low, high = (0, 1, LANES, LANES + 1), (2, 3, LANES + 2, LANES + 3)
+        total = self.add(pairs(ab, cd, low), pairs(ab, cd, high))
+        half = LANES // 2
+        while half >= len(vectors):
+            first, second = (self.shuffle(total, total, range(begin, begin + half)) for begin in (0, half))
+            total, half = self.add(first, second), half // 2
+        return total
+
+    def vectors_or(
+        self, is_first: ir.Value, first: Callable[[], ir.Value], before: Callable[[], list[ir.Value]]
+    ) -> list[ir.Value]:
         """
         What sums start from.
 
         :param is_first: Whether nothing was summed yet: then each starts from the vector that ``first`` writes.
-        :param place: Where the sums so far are.
+        :param before: Writes how the sums so far are loaded.
         """
         build = self.build
         with build.if_else(is_first) as (fresh, later):
@@ -189,10 +219,10 @@ class Code:
                 start = first()
                 fresh_end = build.block
             with later:
-                before = [self.load_vector(place, vector) for vector in range(vectors)]
+                loaded = before()
                 later_end = build.block
-        sums = [build.phi(VECTOR) for _ in range(vectors)]
-        for total, previous in zip(sums, before, strict=True):
+        sums = [build.phi(VECTOR) for _ in loaded]
+        for total, previous in zip(sums, loaded, strict=True):
             total.add_incoming(start, fresh_end)
             total.add_incoming(previous, later_end)
         return sums

@@ -84,7 +84,9 @@ def _multiply(vectors: int, transposed: bool) -> Callable[..., None]:
                     factor, x_row = code.splat(value(k)), code.at_lane(x, code.load_index(col, k), stride, lane)
                     return [code.fma(factor, code.load_vector(x_row, u), total) for u, total in enumerate(sums)]
 
-                sums = code.vectors_or(is_first, lambda: bias_row, place, vectors)
+                sums = code.vectors_or(
+                    is_first, lambda: bias_row, lambda: [code.load_vector(place, u) for u in range(vectors)]
+                )
                 for u, total in enumerate(code.loop(start, stop, weight, *sums)):
                     code.store_vector(total, place, u)
 

@@ -73,7 +73,11 @@ def _multiply(vectors: int, gather: Callable[..., ir.Value]) -> Callable[..., No
 
                 # In the first block from the bias, then from what the blocks before have left.
                 is_first = code.build.icmp_signed("==", b, word(0))
-                sums = code.vectors_or(is_first, partial(_splat_bias, code, bias, i), place, vectors)
+                sums = code.vectors_or(
+                    is_first,
+                    partial(_splat_bias, code, bias, i),
+                    lambda: [code.load_vector(place, vector) for vector in range(vectors)],
+                )
                 for vector, total in enumerate(code.loop(k, stop, weight, *sums)):
                     code.store_vector(total, place, vector)
 
@@ -108,7 +112,7 @@ def _sample_product(vectors: int) -> Callable[..., None]:
 
                 def several(k: ir.Value) -> None:
                     # Behind the last weight of a row are those of the next: they are multiplied too, and not used.
-                    total = _sums_of_four(code, [products(build.add(k, word(j), flags=("nsw",))) for j in range(_SUMS)])
+                    total = code.sums_of_four([products(build.add(k, word(j), flags=("nsw",))) for j in range(_SUMS)])
                     place = code.at(arrays.packed, k)
                     before = build.load(place, typ=total.type, align=4)
                     zero = ir.Constant(total.type, None)
@@ -190,28 +194,3 @@ def _splat_bias(code: Code, bias: ir.Value, row: ir.Value) -> ir.Value:
 
 def _panel_row(code: Code, panel: ir.Value, local: ir.Value, k: ir.Value, vectors: int) -> ir.Value:
     return code.at(panel, code.build.mul(code.load_index(local, k, INT8), word(vectors * LANES)))
-
-
-def _sums_of_four(code: Code, vectors: list[ir.Value]) -> ir.Value:
-    """
-    The sums of the elements of four vectors, as a vector of four.
-
-    The first steps are made for two and for four vectors at once, within groups of four lanes, where processors
-    shuffle fastest.
-    """
-    a, b, c, d = vectors
-    groups = range(0, LANES, 4)
-
-    def pairs(first: ir.Value, second: ir.Value, lanes: tuple[int, int, int, int]) -> ir.Value:
-        return code.shuffle(first, second, [group + lane for group in groups for lane in lanes])
-
-    low, high = (0, LANES, 1, LANES + 1), (2, LANES + 2, 3, LANES + 3)
-    ab = code.add(pairs(a, b, low), pairs(a, b, high))
-    cd = code.add(pairs(c, d, low), pairs(c, d, high))
-    low, high = (0, 1, LANES, LANES + 1), (2, 3, LANES + 2, LANES + 3)
-    total = code.add(pairs(ab, cd, low), pairs(ab, cd, high))
-    half = LANES // 2
-    while half >= len(vectors):
-        first, second = (code.shuffle(total, total, range(begin, begin + half)) for begin in (0, half))
-        total, half = code.add(first, second), half // 2
-    return total

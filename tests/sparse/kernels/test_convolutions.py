@@ -1,0 +1,279 @@
+"""Convolutions on our kernels against torch's with a dense weight in float64."""
+
+import numpy as np
+import pytest
+import torch as th
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_sparse.networks.cnn import ImpalaEncoder, NatureEncoder
+from sb3_sparse.sparse import SparseConv2d, Topology, sparsify_
+from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
+from sb3_sparse.sparse.kernels.choosing import chooser, convolutions, measure
+from sb3_sparse.sparse.kernels.convolution import autograd
+from sb3_sparse.sparse.kernels.convolution.shifted import Shifted, can_shift
+from sb3_sparse.sparse.kernels.convolution.window import Window
+
+
+def dense_convolution(x, values, topology, window, bias, grad):
+    """Result, and gradients of images and living weights, in float64 by torch; returned in float32."""
+    x, weight = x.double().requires_grad_(), topology.scatter(values.double()).requires_grad_()
+    (top, left), (bottom, right) = window.before, window.after
+    padded = F.pad(x, (left, right, top, bottom))
+    y = F.conv2d(padded, weight, bias.double(), window.stride, 0, window.dilation, window.groups)
+    dx, dw = th.autograd.grad(y, (x, weight), grad.double())
+    return y.detach().float(), dx.float(), topology.gather(dw).float()
+
+
+@pytest.fixture
+def on_kernels(monkeypatch):
+    """Every convolution that can runs on our kernels; one that cannot is an error."""
+    monkeypatch.setenv(BACKEND_VARIABLE, "blocked")
+
+    def chosen(topology, window, shape, wants):
+        assert can_shift(topology, window, shape)
+        return True
+
+    monkeypatch.setattr(autograd, "shifts", chosen)
+
+
+def random_case(seed):
+    """A convolution as anybody might write it, its input and a topology."""
+    generator = np.random.default_rng(seed)
+
+    def draw(*values):
+        return values[generator.integers(len(values))]
+
+    groups = draw(1, 1, 1, 2, 4)
+    channels, out_channels = (groups * int(generator.integers(1, 7)) for _ in range(2))
+    kernel, size = (tuple(map(int, generator.integers(low, high, 2))) for low, high in ((1, 6), (6, 31)))
+    stride = draw((1, 1), (1, 1), (2, 2), (4, 4), (3, 1), (1, 2))
+    padding = draw(0, 1, (2, 1), "same") if stride == (1, 1) else draw(0, 1, (2, 3))
+    dilation = draw((1, 1), (1, 1), (2, 1), (1, 3)) if min(size) > 14 else (1, 1)
+    mode = draw("zeros", "zeros", "zeros", "replicate", "circular")
+    dense = nn.Conv2d(
+        channels, out_channels, kernel, stride, padding, dilation, groups, bias=draw(True, True, False), padding_mode=mode
+    )
+    topology = Topology.random(dense.weight.shape, int(generator.integers(0, dense.weight.numel() + 1)), seed)
+    x = th.from_numpy(generator.standard_normal((draw(1, 2, 3, 15, 16, 17, 32, 40), channels, *size)))
+    return dense, topology, x
+
+
+@pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel lengths")
+@pytest.mark.parametrize("seed", range(60))
+def test_any_convolution_and_its_gradients_are_those_of_a_dense_one(seed, on_kernels):
+    dense, topology, x = random_case(seed)
+    sparse = SparseConv2d.from_dense(dense, topology)
+    twin = dense.double()
+    with th.no_grad():
+        twin.weight.copy_(sparse.weight)
+    x.requires_grad_()
+    ours = x.detach().float().requires_grad_()
+    expected, y = twin(x), sparse(ours)
+    grad = th.from_numpy(np.random.default_rng(seed).standard_normal(expected.shape))
+    expected.backward(grad)
+    y.backward(grad.float())
+    pairs = [(y, expected), (ours.grad, x.grad), (sparse.values.grad, topology.gather(twin.weight.grad))]
+    pairs += [(sparse.bias.grad, twin.bias.grad)] if dense.bias is not None else []
+    for number, right in pairs:
+        scale = 1 + (right.abs().max().item() if right.numel() else 0)
+        th.testing.assert_close(number.double(), right, rtol=0, atol=1e-6 * scale * 10)
+
+
+def test_gradients_that_nobody_wants_are_not_made(on_kernels, monkeypatch):
+    made = []
+    for name in ("grad_input", "grad_values"):
+        original = getattr(Shifted, name)
+        monkeypatch.setattr(Shifted, name, lambda *args, name=name, original=original: made.append(name) or original(*args))
+    layer = SparseConv2d(nn.Conv2d(3, 4, 3), Topology.random((4, 3, 3, 3), 40, 0))
+    layer(th.randn(16, 3, 8, 8)).sum().backward()
+    assert made == ["grad_values"]
+    layer.requires_grad_(False)
+    made.clear()
+    layer(th.randn(16, 3, 8, 8, requires_grad=True)).sum().backward()
+    assert made == ["grad_input"]
+    assert not layer(th.randn(16, 3, 8, 8)).requires_grad
+
+
+def test_results_lie_channel_by_channel_and_stay_so(on_kernels):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(4, 5, 3), nn.Flatten())
+    sparsify_(net, 0.5)
+    x = th.randn(16, 3, 9, 9)
+    y = net[0](x)
+    assert y.stride() == (1, 9 * 9 * 16, 9 * 16, 16)
+    # The next one reads it where it is, and what flattens it is what a sparse linear layer reads.
+    assert Shifted(net[2].topology, net[2]._window, tuple(y.shape)).pack(y).data.data_ptr() == y.data_ptr()
+    flat = net(x)
+    assert flat.stride() == (1, 16)
+    assert flat.shape == (16, 5 * 7 * 7)
+    # In place, as by the ReLU, while gradients are recorded.
+    net(x).sum().backward()
+    assert net[2](th.randn(4, 4, 9, 9)).is_contiguous()
+
+
+def test_gradients_of_gradients_and_many_at_once_are_those_of_a_dense_layer(on_kernels):
+    layer = SparseConv2d(nn.Conv2d(2, 3, 3, stride=2, padding=1), Topology.random((3, 2, 3, 3), 20, 0))
+    dense = layer.to_dense()
+    x = th.randn(16, 2, 7, 7)
+    results = []
+    for module, weight in ((layer, layer.values), (dense, dense.weight)):
+        image = x.clone().requires_grad_()
+        (slope,) = th.autograd.grad(module(image).square().sum(), image, create_graph=True)
+        second = th.autograd.grad(slope.square().sum(), weight)[0]
+        y = module(image).mean((2, 3))
+        basis = th.eye(3).view(3, 1, 3).expand(3, 16, 3)
+        many = th.autograd.grad(y, (image, weight), basis, is_grads_batched=True)
+        results.append((slope, second, *many))
+    topology = layer.topology
+    slope, second, images, weights = results[1]
+    expected = (slope, topology.gather(second), images, th.stack([topology.gather(w) for w in weights]))
+    for number, right in zip(results[0], expected, strict=True):
+        th.testing.assert_close(number, right, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel lengths")
+def test_padding_on_one_side_only_has_gradients_of_gradients(on_kernels):
+    dense = nn.Conv2d(2, 3, 4, padding="same")
+    layer = SparseConv2d.from_dense(dense, Topology.random((3, 2, 4, 4), 50, 0))
+    x = th.randn(16, 2, 7, 7)
+    results = []
+    for module in (layer, layer.to_dense()):
+        image = x.clone().requires_grad_()
+        (slope,) = th.autograd.grad(module(image).square().sum(), image, create_graph=True)
+        results.append(slope)
+    th.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda x: x.double(), "another dtype, of which torch says so"),
+        (lambda x: x[:, :2], "too few channels"),
+        (lambda x: x[0, 0], "not an image"),
+        (lambda x: x[:, :, :2, :2], "smaller than the window"),
+    ],
+)
+def test_what_does_not_fit_is_an_error_of_torchs(change, why):
+    layer = SparseConv2d(nn.Conv2d(3, 4, 3), Topology.random((4, 3, 3, 3), 40, 0))
+    with pytest.raises(RuntimeError):
+        layer(change(th.randn(16, 3, 8, 8)))
+
+
+@pytest.mark.parametrize(
+    "x", [th.randn(3, 8, 8), th.randn(0, 3, 8, 8), th.randn(16, 3, 8, 8).double()], ids=["one image", "none", "float64"]
+)
+def test_what_kernels_do_not_take_is_computed_densely(x, on_kernels):
+    layer = SparseConv2d(nn.Conv2d(3, 4, 3), Topology.random((4, 3, 3, 3), 40, 0)).to(x.dtype)
+    if len(x) == 0:
+        assert not can_shift(layer.topology, layer._window, tuple(x.shape))
+        return
+    th.testing.assert_close(layer(x), layer.to_dense()(x), rtol=0, atol=0)
+
+
+def test_an_empty_batch_has_an_empty_result():
+    layer = SparseConv2d(nn.Conv2d(3, 4, 3), Topology.random((4, 3, 3, 3), 40, 0))
+    assert layer(th.empty(0, 3, 8, 8)).shape == (0, 4, 6, 6)
+
+
+def test_a_window_that_does_not_fit_into_the_panel_is_left_to_torch(monkeypatch):
+    monkeypatch.setenv(BACKEND_VARIABLE, "blocked")
+    dense = nn.Conv2d(1, 1, 140, stride=70)
+    layer = SparseConv2d.from_dense(dense, Topology.random(dense.weight.shape, 900, 0))
+    x = th.randn(16, 1, 210, 210)
+    assert not can_shift(layer.topology, layer._window, tuple(x.shape))
+    with pytest.raises(ValueError, match="do not fit into a panel"):
+        Shifted(layer.topology, layer._window, tuple(x.shape))
+    th.testing.assert_close(layer(x), layer.to_dense()(x))
+
+
+@pytest.mark.parametrize("encoder", [lambda: ImpalaEncoder(2, 0.25), lambda: NatureEncoder(2, 0.25, "same")])
+@pytest.mark.parametrize("layout", [th.contiguous_format, th.channels_last])
+def test_encoders_compute_what_dense_ones_do(encoder, layout, on_kernels):
+    th.manual_seed(0)
+    net = encoder()
+    sparsify_(net, 0.6)
+    twin = encoder().double()
+    living = {name: layer.weight for name, layer in net.named_modules() if isinstance(layer, SparseConv2d)}
+    state = dict(net.state_dict())
+    dense_state = {
+        key: living[key.removesuffix(".weight")] if key.removesuffix(".weight") in living else state[key]
+        for key in twin.state_dict()
+    }
+    twin.load_state_dict(dense_state)
+    x = th.rand(16, 2, 84, 84).contiguous(memory_format=layout)
+    y, expected = net(x), twin(x.double())
+    th.testing.assert_close(y.double(), expected, rtol=1e-4, atol=1e-5)
+    y.square().sum().backward()
+    expected.square().sum().backward()
+    for name, parameter in twin.named_parameters():
+        prefix, _, kind = name.rpartition(".")
+        if kind == "weight" and prefix in living:
+            layer = net.get_submodule(prefix)
+            number, right = layer.values.grad, layer.topology.gather(parameter.grad)
+        else:
+            number, right = net.get_parameter(name).grad, parameter.grad
+        th.testing.assert_close(number.double(), right, rtol=1e-3, atol=1e-3 * right.abs().max().item())
+
+
+class TestChoice:
+    """Whether a convolution runs on our kernels."""
+
+    window, shape = Window((3, 3)), (32, 16, 20, 20)
+    topology = Topology.random((16, 16, 3, 3), 200, 0)
+
+    def chosen(self, monkeypatch, mode, shape=None, topology=None):
+        monkeypatch.setenv(BACKEND_VARIABLE, mode)
+        topology = topology or Topology.random((16, 16, 3, 3), 200, 0)
+        return convolutions.shifts(topology, self.window, shape or self.shape, (True, True))
+
+    @pytest.mark.parametrize(
+        ("backend", "expected"), [("blocked", True), ("compiled", True), ("dense", False), ("csr", False)]
+    )
+    def test_the_environment_names_it(self, backend, expected, monkeypatch):
+        assert self.chosen(monkeypatch, backend) is expected
+        with pytest.raises(ValueError, match="nonsense"):
+            self.chosen(monkeypatch, "nonsense")
+
+    def test_the_rule_measures_nothing(self, monkeypatch):
+        monkeypatch.setattr(convolutions, "_measure", None)
+        assert self.chosen(monkeypatch, "deterministic")
+        assert not self.chosen(monkeypatch, "deterministic", shape=(1, 16, 20, 20))
+        assert not self.chosen(monkeypatch, "deterministic", shape=(16, 16, 4, 4))
+        full = Topology.random((16, 16, 3, 3), 16 * 16 * 9, 0)
+        assert not self.chosen(monkeypatch, "deterministic", topology=full)
+
+    @pytest.mark.parametrize(("dense", "shifted", "expected"), [(1.0, 2.0, False), (2.0, 1.0, True), (1.02, 1.0, False)])
+    def test_the_faster_one_is_taken_and_remembered(self, dense, shifted, expected, fresh, monkeypatch):
+        clock = [0.0]
+
+        def taking(seconds):
+            def step(*args):
+                clock[0] += seconds
+
+            return step
+
+        with monkeypatch.context() as pretended:
+            pretended.setattr(measure.time, "perf_counter", lambda: clock[0])
+            pretended.setattr(convolutions.F, "conv2d", taking(dense))
+            pretended.setattr(Shifted, "forward", taking(shifted))
+            assert self.chosen(monkeypatch, "auto") is expected
+        monkeypatch.setattr(convolutions, "_measure", None)
+        assert self.chosen(monkeypatch, "auto") is expected
+        # Another process reads it in the file.
+        chooser.forget_choices()
+        assert self.chosen(monkeypatch, "auto") is expected
+
+    @pytest.mark.parametrize("wants", [(False, False), (False, True), (True, False), (True, True)])
+    @pytest.mark.parametrize("batch", [1, 16, 100])
+    def test_a_measurement_times_both(self, wants, batch, fresh, monkeypatch):
+        measured = []
+        original = convolutions.compete
+        monkeypatch.setattr(convolutions, "compete", lambda steps: measured.append(set(steps)) or original(steps))
+        monkeypatch.setenv(BACKEND_VARIABLE, "auto")
+        convolutions.shifts(self.topology, self.window, (batch, 16, 30, 30), wants)
+        assert measured == [{"dense", "shifted"}]
+
+    def test_nothing_is_measured_on_a_busy_machine(self, fresh, monkeypatch):
+        monkeypatch.setattr(measure.os, "getloadavg", lambda: (1000.0, 0.0, 0.0))
+        monkeypatch.setattr(convolutions, "_measure", None)
+        assert self.chosen(monkeypatch, "auto")
