@@ -186,6 +186,16 @@ def test_a_window_that_does_not_fit_into_the_panel_is_left_to_torch(monkeypatch)
     th.testing.assert_close(layer(x), layer.to_dense()(x))
 
 
+def test_a_window_that_fits_for_some_of_the_batches_that_are_chosen_for_together(monkeypatch):
+    monkeypatch.setenv(BACKEND_VARIABLE, "blocked")
+    dense = nn.Conv2d(1, 2, 40)
+    layer = SparseConv2d.from_dense(dense, Topology.random(dense.weight.shape, 900, 0))
+    for batch, fits in ((9, True), (15, False)):
+        x = th.randn(batch, 1, 42, 42)
+        assert can_shift(layer.topology, layer._window, tuple(x.shape)) is fits
+        th.testing.assert_close(layer(x), layer.to_dense()(x), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("encoder", [lambda: ImpalaEncoder(2, 0.25), lambda: NatureEncoder(2, 0.25, "same")])
 @pytest.mark.parametrize("layout", [th.contiguous_format, th.channels_last])
 def test_encoders_compute_what_dense_ones_do(encoder, layout, on_kernels):

@@ -35,6 +35,9 @@ def shifts(topology: Topology, window: Window, shape: tuple[int, int, int, int],
     """
     mode = chooser.environment_variable() or chooser.AUTO
     batch = 1 << (shape[0] - 1).bit_length() if shape[0] else 0
+    if shape[0] < LANES:
+        # Of fewer than a vector of images kernels work otherwise.
+        batch = min(batch, LANES - 1)
     key = (mode, batch, shape[1:], window, wants, th.get_num_threads())
     chosen = chooser.chosen_convolutions.get(topology)
     name = None if chosen is None else chosen.get(key)
