@@ -1,0 +1,112 @@
+"""
+Tables and numbers of benchmarks in the docs: read from the record of a run, so that text and data cannot part.
+
+    python scripts/tables.py record conv benchmarks/conv.py --threads 1
+    python scripts/tables.py write
+
+The first runs a benchmark and keeps its tables in ``docs/data/benchmarks/conv.json``, the second puts what is kept into the
+pages; the tests check that it is there.
+
+In a page, the name of a record and the title of a table, with the lines in between made anew:
+
+    <!-- table conv: Convolution 96-96-3-1-1-21 -->
+    <!-- end -->
+
+and one number, by its row and column:
+
+    <!-- value conv: Convolution 96-96-3-1-1-21: S=0.9 ours, shifted: times nn.Conv2d -->4.06<!-- end -->
+
+``<!-- command conv -->`` stands for the command that made the record, ``<!-- machine conv -->`` for the machine.
+"""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RECORDS = ROOT / "docs" / "data" / "benchmarks"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+_MARKED = re.compile(r"(<!-- (table|value|command|machine) ([^>]*?) -->)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def record(name: str, command: list[str]) -> None:
+    """
+    Run a benchmark and keep its tables.
+
+    :param name: Of the record.
+    :param command: Script and arguments.
+    """
+    RECORDS.mkdir(parents=True, exist_ok=True)
+    file = RECORDS / f"{name}.json"
+    beside = file.with_suffix(".partial")
+    beside.unlink(missing_ok=True)
+    settings = {key: os.environ[key] for key in ("OMP_NUM_THREADS", "SB3_SPARSE_BACKEND") if key in os.environ}
+    subprocess.run([sys.executable, *command], check=True, cwd=ROOT, env={**os.environ, "SB3_SPARSE_RECORD": str(beside)})
+    content = json.loads(beside.read_text())
+    words = [*(f"{key}={value}" for key, value in settings.items()), "python", *command]
+    file.write_text(json.dumps({"command": shlex.join(words), **content}, indent=1, ensure_ascii=False) + "\n")
+    beside.unlink()
+
+
+def rendered(text: str, records: Path = RECORDS) -> str:
+    """
+    A page with its tables and numbers as the records have them.
+
+    :param text: The page.
+    :param records: Folder of the records.
+    :raises ValueError: If a record, table, row or column does not exist.
+    """
+    return _MARKED.sub(lambda found: found[1] + _content(found[2], found[3], records) + found[5], text)
+
+
+def _content(kind: str, what: str, records: Path) -> str:
+    name, *path = (part.strip() for part in what.split(":"))
+    file = records / f"{name}.json"
+    if not file.is_file():
+        raise ValueError(f"there is no record {file}: make it by `python scripts/tables.py record {name} ...`.")
+    content: dict[str, Any] = json.loads(file.read_text())
+    if kind in ("command", "machine"):
+        return f"`{content[kind]}`" if kind == "command" else content[kind]
+    table = _one(f"table of {name}", path[0], {entry["title"]: entry for entry in content["tables"]})
+    header, rows = table["header"], table["rows"]
+    if kind == "value":
+        row = _one("row", path[1], {row[0]: row for row in rows})
+        return row[_one("column", path[2], {column: i for i, column in enumerate(header)})]
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _one(what: str, name: str, among: dict[str, Any]) -> Any:
+    if name not in among:
+        raise ValueError(f"there is no {what} {name!r}: expected one of {list(among)}.")
+    return among[name]
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    recording = commands.add_parser("record", help="run a benchmark and keep its tables")
+    recording.add_argument("name")
+    recording.add_argument("benchmark", nargs=argparse.REMAINDER, help="script and arguments")
+    commands.add_parser("write", help="put what is kept into the pages")
+    options = parser.parse_args()
+    if options.command == "record":
+        record(options.name, options.benchmark)
+        return
+    for page in PAGES:
+        text = page.read_text()
+        new = rendered(text)
+        if new != text:
+            page.write_text(new)
+            print(page.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
