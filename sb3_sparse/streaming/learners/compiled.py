@@ -198,12 +198,7 @@ class CompiledLearner(Learner):
 
 def why_not_compiled() -> str | None:
     """What LLVM says if it has no code for this processor; else None."""
-    try:
-        # Compiles all kernels, the first time.
-        Program([])
-    except RuntimeError as error:
-        return str(error)
-    return None
+    return Program.kernels.why_not_compiled()
 
 
 def _is_bare(module: nn.Module) -> bool:
