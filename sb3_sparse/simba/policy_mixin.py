@@ -12,9 +12,11 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
 
 from sb3_sparse.common.signatures import FullSignature
 from sb3_sparse.common.validation import flag, whole_number
+from sb3_sparse.simba.acting.mixin import ActsCompiled, decide_acting
 from sb3_sparse.simba.arguments import DEFAULT_DEPTH_SCALE, DEFAULT_WIDTH_SCALE, NetArch, Sizes, check_keywords
 from sb3_sparse.simba.misuse import HintsAtItsAlgorithm, building_algorithm, refuse_on_policy, warn_of_second_normalization
 from sb3_sparse.simba.network_mixin import SimBaNetwork
@@ -24,7 +26,7 @@ from sb3_sparse.sparse.sparsity import Sparsity
 from sb3_sparse.sparse.state.loading import LoadsWhole
 
 
-class SimBaPolicy(ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
+class SimBaPolicy(ActsCompiled, ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
     """
     Mixin for a policy of SB3 that builds sparse SimBa networks. Keywords not listed are SB3's own.
 
@@ -50,6 +52,9 @@ class SimBaPolicy(ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
     :param normalize_images: SB3's: divide images by 255. False means that they are floats already.
     :param optimizer_class: AdamW by default, with weight decay 0.01 and torch's fused implementation.
     :param optimizer_kwargs: Arguments of the optimizer, without the learning rate.
+    :param compiled_acting: Whether to act by one compiled pass through the network where there is one (a vector observation,
+        ReLU, the CPU), which is faster than torch's and equal to it but for rounding; hooks are not called then. It is saved
+        with an agent. None: True, and False for agents in files from before there was a choice, which act as they did.
     :raises ValueError: If a value is out of range, a keyword is unknown, or the policy is given to an on-policy algorithm.
     """
 
@@ -79,6 +84,7 @@ class SimBaPolicy(ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
         normalize_images: bool = True,
         optimizer_class: type[th.optim.Optimizer] = th.optim.AdamW,
         optimizer_kwargs: dict[str, Any] | None = None,
+        compiled_acting: bool | None = None,
         **kwargs: Any,
     ):
         algorithm = building_algorithm()
@@ -86,6 +92,7 @@ class SimBaPolicy(ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
         check_keywords(type(self), kwargs)
         check_observations(observation_space)
         check_size("the action", action_space)
+        self.compiled_acting = decide_acting(compiled_acting, algorithm)
         networks = list(self.network_classes)
         counts = {name: kwargs[name] for name in ("n_critics", "n_quantiles") if name in kwargs}
         kwargs |= {name: whole_number(name, count, minimum=1) for name, count in counts.items()}
@@ -168,7 +175,8 @@ class SimBaPolicy(ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
 
     def set_training_mode(self, mode: bool) -> None:
         """Switch between training and evaluation mode; SB3 calls this."""
-        super().set_training_mode(mode)
+        if mode or _is_any_in_training(self):
+            super().set_training_mode(mode)
         if self.obs_norm is not None:
             self.obs_norm.training_mode_set(mode, sys._getframe(1))
 
@@ -178,6 +186,7 @@ class SimBaPolicy(ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = {**super()._get_constructor_parameters(), **Sparsity.keywords_of(self.sparsity), **self.simba_kwargs}
+        data["compiled_acting"] = self.compiled_acting
         if hasattr(self, "share_features_extractor"):
             # SB3 forgets it for SAC, TQC and CrossQ.
             data["share_features_extractor"] = self.share_features_extractor
@@ -191,6 +200,17 @@ class SimBaPolicy(ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
             state = {**state, "sparsity": sparsity, "simba_kwargs": keywords}
             del state["_sparsity"]
         super().__setstate__(state)
+
+
+def _is_any_in_training(policy: nn.Module) -> bool:
+    """Whether a module of a policy is in training mode. SB3 switches all of them before every action."""
+    modules: list[Any] = [policy]
+    for module in modules:
+        if module is not None:
+            if module.training:
+                return True
+            modules.extend(module._modules.values())
+    return False
 
 
 class GaussianSimBaPolicy(SimBaPolicy):
