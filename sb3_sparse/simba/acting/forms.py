@@ -169,7 +169,7 @@ def layers_of(form: Form, network: Any) -> Layers:
         [_linear(head) for head in heads],
     )
     width = layers.stem.n_out
-    sizes = [layers.stem.n_in == math.prod(network.observation_space.shape), len(layers.norm.weight) == width]
+    sizes = [len(layers.norm.weight) == width]
     sizes += [head.n_in == width for head in layers.heads]
     for norm, first, second in layers.blocks:
         sizes.append((len(norm.weight), first.n_in, second.n_in, second.n_out) == (width, width, first.n_out, width))
@@ -183,17 +183,17 @@ def observation_instruction(policy: Any, network: Any, y: np.ndarray, x: np.ndar
 
     :raises NotPlain: If it is more than numbers that are normalised.
     """
-    space = policy.observation_space
-    require(space is network.observation_space, "another observation space")
-    require(type(space) is spaces.Box and not is_image_space(space), "observations that are no vector of numbers")
+    for space in (policy.observation_space, network.observation_space):
+        require(type(space) is spaces.Box and not is_image_space(space), "observations that are no vector of numbers")
+        require(space.shape is not None and math.prod(space.shape) == len(x), "layers that do not fit together")
     require(type(network.features_extractor) is FlattenExtractor, "a features extractor")
     norm = network.obs_norm
     if norm is None or not norm.keys:
         return ("cast", y, x, len(x))
     require(type(norm) is ObservationNorm and len(norm.norms) == 1, "another normalisation of observations")
-    moments = norm.norms[0].moments
-    require(moments.mean.numel() == len(x), "layers that do not fit together")
-    pointers = [moment.data_ptr() for moment in moments[:3]]
+    moments = [norm.norms[0]._buffers.get(name) for name in ("obs_mean", "obs_mean_rest", "obs_var")]
+    require(all(moment is not None and moment.numel() == len(x) for moment in moments), "layers that do not fit together")
+    pointers = [moment.data_ptr() for moment in moments]
     return ("running_norm", y, x, *pointers, np.array([EPS, LARGEST], dtype=np.float32), len(x))
 
 
@@ -202,18 +202,20 @@ def _linear(layer: Any) -> Linear:
     is_sparse = type(layer) is SparseLinear
     weights, bias = (layer._parameters.get(name) for name in ("values" if is_sparse else "weight", "bias"))
     require(weights is not None and bias is not None, "a layer without bias, or with computed weights")
-    if not is_sparse:
-        n_out, n_in = weights.shape
-        return Linear(weights, bias, None, n_out, n_in)
-    topology = layer.topology
-    require(8 * topology.col.itemsize == COLUMN_BITS, "a layer of more than 65536 inputs")
-    return Linear(weights, bias, topology, topology.rows, topology.columns)
+    topology = layer.topology if is_sparse else None
+    n_out, n_in = weights.shape if topology is None else topology.shape
+    fits = bias.shape == (n_out,) and (topology is None or weights.shape == (topology.nnz,))
+    require(fits, "weights and biases that do not fit together")
+    require(topology is None or 8 * topology.col.itemsize == COLUMN_BITS, "a layer of more than 65536 inputs")
+    return Linear(weights, bias, topology, n_out, n_in)
 
 
 def _norm(norm: Any) -> Norm:
     require(type(norm) is nn.LayerNorm and len(norm.normalized_shape) == 1, "another normalisation of layers")
-    require(norm.weight is not None and norm.bias is not None, "a normalisation without weight and bias")
-    return Norm(norm.weight, norm.bias, norm.eps)
+    weight, bias = (norm._parameters.get(name) for name in ("weight", "bias"))
+    require(weight is not None and bias is not None, "a normalisation without weight and bias, or with computed ones")
+    require(norm.normalized_shape == weight.shape == bias.shape, "weights and biases that do not fit together")
+    return Norm(weight, bias, norm.eps)
 
 
 def _block(block: Any) -> tuple[Norm, Linear, Linear]:
