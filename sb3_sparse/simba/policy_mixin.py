@@ -16,7 +16,7 @@ from torch import nn
 
 from sb3_sparse.common.signatures import FullSignature
 from sb3_sparse.common.validation import flag, whole_number
-from sb3_sparse.simba.acting.mixin import ActsCompiled, decide_acting
+from sb3_sparse.simba.acting.mixin import ActsCompiled
 from sb3_sparse.simba.arguments import DEFAULT_DEPTH_SCALE, DEFAULT_WIDTH_SCALE, NetArch, Sizes, check_keywords
 from sb3_sparse.simba.misuse import HintsAtItsAlgorithm, building_algorithm, refuse_on_policy, warn_of_second_normalization
 from sb3_sparse.simba.network_mixin import SimBaNetwork
@@ -52,9 +52,7 @@ class SimBaPolicy(ActsCompiled, ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
     :param normalize_images: SB3's: divide images by 255. False means that they are floats already.
     :param optimizer_class: AdamW by default, with weight decay 0.01 and torch's fused implementation.
     :param optimizer_kwargs: Arguments of the optimizer, without the learning rate.
-    :param compiled_acting: Whether to act by one compiled pass through the network where there is one (a vector observation,
-        ReLU, the CPU), which is faster than torch's and equal to it but for rounding; hooks are not called then. It is saved
-        with an agent. None: True, and False for agents in files from before there was a choice, which act as they did.
+    :param compiled_acting: See :class:`ActsCompiled`.
     :raises ValueError: If a value is out of range, a keyword is unknown, or the policy is given to an on-policy algorithm.
     """
 
@@ -84,7 +82,6 @@ class SimBaPolicy(ActsCompiled, ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
         normalize_images: bool = True,
         optimizer_class: type[th.optim.Optimizer] = th.optim.AdamW,
         optimizer_kwargs: dict[str, Any] | None = None,
-        compiled_acting: bool | None = None,
         **kwargs: Any,
     ):
         algorithm = building_algorithm()
@@ -92,7 +89,6 @@ class SimBaPolicy(ActsCompiled, ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
         check_keywords(type(self), kwargs)
         check_observations(observation_space)
         check_size("the action", action_space)
-        self.compiled_acting = decide_acting(compiled_acting, algorithm)
         networks = list(self.network_classes)
         counts = {name: kwargs[name] for name in ("n_critics", "n_quantiles") if name in kwargs}
         kwargs |= {name: whole_number(name, count, minimum=1) for name, count in counts.items()}
@@ -186,7 +182,6 @@ class SimBaPolicy(ActsCompiled, ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = {**super()._get_constructor_parameters(), **Sparsity.keywords_of(self.sparsity), **self.simba_kwargs}
-        data["compiled_acting"] = self.compiled_acting
         if hasattr(self, "share_features_extractor"):
             # SB3 forgets it for SAC, TQC and CrossQ.
             data["share_features_extractor"] = self.share_features_extractor

@@ -14,7 +14,6 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
 from sb3_sparse import SimBaPolicy, SparseSimBaPolicy
-from sb3_sparse.simba.acting import mixin
 from sb3_sparse.simba.networks import SimBaSACActor
 from sb3_sparse.sparse.kernels.native import forward, program
 from tests.envs import SpaceEnv
@@ -396,4 +395,3 @@ def test_forked_children_act():
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="compiled_acting='yes': expected True or False"):
         make(compiled_acting="yes")
-    assert mixin.decide_acting(None, None) is True

@@ -12,6 +12,7 @@ from sb3_sparse.common.validation import flag
 from sb3_sparse.common.warn import warn_user
 from sb3_sparse.simba.acting.forms import NotPlain
 from sb3_sparse.simba.acting.written import WrittenPass
+from sb3_sparse.simba.misuse import building_algorithm
 from sb3_sparse.simba.observation_norm import runs
 from sb3_sparse.sparse.kernels import kernels_allowed
 from sb3_sparse.sparse.kernels.native.forward import ForwardProgram
@@ -27,16 +28,8 @@ _NO_HOOKS = (
 )
 
 
-def decide_acting(given: bool | None, algorithm: BaseAlgorithm | None) -> bool:
-    """
-    Whether a policy that is being built is to act by the compiled pass.
-
-    It is decided once for an agent, and saved with it. Those in files from before there was a choice act as they did.
-
-    :param given: The keyword of the policy.
-    :param algorithm: The algorithm that builds it, if one does.
-    :raises ValueError: If the keyword is none of True, False and None.
-    """
+def _decide(given: bool | None, algorithm: BaseAlgorithm | None) -> bool:
+    """How a policy acts that is being built, perhaps by an algorithm, which keeps it; of one in a file, how it did."""
     wanted = given if algorithm is None else vars(algorithm).get(_RECORD, given)
     decision = not any(runs(load.__func__.__code__) for load in _LOADERS) if wanted is None else flag(_RECORD, wanted)
     if algorithm is not None:
@@ -51,13 +44,22 @@ class ActsCompiled:
     It does so for one vector of numbers, by a SimBa network of plain layers in float32 on the CPU, and equals torch's pass but
     for rounding. Everything else, such as several observations, is left to torch, as is what became infinite or NaN, with
     SB3's errors.
+
+    :param compiled_acting: Whether to act by the compiled pass, where there is one. Hooks on the network are not called then.
+        It is decided once for an agent and saved with it. None: True; for agents in files from before there was a choice
+        False, so that they act as they did.
+    :raises ValueError: If it is none of True, False and None.
     """
 
-    #: Whether it is to. Of the class too, for policies that were pickled without it.
+    #: Of the class too, for policies that were pickled without it.
     compiled_acting: bool = False
     # The pass. None: nobody asked yet; False: there is none.
     _pass: WrittenPass | bool | None = None
     _said_no_hooks = False
+
+    def __init__(self, *args: Any, compiled_acting: bool | None = None, **kwargs: Any):
+        self.compiled_acting = _decide(compiled_acting, building_algorithm())
+        super().__init__(*args, **kwargs)
 
     def predict(
         self,
@@ -133,6 +135,9 @@ class ActsCompiled:
             return None
         self._pass = written
         return written
+
+    def _get_constructor_parameters(self: Any) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "compiled_acting": self.compiled_acting}
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_pass", "_said_no_hooks")}
