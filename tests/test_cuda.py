@@ -201,6 +201,24 @@ def test_agents_train_and_travel(name, device, tmp_path):
         assert_on(loaded.policy, place)
 
 
+@pytest.mark.parametrize("name", ["sac", "td3", "dqn"])
+def test_one_observation(name, device):
+    """By the compiled pass where it can be, and wherever the agent goes."""
+    model, obs = make_agent(name, device).learn(12), observations()[0]
+    network = next(getattr(model.policy, part) for part in ("actor", "q_net") if hasattr(model.policy, part))
+    for place in (device, other_device(device), device, "cpu"):
+        model.policy.to(place)
+        with th.no_grad():
+            # The memory that was left is given out again, with other numbers.
+            for parameter in network.parameters():
+                parameter.mul_(1.1)
+        action, _ = model.policy.predict(obs, deterministic=True)
+        together, _ = model.policy.predict(obs[None].repeat(2, 0), deterministic=True)
+        np.testing.assert_allclose(action, together[0], atol=1e-4)
+        acts_compiled = place == "cpu"
+        assert (getattr(model.policy._pass, "fits", bool)()) == acts_compiled
+
+
 def test_images_and_parts(device):
     space = spaces.Dict({"vector": VECTOR, "image": IMAGE})
     model = make_agent("sac", device, observation_space=space, features_extractor_kwargs={"cnn_output_dim": 16})

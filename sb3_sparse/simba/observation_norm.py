@@ -71,6 +71,8 @@ class ObservationNorm(nn.Module):
 
         :param caller: Who told.
         """
+        if not mode and self._observed is None and self._ahead is None and self._trainer is None:
+            return  # before every action, and a module takes long to set an attribute
         self._observed = self._ahead = None
         in_algorithm = mode and isinstance(caller.f_locals.get("self"), BaseAlgorithm)
         self._trainer = caller.f_code if in_algorithm else None
@@ -100,12 +102,12 @@ class ObservationNorm(nn.Module):
     def _in_training_step(self) -> bool:
         # Whether statistics move is the optimizer's to say. But an algorithm's batch is normalised as if they had, before
         # the step, and nothing but the stack tells the next pass of `train` from a look after its last.
-        return self._trainer is not None and not th.compiler.is_compiling() and _runs(self._trainer)
+        return self._trainer is not None and not th.compiler.is_compiling() and runs(self._trainer)
 
     def _in_optimizer(self) -> bool:
         # Torch wraps the step of every optimizer, with its hooks, in one function.
         step = getattr(type(self._followed), "step", None)
-        return isinstance(step, FunctionType) and _runs(step.__code__)
+        return isinstance(step, FunctionType) and runs(step.__code__)
 
     def _vectors(self, obs: PyTorchObs) -> list[th.Tensor]:
         return [obs[key] if isinstance(obs, dict) else obs for key in self.keys]
@@ -175,7 +177,7 @@ def _holds_numbers(tensor: th.Tensor) -> bool:
     return th.compiler.is_compiling() or not th._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
-def _runs(code: CodeType) -> bool:
+def runs(code: CodeType) -> bool:
     """Whether a function is being executed, further up on the stack."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not code:

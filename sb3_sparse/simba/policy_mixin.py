@@ -12,9 +12,11 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
 
 from sb3_sparse.common.signatures import FullSignature
 from sb3_sparse.common.validation import flag, whole_number
+from sb3_sparse.simba.acting.mixin import ActsCompiled
 from sb3_sparse.simba.arguments import DEFAULT_DEPTH_SCALE, DEFAULT_WIDTH_SCALE, NetArch, Sizes, check_keywords
 from sb3_sparse.simba.misuse import HintsAtItsAlgorithm, building_algorithm, refuse_on_policy, warn_of_second_normalization
 from sb3_sparse.simba.network_mixin import SimBaNetwork
@@ -24,7 +26,7 @@ from sb3_sparse.sparse.sparsity import Sparsity
 from sb3_sparse.sparse.state.loading import LoadsWhole
 
 
-class SimBaPolicy(ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
+class SimBaPolicy(ActsCompiled, ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
     """
     Mixin for a policy of SB3 that builds sparse SimBa networks. Keywords not listed are SB3's own.
 
@@ -50,6 +52,7 @@ class SimBaPolicy(ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
     :param normalize_images: SB3's: divide images by 255. False means that they are floats already.
     :param optimizer_class: AdamW by default, with weight decay 0.01 and torch's fused implementation.
     :param optimizer_kwargs: Arguments of the optimizer, without the learning rate.
+    :param compiled_acting: See :class:`ActsCompiled`.
     :raises ValueError: If a value is out of range, a keyword is unknown, or the policy is given to an on-policy algorithm.
     """
 
@@ -168,7 +171,8 @@ class SimBaPolicy(ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
 
     def set_training_mode(self, mode: bool) -> None:
         """Switch between training and evaluation mode; SB3 calls this."""
-        super().set_training_mode(mode)
+        if mode or _is_any_in_training(self):
+            super().set_training_mode(mode)
         if self.obs_norm is not None:
             self.obs_norm.training_mode_set(mode, sys._getframe(1))
 
@@ -191,6 +195,17 @@ class SimBaPolicy(ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
             state = {**state, "sparsity": sparsity, "simba_kwargs": keywords}
             del state["_sparsity"]
         super().__setstate__(state)
+
+
+def _is_any_in_training(policy: nn.Module) -> bool:
+    """Whether a module of a policy is in training mode. SB3 switches all of them before every action."""
+    modules: list[Any] = [policy]
+    for module in modules:
+        if module is not None:
+            if module.training:
+                return True
+            modules.extend(module._modules.values())
+    return False
 
 
 class GaussianSimBaPolicy(SimBaPolicy):

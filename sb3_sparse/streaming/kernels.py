@@ -1,159 +1,17 @@
 """
-Compiled kernels for one sample at a time, through llvmlite.
-
-An update of a small network takes microseconds, calling anything from Python takes one each. So a network becomes a
-:class:`Program`, a list of instructions, which one call runs from the first to the last. An instruction is a kernel
-and its arguments, 64-bit words: addresses of float32 arrays (double for sums, int32 for the beginnings of sparse rows,
-uint16 for columns) and sizes.
+Kernels of the streaming algorithms, for one sample at a time: programs of them (``native/program.py``) are whole updates.
 
 What a kernel fuses, it fuses to read the weights and traces from memory once: they are most of the work.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
-from typing import Any, NamedTuple
+from functools import partial
 
-import numpy as np
 from llvmlite import ir
 
-from sb3_sparse.sparse.kernels.native.code import DOUBLE, FLOAT, INT16, POINTER, WORD, Code, number, word
-from sb3_sparse.sparse.kernels.native.compile import compile_module
-from sb3_sparse.sparse.kernels.native.entry import builtin, write_entry
-
-# Words per instruction: the address of the kernel, then its arguments.
-WORDS = 16
-
-
-class Program:
-    """
-    A list of instructions.
-
-    :param instructions: Each is the name of a kernel and its arguments: arrays, which are kept alive, or integers.
-    """
-
-    def __init__(self, instructions: Sequence[tuple[Any, ...]]):
-        kernels = _compile()
-        self._kept = instructions
-        words = np.zeros((len(instructions), WORDS), dtype=np.int64)
-        for line, (name, *arguments) in zip(words, instructions, strict=True):
-            line[0] = kernels[name]
-            line[1 : len(arguments) + 1] = [_address(argument) for argument in arguments]
-        self._words = words
-        self._run = _runner()
-        self._arguments = (words.ctypes.data, len(words))
-
-    def run(self) -> None:
-        """Run all instructions, in order."""
-        self._run(*self._arguments)
-
-
-def _address(argument: Any) -> int:
-    if isinstance(argument, np.ndarray):
-        assert argument.flags.c_contiguous
-        return argument.ctypes.data
-    return int(argument)
-
-
-@cache
-def _compile() -> dict[str, int]:
-    """Addresses of all kernels by name, and of the entry to ``run``."""
-    vectorized, scalar = ir.Module(), ir.Module()
-    for name in _KERNELS:
-        definition = define(name)
-        definition.write_into(vectorized if definition.vectorize else scalar)
-    write_entry(vectorized, _write_run(vectorized))
-    engines = [compile_module(vectorized), compile_module(scalar, vectorize=False)]
-    addresses = {name: engines[0 if define(name).vectorize else 1].get_function_address(name) for name in _KERNELS}
-    return {**addresses, "entry": engines[0].get_function_address("entry")}
-
-
-@cache
-def _runner() -> Callable[..., None]:
-    """``run``, as Python calls it."""
-    return builtin(_compile()["entry"])
-
-
-class Definition(NamedTuple):
-    """How to write a kernel."""
-
-    name: str
-    arguments: str
-    """Names, in the order of an instruction; those that begin with ``n_`` are integers."""
-    write: Callable[..., None]
-    """Called with the code and the arguments."""
-    vectorize: bool
-    """Whether LLVM may turn scalar operations into vector operations."""
-
-    def module(self) -> ir.Module:
-        """The kernel alone, to be read: ``python -m sb3_sparse.sparse.kernels.native sb3_sparse.streaming.kernels.NAME``."""
-        module = ir.Module()
-        self.write_into(module)
-        return module
-
-    def write_into(self, module: ir.Module) -> None:
-        """Write the kernel into a module."""
-        names = self.arguments.split()
-        kinds = [WORD if name.startswith("n_") else POINTER for name in names]
-        inner = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), self.name + ".inner")
-        inner.linkage = "internal"
-        # Inlined, it would lose the knowledge that its arrays do not overlap.
-        inner.attributes.add("noinline")
-        for argument, name, kind in zip(inner.args, names, kinds, strict=True):
-            argument.name = name
-            if kind is POINTER:
-                argument.add_attribute("noalias")
-        code = Code(module, inner)
-        self.write(code, *inner.args)
-        code.build.ret_void()
-        outer = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER]), self.name)
-        code = Code(module, outer)
-        code.build.call(inner, [code.load(outer.args[0], word(i + 1), kind) for i, kind in enumerate(kinds)])
-        code.build.ret_void()
-
-
-def define(name: str) -> Definition:
-    """
-    How to write a kernel.
-
-    :raises KeyError: If there is none of that name.
-    """
-    arguments, write = _KERNELS[name]
-    # Of sparse ones LLVM would gather with vector instructions, which take longer than one load after the other.
-    return Definition(name, arguments, write, vectorize="sparse" not in name)
-
-
-def _write_run(module: ir.Module) -> ir.Function:
-    """``run(instructions, n)``: calls the kernel of each instruction with the address of the instruction."""
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER, WORD]), "run")
-    code = Code(module, function)
-    instructions, n = function.args
-
-    def one(i: ir.Value) -> None:
-        words = code.at(instructions, code.build.mul(i, word(WORDS)), WORD)
-        code.call_address(code.load(words, word(0), POINTER), ir.VoidType(), words)
-
-    code.loop(word(0), n, one)
-    code.build.ret_void()
-    return function
-
-
-def _linear(pair: bool, code: Code, *arguments: ir.Value) -> None:
-    """``y = W x + b``; of a pair, for two samples."""
-    n = 2 if pair else 1
-    ys, (weights, bias), xs, (n_out, n_in) = arguments[:n], arguments[n : n + 2], arguments[n + 2 : -2], arguments[-2:]
-
-    def row(i: ir.Value) -> None:
-        begin = code.at(weights, code.build.mul(i, n_in))
-
-        def column(j: ir.Value, *sums: ir.Value) -> list[ir.Value]:
-            weight = code.load(begin, j)
-            return [code.add(total, code.mul(weight, code.load(x, j))) for total, x in zip(sums, xs, strict=True)]
-
-        for y, total in zip(ys, code.loop(word(0), n_in, column, *[number(0.0)] * n), strict=True):
-            code.store(code.add(total, code.load(bias, i)), y, i)
-
-    code.loop(word(0), n_out, row)
-
+from sb3_sparse.sparse.kernels.native import program
+from sb3_sparse.sparse.kernels.native.code import DOUBLE, FLOAT, INT16, WORD, Code, number, word
+from sb3_sparse.sparse.kernels.native.forward import linear
 
 # Weights of a sparse row that are worked on at the same time, so that sums need not wait for each other. Columns of
 # four come with one load; each is cut out where it is used, as registers are scarce here.
@@ -193,7 +51,7 @@ def _each_weight(
 
 
 def _sparse_linear(pair: bool, code: Code, *arguments: ir.Value) -> None:
-    """The same for the living weights, row by row."""
+    """``y = W x + b`` by the living weights, row by row; of a pair, for two samples."""
     n = 2 if pair else 1
     ys, (values, bias, crow, col), xs, n_out = arguments[:n], arguments[n : n + 4], arguments[n + 4 : -1], arguments[-1]
 
@@ -342,8 +200,8 @@ def _add_scaled(code: Code, parameters: ir.Value, traces: ir.Value, scale_at: ir
 
 
 _KERNELS: dict[str, tuple[str, Callable[..., None]]] = {
-    "linear": ("y weights bias x n_out n_in", partial(_linear, False)),
-    "linear_pair": ("y0 y1 weights bias x0 x1 n_out n_in", partial(_linear, True)),
+    "linear": ("y weights bias x n_out n_in", partial(linear, False)),
+    "linear_pair": ("y0 y1 weights bias x0 x1 n_out n_in", partial(linear, True)),
     "sparse_linear": ("y values bias crow col x n_out", partial(_sparse_linear, False)),
     "sparse_linear_pair": ("y0 y1 values bias crow col x0 x1 n_out", partial(_sparse_linear, True)),
     "normalize": ("y x inverse settings n_features", _normalize),
@@ -361,3 +219,13 @@ _KERNELS: dict[str, tuple[str, Callable[..., None]]] = {
     "clear": ("x n_features", _clear),
     "add_scaled": ("parameters traces scale n_parameters", _add_scaled),
 }
+
+
+class Program(program.Program):
+    """A list of instructions: names of these kernels, and their arguments."""
+
+    kernels = program.KernelSet(_KERNELS)
+
+
+define = Program.kernels.define
+"""How to write a kernel, by its name; a KeyError if there is none."""

@@ -25,7 +25,11 @@ DISCRETE = [DQN, QRDQN]
 ALGORITHMS = CONTINUOUS + DISCRETE
 LOOKS = 1000
 
-pytestmark = pytest.mark.filterwarnings("ignore:Adam:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Adam:UserWarning"),
+    # Hooks here look at passes of training.
+    pytest.mark.filterwarnings("ignore:hooks on the network that acts are not called"),
+]
 
 
 def make_model(algorithm, policy="SparseSimBaPolicy", env=None, policy_kwargs=None, **kwargs):

@@ -12,6 +12,7 @@ from sb3_sparse.sparse.kernels.backends import available_backends
 from sb3_sparse.sparse.kernels.choosing.chooser import (
     BACKEND_VARIABLE,
     choose_backend,
+    kernels_allowed,
     peek_backend,
     register_backend,
     unregister_backend,
@@ -23,6 +24,7 @@ __all__ = [
     "available_backends",
     "choose_backend",
     "empty_result",
+    "kernels_allowed",
     "peek_backend",
     "register_backend",
     "scatter_dense",

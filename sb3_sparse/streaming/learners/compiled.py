@@ -1,7 +1,6 @@
 """The fast learner: closed-form gradients of a stream network, in compiled kernels on flat buffers."""
 
 import operator
-import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch as th
 from torch import nn
 
 from sb3_sparse.sparse import SparseLinear
-from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
+from sb3_sparse.sparse.kernels import kernels_allowed
 from sb3_sparse.streaming.kernels import Program
 from sb3_sparse.streaming.learners.base import Learner, hooks_of
 from sb3_sparse.streaming.networks import StreamNetwork
@@ -53,9 +52,7 @@ class CompiledLearner(Learner):
     @staticmethod
     def supports(network: nn.Module, optimizer: ObGD) -> bool:
         """Whether the network has exactly the form, place and type that the kernels are for."""
-        if os.environ.get(BACKEND_VARIABLE, "auto") not in ("", "auto", "deterministic", "compiled", "blocked"):
-            return False
-        if type(network) is not StreamNetwork or type(optimizer) is not ObGD:
+        if not kernels_allowed() or type(network) is not StreamNetwork or type(optimizer) is not ObGD:
             return False
         trunk = list(network.trunk)
         linear, norms, activations = trunk[0::3], trunk[1::3], trunk[2::3]
@@ -198,12 +195,7 @@ class CompiledLearner(Learner):
 
 def why_not_compiled() -> str | None:
     """What LLVM says if it has no code for this processor; else None."""
-    try:
-        # Compiles all kernels, the first time.
-        Program([])
-    except RuntimeError as error:
-        return str(error)
-    return None
+    return Program.kernels.why_not_compiled()
 
 
 def _is_bare(module: nn.Module) -> bool:

@@ -2,7 +2,7 @@
 What ``test_guard_pages.py`` runs in a process of its own: every kernel on arrays that end, or begin, directly at a page
 that must not be touched. A kernel that reads or writes beside an array ends the process.
 
-    python tests/sparse/kernels/guard_pages.py {batches,convolutions,streaming} [prove]
+    python tests/sparse/kernels/guard_pages.py {batches,convolutions,streaming,forward} [prove]
 
 "prove" makes one array after the other too short by an element, each in a forked child which that has to end, and prints
 those that it did not end.
@@ -23,6 +23,7 @@ from sb3_sparse.sparse.kernels.backends import BACKENDS, blocked, compiled
 from sb3_sparse.sparse.kernels.convolution import Window, images, shifted
 from sb3_sparse.sparse.kernels.convolution import cut as convolution_cut
 from sb3_sparse.sparse.topology import TopologyTensors
+from tests.sparse.kernels import test_forward as forward
 from tests.sparse.kernels.test_convolutions import dense_convolution
 from tests.sparse.kernels.test_native import PRODUCTS, reference
 from tests.streaming import test_kernels as streaming
@@ -223,6 +224,11 @@ def check_streaming(guard, batches=()):
         streaming.Checks(guard.array, *shape).all()
 
 
+def check_forward(guard, batches=()):
+    for shape in streaming.SHAPES:
+        forward.Checks(guard.array, *shape).all()
+
+
 def prove(check, guard):
     check(guard, (1, 16, 20))
     for side in ("end", "begin"):
@@ -241,7 +247,12 @@ def prove(check, guard):
 if __name__ == "__main__":
     faulthandler.enable()
     th.set_num_threads(1)
-    checks = {"batches": check_batches, "convolutions": check_convolutions, "streaming": check_streaming}
+    checks = {
+        "batches": check_batches,
+        "convolutions": check_convolutions,
+        "streaming": check_streaming,
+        "forward": check_forward,
+    }
     check, guard = checks[sys.argv[1]], Guard()
     guard_what_backends_allocate(guard)
     if check is check_convolutions:

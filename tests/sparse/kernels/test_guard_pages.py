@@ -26,7 +26,7 @@ def run(*arguments):
     return result.stdout
 
 
-@pytest.mark.parametrize("kernels", ["batches", "convolutions", "streaming"])
+@pytest.mark.parametrize("kernels", ["batches", "convolutions", "streaming", "forward"])
 def test_kernels_touch_nothing_beside_their_arrays(kernels):
     assert run(SCRIPT, kernels).startswith("all right: bias")
 
@@ -42,5 +42,6 @@ def test_kernels_of_processors_without_avx512_touch_nothing_beside_their_arrays(
 def test_an_array_that_is_too_short_ends_the_process():
     assert run(SCRIPT, "streaming", "prove") == ""
     assert run(SCRIPT, "convolutions", "prove") == ""
+    assert run(SCRIPT, "forward", "prove") == ""
     # These two have some more elements than the kernels touch, on purpose: whole vectors are read and written.
     assert run(SCRIPT, "batches", "prove") == "end local 0\nend packed 0\n"

@@ -18,7 +18,7 @@ import torch as th
 from sb3_sparse.sparse import Topology
 from sb3_sparse.sparse.kernels.backends import blocked as blocked_backend
 from sb3_sparse.sparse.kernels.native import __main__ as command
-from sb3_sparse.sparse.kernels.native import blocked, rows, single
+from sb3_sparse.sparse.kernels.native import blocked, forward, rows, single
 from sb3_sparse.sparse.kernels.native.code import LANES
 from sb3_sparse.streaming import kernels as streaming
 
@@ -211,6 +211,7 @@ def test_a_range_of_rows_leaves_the_others_alone(name):
 
 ALL = [f"{where}.{product}" for where in ("single", "rows", "blocked") for product in PRODUCTS]
 ALL += [f"sb3_sparse.streaming.kernels.{name}" for name in streaming._KERNELS]
+ALL += [f"sb3_sparse.sparse.kernels.native.forward.{name}" for name in forward._KERNELS]
 
 
 @pytest.mark.parametrize("name", ALL)

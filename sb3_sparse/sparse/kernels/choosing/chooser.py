@@ -84,6 +84,11 @@ def peek_backend(
     return BACKENDS[known or backend_by_rule(device, dtype, topology, key.batch)], known is not None
 
 
+def kernels_allowed() -> bool:
+    """Whether ``SB3_SPARSE_BACKEND`` leaves it to us what is computed by our kernels, or asks for them."""
+    return (environment_variable() or AUTO) in (AUTO, DETERMINISTIC, "compiled", "blocked")
+
+
 def register_backend(backend: Backend) -> None:
     """
     Add a backend of your own, for this process.
