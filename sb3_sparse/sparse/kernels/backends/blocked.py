@@ -36,12 +36,26 @@ class BlockedBackend(CompiledBackend):
     def forward(self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int) -> th.Tensor:
         if batch == 1:
             return super().forward(x, values, topology, bias, batch)
-        return _multiply("rows", x, values, topology, bias, batch)
+        return _multiply("multiply", x, values, topology, bias, batch)
+
+    def forward_relu(
+        self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int
+    ) -> th.Tensor:
+        if batch == 1:
+            return super().forward_relu(x, values, topology, bias, batch)
+        return _multiply("multiply_relu", x, values, topology, bias, batch)
 
     def grad_input(self, grad: th.Tensor, values: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         if batch == 1:
             return super().grad_input(grad, values, topology, batch)
-        return _multiply("columns", grad, values, topology, None, batch)
+        return _multiply("multiply_transposed", grad, values, topology, None, batch)
+
+    def grad_input_relu(
+        self, grad: th.Tensor, values: th.Tensor, topology: Topology, activation: th.Tensor, batch: int
+    ) -> th.Tensor:
+        if batch == 1:
+            return super().grad_input_relu(grad, values, topology, activation, batch)
+        return _multiply("multiply_transposed_gated", grad, values, topology, None, batch, activation)
 
     def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         if batch == 1:
@@ -137,14 +151,22 @@ def _cut(topology: Topology, side: str, block_rows: int) -> _Blocks:
     return _Blocks(rows, columns, block_rows, counts, local, crow, edges, addresses)
 
 
-def _multiply(side: str, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int) -> th.Tensor:
-    """``x Wᵀ + bias`` (side "rows") or ``x W`` (side "columns") for a packed ``x``."""
-    blocks = _blocks(topology, side)
+def _multiply(
+    name: str,
+    x: th.Tensor,
+    values: th.Tensor,
+    topology: Topology,
+    bias: th.Tensor | None,
+    batch: int,
+    gate: th.Tensor | None = None,
+) -> th.Tensor:
+    """``x Wᵀ + bias`` or ``x W`` for a packed ``x``, by one of the kernels."""
+    blocks = _blocks(topology, "columns" if name.startswith("multiply_transposed") else "rows")
     y, packed = Result(x, batch, blocks.rows), _place_for_packed(topology, blocks)
-    bias_pointer = 0 if bias is None else bias.data_ptr()
+    bias_pointer, gate_pointer = (0 if tensor is None else tensor.data_ptr() for tensor in (bias, gate))
     indices = (*blocks.addresses, topology.addresses[1])
-    pointers = (values.data_ptr(), packed.ctypes.data, *indices, x.data_ptr(), bias_pointer, y.pointer)
-    _run("multiply" if side == "rows" else "multiply_transposed", pointers, topology, blocks, x.shape[1])
+    pointers = (values.data_ptr(), packed.ctypes.data, *indices, x.data_ptr(), bias_pointer, y.pointer, gate_pointer)
+    _run(name, pointers, topology, blocks, x.shape[1])
     return y.unpacked()
 
 
@@ -165,5 +187,5 @@ def _run(name: str, pointers: tuple[int, ...], topology: Topology, blocks: _Bloc
     threads = min(n_blocks, thread_count(topology.nnz * stride))
     bounds = tuple(n_blocks * part // threads for part in range(threads + 1))
     # The others read no columns: there is one of each for all topologies.
-    bits = {"column_bits": 8 * topology.col.itemsize} if name == "multiply_transposed" else {}
+    bits = {"column_bits": 8 * topology.col.itemsize} if name.startswith("multiply_transposed") else {}
     run(kernel(name, vectors, **bits), (*pointers, *sizes), bounds)

@@ -140,6 +140,10 @@ class Code:
         """``a * b + c``, rounded once, of numbers or of vectors."""
         return self._intrinsic(f"llvm.fma.{_SUFFIX[c.type]}", c.type, [a, b, c])
 
+    def sqrt(self, a: ir.Value) -> ir.Value:
+        """The square root of a number, or of those of a vector."""
+        return self._intrinsic(f"llvm.sqrt.{_SUFFIX[a.type]}", a.type, [a])
+
     def call(self, intrinsic: str, a: ir.Value) -> ir.Value:
         """A function of LLVM's of one argument, such as ``llvm.sqrt``."""
         return self.build.call(self.module.declare_intrinsic(intrinsic, [a.type]), [a], fastmath=_FAST)
