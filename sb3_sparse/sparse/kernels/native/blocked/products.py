@@ -12,6 +12,8 @@ from sb3_sparse.sparse.kernels.native.kernel import Definition, Kernel
 
 # How many weights are reduced to their sums at the same time.
 _SUMS = 4
+# How many rows ahead of a batch are fetched into the cache.
+_ROWS_AHEAD = 16
 
 
 def define(name: str, vectors: int = 4, column_bits: int = 16) -> Definition:
@@ -69,6 +71,10 @@ def _multiply(
 
             def row(t: ir.Value, b: ir.Value, i: ir.Value, lane: ir.Value, k: ir.Value, stop: ir.Value) -> None:
                 place = code.at_lane(y, i, sizes.stride, lane)
+                _fetch_row(code, sizes, y, i, lane, vectors, code.build.icmp_signed("==", b, word(0)), write=True)
+                if finish is _gated:
+                    is_whole = code.build.icmp_signed("==", b, last_block)
+                    _fetch_row(code, sizes, gate, i, lane, vectors, is_whole)
 
                 def weight(k: ir.Value, *sums: ir.Value) -> list[ir.Value]:
                     value = code.splat(code.load(arrays.packed, k))
@@ -101,6 +107,25 @@ def _multiply(
     return write
 
 
+def _fetch_row(
+    code: Code,
+    sizes: Sizes,
+    batch: ir.Value,
+    row: ir.Value,
+    lane: ir.Value,
+    vectors: int,
+    wanted: ir.Value,
+    write: bool = False,
+) -> None:
+    """Fetch a row of a batch that comes soon, where it is used for the first time: from afar."""
+    build = code.build
+    with build.if_then(wanted):
+        soon = code.minimum(build.add(row, word(_ROWS_AHEAD)), build.sub(sizes.rows, word(1)))
+        place = code.at_lane(batch, soon, sizes.stride, lane)
+        for vector in range(vectors):
+            code.prefetch(code.at(place, word(vector * LANES)), write=write)
+
+
 def _store(code: Code, sums: list[ir.Value], place: ir.Value) -> None:
     for vector, total in enumerate(sums):
         code.store_vector(total, place, vector)
@@ -129,6 +154,7 @@ def _sample_product(vectors: int) -> Callable[..., None]:
         def group(here: Group) -> ir.Value:
             def row(t: ir.Value, b: ir.Value, i: ir.Value, lane: ir.Value, k: ir.Value, stop: ir.Value) -> None:
                 g_row = code.at_lane(g, i, sizes.stride, lane)
+                _fetch_row(code, sizes, g, i, lane, vectors, build.icmp_signed("==", b, here.begin))
                 gradients = [code.load_vector(g_row, vector) for vector in range(vectors)]
                 resumes = build.icmp_signed(">", t, word(0))
 
