@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 
+from sb3_sparse.networks import SimBaEncoder
 from sb3_sparse.sparse.kernels import available_backends
 from sb3_sparse.sparse.kernels.native.compile import host_cpu
 from tests.compatibility import cases
@@ -65,9 +66,10 @@ def test_outputs(name, backend):
     for key, output in outputs.items():
         expected = stored[f"{backend}_{key}"]
         assert (output.dtype, output.shape) == (expected.dtype, expected.shape)
-        # The dense backend's results of several samples lie in memory as those of all others since 0.2, and what torch
-        # computes from them rounds differently.
-        if wrote_the_file(name) and (backend != "dense" or key == "action"):
+        # Since 0.2 the dense backend's results of several samples lie in memory as those of all others, and SimBa's layer norms
+        # add up several samples in another order: they round differently.
+        is_simba = any(isinstance(module, SimBaEncoder) for module in module_of(subject).modules())
+        if wrote_the_file(name) and (key == "action" or not (is_simba or backend == "dense")):
             np.testing.assert_array_equal(output, expected, err_msg=key)
         else:
             np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-5, err_msg=key)

@@ -85,7 +85,7 @@ class _LayerNorm(th.autograd.Function):
             pointers = (grad.data_ptr(), x.data_ptr(), weight.data_ptr(), mean, inverse, grad_x.data_ptr())
             _run_tiles("grad_input", (*pointers, features, batch), batch, features)
         if wants_weight or wants_bias:
-            grad_weight, grad_bias = x.new_empty(2, features)
+            grad_weight, grad_bias = x.new_empty(features), x.new_empty(features)
             pointers = (grad.data_ptr(), x.data_ptr(), mean, inverse, grad_weight.data_ptr(), grad_bias.data_ptr())
             threads = thread_count(_WORK * batch * features)
             bounds = tuple(features * part // threads for part in range(threads + 1))
