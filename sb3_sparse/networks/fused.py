@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules import module as nn_module
 
 from sb3_sparse.sparse.kernels import hidden, norm
+from sb3_sparse.sparse.kernels.autograd import is_eager
 from sb3_sparse.sparse.layers import SparseLinear
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -21,9 +22,8 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """``(..., features)`` to the same."""
-        weight, bias = self.weight, self.bias
-        if len(self.normalized_shape) == 1 and x.shape[-1] == self.normalized_shape[0] and norm.can_normalize(x, weight, bias):
-            return norm.layer_norm(x, weight, bias, self.eps)
+        if norm.can_normalize(x, self.weight, self.bias):
+            return norm.layer_norm(x, self.weight, self.bias, self.eps)
         return super().forward(x)
 
 
@@ -37,11 +37,17 @@ def linear_relu_linear(x: th.Tensor, first: nn.Module, activation: nn.Module, se
     :param activation: Between them.
     :param second: Another linear layer.
     """
-    if type(first) is SparseLinear and type(second) is SparseLinear and type(activation) is nn.ReLU:
-        if not any(map(_is_observed, (first, activation, second))):
-            weights = [hidden.Weights(layer.values, layer.bias, layer.topology) for layer in (first, second)]
-            if hidden.can_fuse(x, *weights):
-                return hidden.linear_relu_linear(x, *weights)
+    # Tools first: they would look at the questions that follow.
+    if (
+        not th.compiler.is_compiling()
+        and is_eager(x)
+        and type(first) is type(second) is SparseLinear
+        and type(activation) is nn.ReLU
+        and not any(map(_is_observed, (first, activation, second)))
+    ):
+        weights = [hidden.Weights(layer.values, layer.bias, layer.topology) for layer in (first, second)]
+        if hidden.can_fuse(x, *weights):
+            return hidden.linear_relu_linear(x, *weights)
     return second(activation(first(x)))
 
 

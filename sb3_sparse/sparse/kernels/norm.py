@@ -55,7 +55,13 @@ def layer_norm(x: th.Tensor, weight: th.Tensor, bias: th.Tensor, epsilon: float)
 def can_normalize(x: th.Tensor, *parameters: th.Tensor | None) -> bool:
     """Whether :func:`layer_norm` can take these tensors."""
     return lies_by_features(x) and all(
-        p is not None and is_plain(p) and p.is_cpu and p.dtype is th.float32 and p.is_contiguous() for p in parameters
+        p is not None
+        and is_plain(p)
+        and p.shape == x.shape[1:]
+        and p.is_cpu
+        and p.dtype is th.float32
+        and p.is_contiguous()
+        for p in parameters
     )
 
 

@@ -202,6 +202,7 @@ def test_blocks_with_a_relu_end_as_the_product_and_torch_would(group, topology):
     if topology.nnz:
         # Torch's ReLU lets NaN pass, and its gradient where the result is NaN.
         case.values[0] = np.nan
+    case.bias[::2] = -0.0
     gate = unaligned(np.random.default_rng(1).choice(np.float32([-1, -0.0, 0, 2, np.nan]), case.x.shape))
 
     def product(name, batch, bias, gate):
