@@ -66,8 +66,8 @@ def test_outputs(name, backend):
     for key, output in outputs.items():
         expected = stored[f"{backend}_{key}"]
         assert (output.dtype, output.shape) == (expected.dtype, expected.shape)
-        # Since 0.2 the dense backend's results of several samples lie in memory as those of all others, and SimBa's layer norms
-        # add up several samples in another order: they round differently.
+        # Since 0.2 the dense backend's results of several samples lie in memory as those of all others, and layer norms of
+        # SimBa add up several samples in another order: they round differently.
         is_simba = any(isinstance(module, SimBaEncoder) for module in module_of(subject).modules())
         if wrote_the_file(name) and (key == "action" or not (is_simba or backend == "dense")):
             np.testing.assert_array_equal(output, expected, err_msg=key)

@@ -18,12 +18,12 @@ _WORK = 4
 
 
 def lies_by_features(x: th.Tensor) -> bool:
-    """Whether ``x`` is a batch ``(samples, features)`` that kernels of this file can read: float32 on the CPU, no tools at work."""
+    """Whether the kernels here can read ``x``: as :func:`is_kernel_batch`, feature by feature in memory."""
     return is_kernel_batch(x) and x.stride() == (1, x.shape[0])
 
 
 def is_kernel_batch(x: th.Tensor) -> bool:
-    """The same in whatever memory layout."""
+    """Whether ``x`` is a batch ``(samples, features)`` of float32 on the CPU, of a vector at least, and no tool at work."""
     return (
         not th.compiler.is_compiling()
         and is_eager(x)
@@ -31,7 +31,6 @@ def is_kernel_batch(x: th.Tensor) -> bool:
         and x.shape[0] >= LANES
         and x.is_cpu
         and x.dtype is th.float32
-        and not th.is_autocast_enabled("cpu")
     )
 
 
@@ -55,12 +54,7 @@ def layer_norm(x: th.Tensor, weight: th.Tensor, bias: th.Tensor, epsilon: float)
 def can_normalize(x: th.Tensor, *parameters: th.Tensor | None) -> bool:
     """Whether :func:`layer_norm` can take these tensors."""
     return lies_by_features(x) and all(
-        p is not None
-        and is_plain(p)
-        and p.shape == x.shape[1:]
-        and p.is_cpu
-        and p.dtype is th.float32
-        and p.is_contiguous()
+        p is not None and is_plain(p) and p.shape == x.shape[1:] and p.is_cpu and p.dtype is th.float32 and p.is_contiguous()
         for p in parameters
     )
 

@@ -1,5 +1,7 @@
 """Two products with a ReLU between them: as the three operations, bit by bit, and against a dense twin in float64."""
 
+import itertools
+
 import pytest
 import torch as th
 
@@ -20,7 +22,7 @@ def make(batch, sizes=(150, 300, 140), density=0.2, bias=True, dtype=th.float32)
     """Input, gradient and weights."""
     th.manual_seed(0)
     weights = []
-    for columns, rows in zip(sizes, sizes[1:], strict=False):
+    for columns, rows in itertools.pairwise(sizes):
         topology = Topology.random((rows, columns), round(density * rows * columns), seed=1)
         values = th.randn(topology.nnz, dtype=dtype, requires_grad=True)
         weights.append(Weights(values, th.randn(rows, dtype=dtype, requires_grad=True) if bias else None, topology))
@@ -107,9 +109,10 @@ def test_what_is_frozen_gets_no_gradient_and_changes_no_other(backend, frozen):
     if frozen == "all":
         assert not linear_relu_linear(x, *weights).requires_grad
     else:
-        kept = [t for t in linear_relu_linear(x, *weights).grad_fn.saved_tensors if t is not None]
+        kept = [tuple(t.shape) for t in linear_relu_linear(x, *weights).grad_fn.saved_tensors if t is not None]
         # The frozen critic of an actor's loss keeps no input of its first layer.
-        assert any(t.shape[0] == x.shape[1] for t in kept) == first[0].requires_grad or backend in ("dense", "csr")
+        packed = (100, 150) if backend in ("dense", "csr") else (150, 128 if backend == "blocked" else 112)
+        assert (packed in kept) == first[0].requires_grad
 
 
 def test_differentiated_again_it_raises(backend):
