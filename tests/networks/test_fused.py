@@ -215,6 +215,10 @@ def test_torchs_tools_see_the_modules(batch, monkeypatch):
     close = {"rtol": 1e-4, "atol": 1e-4}
     th.testing.assert_close(th.export.export(net, (x,), strict=False).module()(x), expected, **close)
     th.testing.assert_close(th.jit.trace(net, (x,), check_trace=False)(x), expected, **close)
+    compiled = th.compile(net, fullgraph=True, backend="aot_eager")
+    th.testing.assert_close(compiled(x), expected, **close)
+    with th.no_grad():
+        th.testing.assert_close(compiled(x), expected, **close)
     parameters = dict(net.named_parameters())
     th.testing.assert_close(th.func.vmap(lambda x: functional_call(net, parameters, (x[None],))[0])(x), expected, **close)
     th.func.grad(lambda p: functional_call(net, p, (x,)).sum())(parameters)
