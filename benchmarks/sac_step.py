@@ -1,7 +1,7 @@
 """
 A whole gradient step of SB3's SAC (both losses, optimisers, target update), and acting, beside dense and masked networks.
 
-    python benchmarks/sac_step.py [--threads 2] [--rounds 5] [--width 5] [--device cpu]
+    python benchmarks/sac_step.py [--threads 2] [--rounds 5] [--width 5] [--device cpu] [--clock processor]
     python benchmarks/sac_step.py --growth           # time against the number of weights, width 1 to 5 at S = 0.9
     python benchmarks/sac_step.py --equal-parameters # width 2 dense against width 5 with as many weights
 
@@ -9,12 +9,18 @@ Humanoid sizes (67 observations, 21 actions), one critic, batch 256. The contend
 
 - dense: SimBa of this package at sparsity 0, fused AdamW, no gradient for the critic's weights in the actor's loss.
 - dense bfloat16: the same under autocast.
+- dense compiled, dense compiled bfloat16: both, trunks and heads by ``torch.compile``; where there is a C++ compiler.
 - prune: what a user of SB3 does today: ``torch.nn.utils.prune`` on the layers of that network, SB3's critic and Adam.
 - sparse: ours.
 - sbx: SimbaPolicy of sbx (JAX, compiled), if it is installed.
+
+"Times the best dense" is beside the fastest of all that are not sparse.
 """
 
 import argparse
+import os
+import shutil
+import time
 
 import numpy as np
 import torch as th
@@ -31,6 +37,7 @@ from sb3_sparse import sparsity_report
 from sb3_sparse.policy_networks import SimBaContinuousCritic
 
 N_OBSERVATIONS, N_ACTIONS, BATCH = 67, 21, 256
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 
 
 def make_model(width, sparsity=0.0, device="cpu", **policy_kwargs):
@@ -72,6 +79,22 @@ def step(model, autocast=False):
             model.train(1, BATCH)
 
     return run
+
+
+def compiled_contenders(width, device):
+    """The dense network compiled, with and without autocast; none where torch finds no C++ compiler."""
+    if device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
+        print("without torch.compile: no C++ compiler (g++, or what CXX names)")
+        return {}
+    # One function is compiled for actor, critic and target, with and without gradients, of each contender.
+    th._dynamo.config.recompile_limit = 64
+    contenders = {}
+    for name, autocast in {"dense compiled": False, "dense compiled bfloat16": True}.items():
+        model = make_model(width, 0.0, device)
+        for network in (model.actor.latent_pi, *model.critic.q_networks, *model.critic_target.q_networks):
+            network.compile()
+        contenders[name] = step(model, autocast)
+    return contenders
 
 
 def act(model):
@@ -127,10 +150,10 @@ def sbx_contender(width, depth=1):
     return run
 
 
-def compare(width, sparsities, rounds, device):
+def compare(width, sparsities, rounds, device, clock):
     """The tables of one width: the step, and acting."""
     dense = make_model(width, 0.0, device)
-    steps = {"dense": step(dense), "dense bfloat16": step(dense, autocast=True)}
+    steps = {"dense": step(dense), "dense bfloat16": step(dense, autocast=True), **compiled_contenders(width, device)}
     acting = {"predict": act, "actor's network": actor_pass, "critic's network": critic_pass}
     single = {title: {"dense": make(dense)} for title, make in acting.items()}
     for sparsity in sparsities:
@@ -143,33 +166,35 @@ def compare(width, sparsities, rounds, device):
     if (run := sbx_contender(width)) is not None:
         steps["sbx SimbaPolicy"] = run
 
-    seconds = alternate(steps, rounds)
+    seconds = alternate(steps, rounds, clock=clock)
+    best_dense = min(value for name, value in seconds.items() if not name.startswith("sparse"))
     rows = [
         [
             name,
             milliseconds(value),
             f"{seconds['dense'] / value:.2f}",
+            f"{best_dense / value:.2f}",
             f"{seconds['prune'] / value:.2f}",
             f"{1 / (1 - float(name.rpartition('=')[2])):.0f}" if name.startswith("sparse") else "",
         ]
         for name, value in seconds.items()
     ]
-    header = ["contender", "ms per step", "times dense", "times prune", "limit"]
+    header = ["contender", "ms per step", "times dense", "times the best dense", "times prune", "limit"]
     print_table(f"SAC gradient step, W{width} D1", header, rows)
 
     dense.policy.set_training_mode(False)
     rows = []
     for title, contenders in single.items():
-        seconds = alternate(contenders, 4 * rounds + 1)
+        seconds = alternate(contenders, 4 * rounds + 1, clock=clock)
         rows.append([title, *(f"{seconds['dense'] / value:.2f}" for value in seconds.values())])
     print_table(f"One sample at a time, times dense, W{width}", ["", *next(iter(single.values()))], rows)
 
 
-def growth(rounds, device):
+def growth(rounds, device, clock):
     """Step time against the number of weights at one sparsity."""
     widths = (1, 2, 3, 4, 5)
     models = {width: make_model(width, 0.9, device) for width in widths}
-    seconds = alternate({f"W{width}": step(model) for width, model in models.items()}, rounds)
+    seconds = alternate({f"W{width}": step(model) for width, model in models.items()}, rounds, clock=clock)
     nnz = np.array([sum(sparsity_report(n).learnable_parameters for n in (m.actor, m.critic)) for m in models.values()])
     times = np.array(list(seconds.values()))
     # A straight line by least squares of relative errors, so that small networks count as much as large ones.
@@ -183,10 +208,10 @@ def growth(rounds, device):
     print_table("Growth at S = 0.9", ["network", "parameters", "ms per step", "straight line", "off by"], rows)
 
 
-def equal_parameters(rounds, device):
+def equal_parameters(rounds, device, clock):
     """The sparse large network against the dense one with as many weights."""
     dense, sparse = make_model(2, 0.0, device), make_model(5, 0.839, device)
-    seconds = alternate({"W2 dense": step(dense), "W5 S=0.839": step(sparse)}, rounds)
+    seconds = alternate({"W2 dense": step(dense), "W5 S=0.839": step(sparse)}, rounds, clock=clock)
     counts = [sum(sparsity_report(n).learnable_parameters for n in (m.actor, m.critic)) for m in (dense, sparse)]
     rows = [
         [name, f"{count:,}", milliseconds(value), f"{value / seconds['W2 dense']:.2f}"]
@@ -202,15 +227,16 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: for one thread beside other work")
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--equal-parameters", action="store_true")
     args = parser.parse_args()
     th.set_num_threads(args.threads)
     print(machine())
     if args.growth:
-        growth(args.rounds, args.device)
+        growth(args.rounds, args.device, CLOCKS[args.clock])
     if args.equal_parameters:
-        equal_parameters(args.rounds, args.device)
+        equal_parameters(args.rounds, args.device, CLOCKS[args.clock])
     if not (args.growth or args.equal_parameters):
         for width in args.width:
-            compare(width, args.sparsity, args.rounds, args.device)
+            compare(width, args.sparsity, args.rounds, args.device, CLOCKS[args.clock])

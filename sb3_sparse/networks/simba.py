@@ -6,6 +6,7 @@ import torch as th
 from torch import nn
 
 from sb3_sparse.common.validation import positive
+from sb3_sparse.networks.fused import LayerNorm, laid_for, linear_relu_linear
 
 # Default of the reference implementation (flax); torch's own default is 1e-5.
 LAYER_NORM_EPS = 1e-6
@@ -74,7 +75,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int, activation_fn: type[nn.Module] = nn.ReLU):
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.norm = LayerNorm(width, eps=LAYER_NORM_EPS)
         self.fc1 = he_linear(width, EXPANSION * width)
         # In place where it can be: a hook that wants the input of the activation has to copy it.
         self.activation = nn.ReLU(inplace=True) if activation_fn is nn.ReLU else activation_fn()
@@ -82,7 +83,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """``(batch, width)`` to ``(batch, width)``."""
-        return x + self.fc2(self.activation(self.fc1(self.norm(x))))
+        x = laid_for(self.fc2, x)
+        return x + linear_relu_linear(self.norm(x), self.fc1, self.activation, self.fc2)
 
 
 class SimBaEncoder(nn.Module):
@@ -99,7 +101,7 @@ class SimBaEncoder(nn.Module):
         super().__init__()
         self.stem = orthogonal_linear(in_features, width)
         self.blocks = nn.Sequential(*(ResidualBlock(width, activation_fn) for _ in range(n_blocks)))
-        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.norm = LayerNorm(width, eps=LAYER_NORM_EPS)
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """``(batch, in_features)`` to ``(batch, width)``."""

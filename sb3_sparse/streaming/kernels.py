@@ -1,5 +1,5 @@
 """
-Kernels of the streaming algorithms, for one sample at a time: programs of them (``native/program.py``) are whole updates.
+Kernels of the streaming algorithms, for one sample at a time: programs of them (``native/sample/program.py``) are whole updates.
 
 What a kernel fuses, it fuses to read the weights and traces from memory once: they are most of the work.
 """
@@ -9,9 +9,9 @@ from functools import partial
 
 from llvmlite import ir
 
-from sb3_sparse.sparse.kernels.native import program
 from sb3_sparse.sparse.kernels.native.code import DOUBLE, FLOAT, INT16, WORD, Code, number, word
-from sb3_sparse.sparse.kernels.native.forward import linear
+from sb3_sparse.sparse.kernels.native.sample import program
+from sb3_sparse.sparse.kernels.native.sample.forward import linear
 
 # Weights of a sparse row that are worked on at the same time, so that sums need not wait for each other. Columns of
 # four come with one load; each is cut out where it is used, as registers are scarce here.

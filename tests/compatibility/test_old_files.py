@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 
+from sb3_sparse.networks import SimBaEncoder
 from sb3_sparse.sparse.kernels import available_backends
 from sb3_sparse.sparse.kernels.native.compile import host_cpu
 from tests.compatibility import cases
@@ -65,9 +66,11 @@ def test_outputs(name, backend):
     for key, output in outputs.items():
         expected = stored[f"{backend}_{key}"]
         assert (output.dtype, output.shape) == (expected.dtype, expected.shape)
-        # The dense backend's results of several samples lie in memory as those of all others since 0.2, and what torch
-        # computes from them rounds differently. Convolutions had no kernels of ours in 0.1.
-        if wrote_the_file(name) and (backend != "dense" or key == "action") and name != "conv":
+        # Since 0.2 the dense backend's results of several samples lie in memory as those of all others, and layer norms of
+        # SimBa add up several samples in another order: they round differently. Convolutions had no kernels of ours in 0.1.
+        is_simba = any(isinstance(module, SimBaEncoder) for module in module_of(subject).modules())
+        is_exact = key == "action" or not (is_simba or backend == "dense" or name == "conv")
+        if wrote_the_file(name) and is_exact:
             np.testing.assert_array_equal(output, expected, err_msg=key)
         else:
             np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-5, err_msg=key)

@@ -15,7 +15,7 @@ from torch import nn
 
 from sb3_sparse import SimBaPolicy, SparseSimBaPolicy
 from sb3_sparse.simba.networks import SimBaSACActor
-from sb3_sparse.sparse.kernels.native import forward, program
+from sb3_sparse.sparse.kernels.native.sample import forward, program
 from tests.envs import SpaceEnv
 from tests.simba.acting import (
     ACTIONS,

@@ -15,7 +15,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.sac.policies import SACPolicy
 
-from sb3_sparse.sparse.kernels.native import program
+from sb3_sparse.sparse.kernels.native.sample import program
 from sb3_sparse.streaming import AdaptiveObGD, ObGD, StreamAC, StreamQ, StreamSARSA, kernels
 from sb3_sparse.streaming.learners import CompiledLearner
 from sb3_sparse.streaming.policies import StreamACPolicy, StreamQPolicy

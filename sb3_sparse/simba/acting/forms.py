@@ -22,16 +22,17 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 from torch import nn
 
+from sb3_sparse.networks.fused import LayerNorm
 from sb3_sparse.networks.running_norm import EPS, LARGEST, RunningNorm
 from sb3_sparse.networks.simba import ResidualBlock, SimBaEncoder
 from sb3_sparse.simba import networks
 from sb3_sparse.simba.observation_norm import ObservationNorm
 from sb3_sparse.sparse import SparseLinear
-from sb3_sparse.sparse.kernels.native.forward import COLUMN_BITS
+from sb3_sparse.sparse.kernels.native.sample.forward import COLUMN_BITS
 
 # Kinds of modules that a network may have, and what they compute, as it was when this was imported.
 _KINDS: tuple[type[nn.Module], ...] = (
-    *(nn.Linear, SparseLinear, nn.LayerNorm, nn.ReLU, nn.Tanh, nn.Flatten, FlattenExtractor),
+    *(nn.Linear, SparseLinear, nn.LayerNorm, LayerNorm, nn.ReLU, nn.Tanh, nn.Flatten, FlattenExtractor),
     *(SimBaEncoder, ResidualBlock, nn.Sequential, nn.ModuleList, ObservationNorm, RunningNorm),
 )
 _FORWARD = {kind: kind.forward for kind in _KINDS}
@@ -157,8 +158,8 @@ def layers_of(form: Form, network: Any) -> Layers:
     :raises NotPlain: If it has others.
     """
     for module in network.modules():
-        known = module is network or _FORWARD.get(type(module)) is type(module).forward
-        require(known, f"a {type(module).__name__} in it")
+        known = type(module) in _FORWARD and all(kind.forward is _FORWARD.get(kind) for kind in kinds_of(module))
+        require(module is network or known, f"a {type(module).__name__} in it")
     require(bool(network.net_arch) and not getattr(network, "use_sde", False), "no SimBa trunk, or gSDE")
     trunk, heads = form.parts(network)
     require(type(trunk) is SimBaEncoder and type(trunk.blocks) is nn.Sequential, "another trunk than SimBa's")
@@ -175,6 +176,11 @@ def layers_of(form: Form, network: Any) -> Layers:
         sizes.append((len(norm.weight), first.n_in, second.n_in, second.n_out) == (width, width, first.n_out, width))
     require(all(sizes), "layers that do not fit together")
     return layers
+
+
+def kinds_of(module: nn.Module) -> list[type[nn.Module]]:
+    """The classes whose ``forward`` a module may call: its own, and those that this may leave the rest to."""
+    return [kind for kind in type(module).__mro__ if "forward" in vars(kind) and kind is not nn.Module]
 
 
 def observation_instruction(policy: Any, network: Any, y: np.ndarray, x: np.ndarray) -> tuple[Any, ...]:
@@ -211,7 +217,7 @@ def _linear(layer: Any) -> Linear:
 
 
 def _norm(norm: Any) -> Norm:
-    require(type(norm) is nn.LayerNorm and len(norm.normalized_shape) == 1, "another normalisation of layers")
+    require(type(norm) in (nn.LayerNorm, LayerNorm) and len(norm.normalized_shape) == 1, "another normalisation of layers")
     weight, bias = (norm._parameters.get(name) for name in ("weight", "bias"))
     require(weight is not None and bias is not None, "a normalisation without weight and bias, or with computed ones")
     require(norm.normalized_shape == weight.shape == bias.shape, "weights and biases that do not fit together")

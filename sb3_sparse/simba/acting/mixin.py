@@ -15,7 +15,7 @@ from sb3_sparse.simba.acting.written import WrittenPass
 from sb3_sparse.simba.misuse import building_algorithm
 from sb3_sparse.simba.observation_norm import runs
 from sb3_sparse.sparse.kernels import kernels_allowed
-from sb3_sparse.sparse.kernels.native.forward import ForwardProgram
+from sb3_sparse.sparse.kernels.native.sample.forward import ForwardProgram
 
 # The attribute of an algorithm, saved with it, that says how its policy acts.
 _RECORD = "compiled_acting"

@@ -14,9 +14,9 @@ import torch as th
 from torch import nn
 from torch.nn.modules import module as global_hooks
 
-from sb3_sparse.simba.acting.forms import form_of, layers_of, observation_instruction, require
+from sb3_sparse.simba.acting.forms import form_of, kinds_of, layers_of, observation_instruction, require
 from sb3_sparse.sparse import SparseLinear
-from sb3_sparse.sparse.kernels.native.forward import ForwardProgram
+from sb3_sparse.sparse.kernels.native.sample.forward import ForwardProgram
 
 # Of modules: what a pass depends on, besides parts and tensors.
 _SETTINGS = (
@@ -51,7 +51,10 @@ class WrittenPass:
         self._parts = [(place, name, part) for place in self._places for name, part in place.items()]
         self._parts += [(vars(m), name, vars(m)[name]) for m in (*modules, policy) for name in _SETTINGS if name in vars(m)]
         self._topologies = [(m, m.topology) for m in modules if isinstance(m, SparseLinear)]
-        self._methods = [*form.methods_of(policy, network), *{(type(m), "forward", type(m).forward) for m in modules}]
+        self._methods = [
+            *form.methods_of(policy, network),
+            *{(kind, "forward", kind.forward) for m in modules for kind in kinds_of(m)},
+        ]
         self._patches = [(vars(m), "forward") for m in modules]
         self._patches += [(vars(network), name) for name in form.network_methods]
         self._patches += [(vars(policy), name) for name in form.policy_methods]

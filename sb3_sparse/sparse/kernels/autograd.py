@@ -42,7 +42,7 @@ class _SparseLinear(th.autograd.Function):
         packed_x, values = ctx.saved_tensors
         grad_x = grad_values = grad_bias = None
         wants_x, wants_values, wants_bias = ctx.needs_input_grad[:3]
-        if not is_plain(grad) or not has_memory(grad):
+        if not is_eager(grad) or not has_memory(grad):
             # Many gradients at once: torch.func.vmap, or is_grads_batched=True with an older vmap of its own.
             if wants_x:
                 grad_x = grad @ formula.scatter(values, ctx.topology)
@@ -61,9 +61,7 @@ class _SparseLinear(th.autograd.Function):
                 grad_bias = grad.sum(dim=0)
         if th.is_grad_enabled():
             # With create_graph=True. Gradients of ours are numbers: whoever differentiates them again has to be told.
-            grad_x, grad_values = (
-                g if g is None else _Once.apply(g, grad.new_zeros((), requires_grad=True)) for g in (grad_x, grad_values)
-            )
+            grad_x, grad_values = (g if g is None else once(g) for g in (grad_x, grad_values))
             grad_bias = grad.sum(dim=0) if wants_bias else None
         return grad_x, grad_values, grad_bias, None, None
 
@@ -84,7 +82,12 @@ class _Once(th.autograd.Function):
         )
 
 
-def is_plain(tensor: Any) -> bool:
+def once(grad: th.Tensor) -> th.Tensor:
+    """The same gradient, whose differentiation raises an error."""
+    return _Once.apply(grad, grad.new_zeros((), requires_grad=True))
+
+
+def is_eager(tensor: Any) -> bool:
     """Whether nothing but torch's own autograd looks at computations with that tensor, and there is something to compute."""
     return (
         type(tensor) in _PLAIN
@@ -94,6 +97,11 @@ def is_plain(tensor: Any) -> bool:
         and _tracing_state() is None
         and forward_ad._current_level < 0
     )
+
+
+def is_plain(tensor: Any) -> bool:
+    """Whether it is a tensor or parameter of torch's, and of no subclass."""
+    return type(tensor) in _PLAIN
 
 
 def has_memory(tensor: th.Tensor) -> bool:
@@ -151,7 +159,7 @@ def sparse_linear(
     :return: Output of shape ``(..., out)``; its memory layout is described at :class:`Backend`.
     :raises ValueError: If a shape, dtype or device does not fit.
     """
-    if th.compiler.is_compiling() or not (is_plain(x) and type(values) in _PLAIN):
+    if th.compiler.is_compiling() or not (is_eager(x) and type(values) in _PLAIN):
         return _for_tools(x, values, topology, bias, identity)
     _check(x, values, topology, bias)
     if th.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):
@@ -179,7 +187,7 @@ def scatter_dense(values: th.Tensor, topology: Topology, identity: th.Tensor | N
     :param identity: The layer's buffer ``topology_seed``, by which a compiled graph notices another topology.
     :return: Tensor of shape ``topology.shape``, zero where no weight lives.
     """
-    if th.compiler.is_compiling() or not is_plain(values):
+    if th.compiler.is_compiling() or not is_eager(values):
         if _wants_formula(values):
             return formula.scatter(values, topology, None if identity is None else identity.device)
         return operation.scatter(values, identity, topology.handle)

@@ -47,6 +47,25 @@ class Backend(ABC):
     def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         """The entries of ``gradᵀ x`` where weights live, of shape ``(nnz,)``."""
 
+    def forward_relu(
+        self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int
+    ) -> th.Tensor:
+        """``relu(x Wᵀ + bias)``. Override it where that can be had in one pass, with the same numbers."""
+        return self.forward(x, values, topology, bias, batch).relu_()
+
+    def grad_input_relu(
+        self, grad: th.Tensor, values: th.Tensor, topology: Topology, activation: th.Tensor, batch: int
+    ) -> th.Tensor:
+        """
+        The gradient of what went into the ReLU before the layer: ``grad W`` where ``activation`` is above zero.
+
+        Override it where that can be had in one pass, with the same numbers.
+
+        :param activation: What came out of the ReLU, ``(batch, in)``, as :meth:`pack` returned it.
+        """
+        dx = self.grad_input(grad, values, topology, batch)
+        return th.ops.aten.threshold_backward(dx, self.unpack(activation, batch), 0)
+
     @abstractmethod
     def memory(self, topology: Topology) -> int:
         """Bytes that the backend keeps for a topology, beside the topology itself, once it has trained in float32."""

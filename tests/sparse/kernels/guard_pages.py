@@ -2,7 +2,7 @@
 What ``test_guard_pages.py`` runs in a process of its own: every kernel on arrays that end, or begin, directly at a page
 that must not be touched. A kernel that reads or writes beside an array ends the process.
 
-    python tests/sparse/kernels/guard_pages.py {batches,convolutions,streaming,forward} [prove]
+    python tests/sparse/kernels/guard_pages.py {batches,convolutions,norms,streaming,forward} [prove]
 
 "prove" makes one array after the other too short by an element, each in a forked child which that has to end, and prints
 those that it did not end.
@@ -19,6 +19,7 @@ import numpy as np
 import torch as th
 
 from sb3_sparse.sparse import Topology
+from sb3_sparse.sparse.kernels import norm
 from sb3_sparse.sparse.kernels.backends import BACKENDS, blocked, compiled
 from sb3_sparse.sparse.kernels.convolution import Window, images, shifted
 from sb3_sparse.sparse.kernels.convolution import cut as convolution_cut
@@ -32,6 +33,7 @@ _PAGE = mmap.PAGESIZE
 _mprotect = ctypes.CDLL(None, use_errno=True).mprotect
 _mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _NO_ACCESS = 0
+_BATCHES_TO_PROVE = (1, 16, 20)
 
 
 class Guard:
@@ -95,7 +97,7 @@ def guard_what_backends_allocate(guard):
     def result(like, batch, features, original=compiled.empty_result):
         return guard.tensor("result", original(like, batch, features))
 
-    compiled.empty_result = result
+    compiled.empty_result = norm.empty_result = result
     place = blocked._place_for_packed
     blocked._place_for_packed = lambda *args: guard.array("packed", place(*args))
     for method in ("new_empty", "new_zeros"):
@@ -142,7 +144,7 @@ def check_batches(guard, batches=range(1, 71)):
             grad = generator.standard_normal((batch, plain.rows), dtype=np.float32)
             mask, ones = plain.mask().numpy(), np.ones(plain.rows)
             forward, grad_input, grad_values = (reference(p, weight, mask, x.T, grad.T, ones) for p in PRODUCTS)
-            expected = (forward.T, grad_input.T, grad_values)
+            expected = (forward.T, grad_input.T, grad_values, np.maximum(forward.T, 0), np.where(x > 0, grad_input.T, 0))
             for name in ("compiled", "blocked"):
                 backend = BACKENDS[name]
                 packed = guard.tensor("x", backend.pack(th.from_numpy(x)))
@@ -153,6 +155,9 @@ def check_batches(guard, batches=range(1, 71)):
                     backend.grad_values(packed_grad, packed, topology, batch),
                 )
                 backend.forward(packed, values, topology, None, batch)
+                activation = guard.tensor("activation", packed.relu())
+                gated = backend.grad_input_relu(packed_grad, values, topology, activation, batch)
+                results += (backend.forward_relu(packed, values, topology, bias, batch), gated)
                 for result, right in zip(results, expected, strict=True):
                     np.testing.assert_allclose(result.numpy(), right, rtol=1e-3, atol=1e-3, err_msg=f"{plain} {name} {batch}")
 
@@ -219,6 +224,27 @@ def check_convolutions(guard, batches=()):
                 th.testing.assert_close(result, right, rtol=1e-3, atol=1e-3)
 
 
+def check_norms(guard, batches=range(16, 150)):
+    generator = np.random.default_rng(0)
+    for features in (1, 3, 20):
+        norm_of_torch = th.nn.LayerNorm(features)
+        weight, bias = (guard.tensor(p, th.rand(features)).requires_grad_() for p in ("norm weight", "norm bias"))
+        norm_of_torch.weight, norm_of_torch.bias = (th.nn.Parameter(p.detach()) for p in (weight, bias))
+        for batch in (b for b in batches if b >= 16):
+            x, grad = (th.from_numpy(generator.standard_normal((features, batch), dtype=np.float32)).t() for _ in range(2))
+            guarded = guard.tensor("norm x", x).requires_grad_()
+            plain = x.clone().requires_grad_()
+            norm_of_torch.zero_grad()
+            weight.grad = bias.grad = None
+            outputs = norm.layer_norm(guarded, weight, bias, norm_of_torch.eps), norm_of_torch(plain)
+            outputs[0].backward(guard.tensor("norm grad", grad))
+            outputs[1].backward(grad)
+            ours = (outputs[0].detach(), guarded.grad, weight.grad, bias.grad)
+            torchs = (outputs[1].detach(), plain.grad, norm_of_torch.weight.grad, norm_of_torch.bias.grad)
+            for result, right in zip(ours, torchs, strict=True):
+                np.testing.assert_allclose(result, right, rtol=1e-3, atol=1e-3, err_msg=f"{features} features, {batch}")
+
+
 def check_streaming(guard, batches=()):
     for shape in streaming.SHAPES:
         streaming.Checks(guard.array, *shape).all()
@@ -230,14 +256,14 @@ def check_forward(guard, batches=()):
 
 
 def prove(check, guard):
-    check(guard, (1, 16, 20))
+    check(guard, _BATCHES_TO_PROVE)
     for side in ("end", "begin"):
         for name in sorted(guard.names):
             child = os.fork()
             if child == 0:
                 faulthandler.disable()
                 guard.side, guard.short = side, name
-                check(guard, (1, 16, 20))
+                check(guard, _BATCHES_TO_PROVE)
                 os._exit(0)
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             if status not in (-signal.SIGSEGV, -signal.SIGBUS):
@@ -250,6 +276,7 @@ if __name__ == "__main__":
     checks = {
         "batches": check_batches,
         "convolutions": check_convolutions,
+        "norms": check_norms,
         "streaming": check_streaming,
         "forward": check_forward,
     }

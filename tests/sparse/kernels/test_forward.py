@@ -6,7 +6,7 @@ import torch as th
 
 from sb3_sparse.networks.running_norm import EPS, LARGEST, RunningNorm
 from sb3_sparse.sparse import Topology
-from sb3_sparse.sparse.kernels.native import forward
+from sb3_sparse.sparse.kernels.native.sample import forward
 from tests.sparse.kernels.test_native import unaligned
 from tests.streaming.test_kernels import SHAPES
 

@@ -18,8 +18,9 @@ import torch as th
 from sb3_sparse.sparse import Topology
 from sb3_sparse.sparse.kernels.backends import blocked as blocked_backend
 from sb3_sparse.sparse.kernels.native import __main__ as command
-from sb3_sparse.sparse.kernels.native import blocked, forward, rows, single
+from sb3_sparse.sparse.kernels.native import blocked, norm, rows
 from sb3_sparse.sparse.kernels.native.code import LANES
+from sb3_sparse.sparse.kernels.native.sample import forward, single
 from sb3_sparse.streaming import kernels as streaming
 
 PRODUCTS = ("multiply", "multiply_transposed", "sample_product")
@@ -190,9 +191,73 @@ def test_blocks(product, vectors, group, topology):
         if product == "sample_product":
             arrays = (result, *common, case.g, case.x)
         else:
-            arrays = (case.values, *common, cut.edges, case.col, case.g if transposed else case.x, bias, result)
+            arrays = (case.values, *common, cut.edges, case.col, case.g if transposed else case.x, bias, result, None)
         call(kernel, arrays, sizes, 0, n_blocks)
         case.check(product, result, with_bias=bias is not None)
+
+
+@TOPOLOGIES
+@pytest.mark.parametrize("group", [1, 100])
+def test_blocks_with_a_relu_end_as_the_product_and_torch_would(group, topology):
+    case = Case(topology, LANES)
+    if topology.nnz:
+        # Torch's ReLU lets NaN pass, and its gradient where the result is NaN.
+        case.values[0] = np.nan
+    case.bias[::2] = -0.0
+    gate = unaligned(np.random.default_rng(1).choice(np.float32([-1, -0.0, 0, 2, np.nan]), case.x.shape))
+
+    def product(name, batch, bias, gate):
+        cut = blocked_backend._blocks(topology, "columns" if "transposed" in name else "rows")
+        place = blocked_backend._place_for_packed(topology, cut)
+        arrays = (case.values, place, cut.counts, cut.local, cut.crow, cut.edges, case.col, batch, bias)
+        result = case.empty(name.removesuffix("_relu").removesuffix("_gated"))
+        sizes = (LANES, 1, cut.rows, cut.columns, cut.block_rows, group)
+        kernel = blocked.kernel(name, 1, 8 * topology.col.itemsize)
+        call(kernel, (*arrays, result, gate), sizes, 0, -(-cut.rows // cut.block_rows))
+        return th.from_numpy(result)
+
+    for bias in (case.bias, None):
+        plain = product("multiply", case.x, bias, None)
+        assert same_bits(product("multiply_relu", case.x, bias, None), plain.relu())
+    plain = product("multiply_transposed", case.g, None, None)
+    expected = th.ops.aten.threshold_backward(plain, th.from_numpy(gate), 0)
+    assert same_bits(product("multiply_transposed_gated", case.g, None, gate), expected)
+
+
+def same_bits(a, b):
+    return th.equal(a.view(th.int32), b.contiguous().view(th.int32))
+
+
+@pytest.mark.parametrize("vectors", [1, 4])
+@pytest.mark.parametrize("samples", [0, 5, LANES, 100])
+@pytest.mark.parametrize("features", [1, 3, 200])
+def test_norms(features, samples, vectors):
+    samples += vectors * LANES  # a tile at least
+    generator = np.random.default_rng(0)
+
+    def normal(*shape):
+        return unaligned(generator.standard_normal(shape, dtype=np.float32))
+
+    x, grad, weight, bias = normal(features, samples) + 3, normal(features, samples), normal(features), normal(features)
+    y, dx, mean, inverse = (unaligned(np.full_like(like, 1e6)) for like in (x, x, x[0], x[0]))
+    dweight, dbias = (unaligned(np.full_like(like, 1e6)) for like in (weight, bias))
+    tiles = -(-samples // (vectors * LANES))
+    epsilon = 0.01
+    bits = int(np.float32(epsilon).view(np.int32))
+    call(norm.kernel("normalize", vectors), (x, weight, bias, y, mean, inverse), (features, samples, bits), 0, tiles)
+    call(norm.kernel("grad_input", vectors), (grad, x, weight, mean, inverse, dx), (features, samples), 0, tiles)
+    call(norm.kernel("grad_parameters"), (grad, x, mean, inverse, dweight, dbias), (samples,), 0, features)
+
+    x64, grad64 = x.astype(np.float64), grad.astype(np.float64)
+    scale = 1 / np.sqrt(x64.var(axis=0) + epsilon)
+    z, g = (x64 - x64.mean(axis=0)) * scale, grad64 * weight[:, None]
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    np.testing.assert_allclose(y, z * weight[:, None] + bias[:, None], **close)
+    np.testing.assert_allclose(mean, x64.mean(axis=0), **close)
+    np.testing.assert_allclose(inverse, scale, **close)
+    np.testing.assert_allclose(dx, scale * (g - g.mean(axis=0) - z * (g * z).mean(axis=0)), **close)
+    np.testing.assert_allclose(dweight, (grad64 * z).sum(axis=1), atol=1e-4)
+    np.testing.assert_allclose(dbias, grad64.sum(axis=1), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["single", "rows"])
@@ -209,9 +274,9 @@ def test_a_range_of_rows_leaves_the_others_alone(name):
     assert (np.delete(result, slice(first, last), axis=0) == 1e6).all()
 
 
-ALL = [f"{where}.{product}" for where in ("single", "rows", "blocked") for product in PRODUCTS]
+ALL = list(command.KERNELS)
 ALL += [f"sb3_sparse.streaming.kernels.{name}" for name in streaming._KERNELS]
-ALL += [f"sb3_sparse.sparse.kernels.native.forward.{name}" for name in forward._KERNELS]
+ALL += [f"sb3_sparse.sparse.kernels.native.sample.forward.{name}" for name in forward._KERNELS]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -219,7 +284,7 @@ def test_every_kernel_can_be_read(name):
     written = command.show(name, "ir", vectors=1, column_bits=32)
     assert 'define void @"' in written
     # Arguments have names, which the optimiser keeps.
-    names = {"single": "crow", "rows": "stride", "blocked": "packed"}.get(name.partition(".")[0], "")
+    names = {"single": "crow", "rows": "stride", "blocked": "packed", "norm": "stride"}.get(name.partition(".")[0], "")
     assert f'%"{names}' in written
     optimized = command.show(name, "optimized", vectors=1, column_bits=32)
     assert "define void @" in optimized

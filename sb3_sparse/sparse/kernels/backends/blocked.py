@@ -1,6 +1,7 @@
 """Blocked backend: our own kernels for batches, cut into blocks that fit the first-level cache. The fastest one."""
 
 import weakref
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from sb3_sparse.sparse.kernels.native.blocked import (
     kernel,
 )
 from sb3_sparse.sparse.kernels.native.code import LANES
+from sb3_sparse.sparse.kernels.native.kernel import Kernel
 from sb3_sparse.sparse.kernels.native.threads import run, thread_count
 from sb3_sparse.sparse.topology import Topology
 
@@ -36,12 +38,26 @@ class BlockedBackend(CompiledBackend):
     def forward(self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int) -> th.Tensor:
         if batch == 1:
             return super().forward(x, values, topology, bias, batch)
-        return _multiply("rows", x, values, topology, bias, batch)
+        return _multiply("multiply", x, values, topology, bias, batch)
+
+    def forward_relu(
+        self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int
+    ) -> th.Tensor:
+        if batch == 1:
+            return super().forward_relu(x, values, topology, bias, batch)
+        return _multiply("multiply_relu", x, values, topology, bias, batch)
 
     def grad_input(self, grad: th.Tensor, values: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         if batch == 1:
             return super().grad_input(grad, values, topology, batch)
-        return _multiply("columns", grad, values, topology, None, batch)
+        return _multiply("multiply_transposed", grad, values, topology, None, batch)
+
+    def grad_input_relu(
+        self, grad: th.Tensor, values: th.Tensor, topology: Topology, activation: th.Tensor, batch: int
+    ) -> th.Tensor:
+        if batch == 1:
+            return super().grad_input_relu(grad, values, topology, activation, batch)
+        return _multiply("multiply_transposed_gated", grad, values, topology, None, batch, activation)
 
     def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         if batch == 1:
@@ -57,7 +73,7 @@ class BlockedBackend(CompiledBackend):
     def memory(self, topology: Topology) -> int:
         rows, columns = topology.rows, topology.columns
         counts = rows * -(-columns // BLOCK_COLUMNS) + columns * -(-rows // BLOCK_COLUMNS)
-        edges = rows * (-(-columns // _block_rows(columns)) + 1)
+        edges = rows * (-(-columns // _block_rows(columns, th.get_num_threads())) + 1)
         return counts + 2 * (topology.nnz + LANES) + 4 * (columns + 1 + edges)
 
 
@@ -89,7 +105,7 @@ def _blocks(topology: Topology, side: str) -> _Blocks:
 
     :param side: "rows" for the matrix, "columns" for its transpose.
     """
-    block_rows = _block_rows(topology.rows if side == "rows" else topology.columns)
+    block_rows = _block_rows(topology.rows if side == "rows" else topology.columns, th.get_num_threads())
     per_topology = _kept.setdefault(topology, {})
     blocks = per_topology.get(side)
     if blocks is None or blocks.block_rows != block_rows:
@@ -97,9 +113,10 @@ def _blocks(topology: Topology, side: str) -> _Blocks:
     return blocks
 
 
-def _block_rows(rows: int) -> int:
+@lru_cache
+def _block_rows(rows: int, threads: int) -> int:
     """As many rows of blocks for every thread, unless they got too short to be worth a panel."""
-    threads = max(1, min(th.get_num_threads(), rows // MIN_BLOCK_ROWS))
+    threads = max(1, min(threads, rows // MIN_BLOCK_ROWS))
     n_blocks = -(-rows // (BLOCK_ROWS * threads)) * threads
     return -(-rows // n_blocks)
 
@@ -137,14 +154,22 @@ def _cut(topology: Topology, side: str, block_rows: int) -> _Blocks:
     return _Blocks(rows, columns, block_rows, counts, local, crow, edges, addresses)
 
 
-def _multiply(side: str, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int) -> th.Tensor:
-    """``x Wᵀ + bias`` (side "rows") or ``x W`` (side "columns") for a packed ``x``."""
-    blocks = _blocks(topology, side)
+def _multiply(
+    name: str,
+    x: th.Tensor,
+    values: th.Tensor,
+    topology: Topology,
+    bias: th.Tensor | None,
+    batch: int,
+    gate: th.Tensor | None = None,
+) -> th.Tensor:
+    """``x Wᵀ + bias`` or ``x W`` for a packed ``x``, by one of the kernels."""
+    blocks = _blocks(topology, "columns" if name.startswith("multiply_transposed") else "rows")
     y, packed = Result(x, batch, blocks.rows), _place_for_packed(topology, blocks)
-    bias_pointer = 0 if bias is None else bias.data_ptr()
+    bias_pointer, gate_pointer = (0 if tensor is None else tensor.data_ptr() for tensor in (bias, gate))
     indices = (*blocks.addresses, topology.addresses[1])
-    pointers = (values.data_ptr(), packed.ctypes.data, *indices, x.data_ptr(), bias_pointer, y.pointer)
-    _run("multiply" if side == "rows" else "multiply_transposed", pointers, topology, blocks, x.shape[1])
+    pointers = (values.data_ptr(), packed.ctypes.data, *indices, x.data_ptr(), bias_pointer, y.pointer, gate_pointer)
+    _run(name, pointers, topology, blocks, x.shape[1])
     return y.unpacked()
 
 
@@ -154,16 +179,25 @@ def _place_for_packed(topology: Topology, blocks: _Blocks) -> np.ndarray:
 
 
 def _run(name: str, pointers: tuple[int, ...], topology: Topology, blocks: _Blocks, stride: int) -> None:
-    vectors = min(TILE_VECTORS, stride // LANES)
-    if vectors == 0:
+    if stride < LANES:
         return
-    # So many weights are in a block on average.
-    block_weights = topology.density * blocks.block_rows * BLOCK_COLUMNS
-    group = max(1, int(GROUP_WEIGHTS / max(1.0, block_weights)))
-    sizes = (stride, stride // (vectors * LANES), blocks.rows, blocks.columns, blocks.block_rows, group)
-    n_blocks = -(-blocks.rows // blocks.block_rows)
-    threads = min(n_blocks, thread_count(topology.nnz * stride))
-    bounds = tuple(n_blocks * part // threads for part in range(threads + 1))
     # The others read no columns: there is one of each for all topologies.
-    bits = {"column_bits": 8 * topology.col.itemsize} if name == "multiply_transposed" else {}
-    run(kernel(name, vectors, **bits), (*pointers, *sizes), bounds)
+    bits = 8 * topology.col.itemsize if name.startswith("multiply_transposed") else 16
+    shape = (blocks.rows, blocks.columns, blocks.block_rows, topology.nnz)
+    which, sizes, bounds = _plan(name, bits, *shape, stride, thread_count(topology.nnz * stride))
+    run(which, (*pointers, *sizes), bounds)
+
+
+@lru_cache(maxsize=1024)
+def _plan(
+    name: str, bits: int, rows: int, columns: int, block_rows: int, nnz: int, stride: int, threads: int
+) -> tuple[Kernel, tuple[int, ...], tuple[int, ...]]:
+    """The kernel for a product, the integers that it is called with, and each thread's rows of blocks."""
+    vectors = min(TILE_VECTORS, stride // LANES)
+    # So many weights are in a block on average.
+    block_weights = nnz / (rows * columns) * block_rows * BLOCK_COLUMNS
+    group = max(1, int(GROUP_WEIGHTS / max(1.0, block_weights)))
+    sizes = (stride, stride // (vectors * LANES), rows, columns, block_rows, group)
+    n_blocks = -(-rows // block_rows)
+    threads = min(n_blocks, threads)
+    return kernel(name, vectors, bits), sizes, tuple(n_blocks * part // threads for part in range(threads + 1))

@@ -10,9 +10,10 @@ import numpy as np
 import torch as th
 
 from sb3_sparse.sparse.kernels.backend import Backend, empty_result
-from sb3_sparse.sparse.kernels.native import rows, single
+from sb3_sparse.sparse.kernels.native import rows
 from sb3_sparse.sparse.kernels.native.code import LANES
 from sb3_sparse.sparse.kernels.native.kernel import Kernel
+from sb3_sparse.sparse.kernels.native.sample import single
 from sb3_sparse.sparse.kernels.native.threads import run, thread_count
 from sb3_sparse.sparse.topology import Topology, tensor_bytes
 

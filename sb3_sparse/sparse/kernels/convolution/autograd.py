@@ -5,7 +5,7 @@ from typing import Any
 import torch as th
 from torch.nn import functional as F
 
-from sb3_sparse.sparse.kernels.autograd import has_memory, is_plain, scatter_dense
+from sb3_sparse.sparse.kernels.autograd import has_memory, is_eager, scatter_dense
 from sb3_sparse.sparse.kernels.choosing.convolutions import shifts
 from sb3_sparse.sparse.kernels.convolution.shifted import Shifted
 from sb3_sparse.sparse.kernels.convolution.window import Window
@@ -32,7 +32,7 @@ class _SparseConv2d(th.autograd.Function):
         (grad,) = grad_outputs
         wants_x, wants_values, wants_bias = ctx.needs_input_grad[:3]
         x, values = ctx.saved_tensors
-        if th.is_grad_enabled() or not is_plain(grad) or not has_memory(grad):
+        if th.is_grad_enabled() or not is_eager(grad) or not has_memory(grad):
             # With create_graph=True, or many gradients at once.
             grads = _dense_gradients(grad, x, values, ctx.topology, ctx.window, (wants_x, wants_values))
             return *grads, grad.sum((0, 2, 3)) if wants_bias else None, None, None
@@ -87,15 +87,15 @@ def _can_shift(x: th.Tensor, values: th.Tensor, topology: Topology, window: Wind
     """Whether our kernels may see this: anything else, mistakes too, is torch's."""
     return (
         not th.compiler.is_compiling()
-        and is_plain(x)
-        and is_plain(values)
+        and is_eager(x)
+        and is_eager(values)
         and x.is_cpu
         and values.is_cpu
         and x.dtype is values.dtype is th.float32
         and x.dim() == 4
         and x.shape[1] == topology.shape[1] * window.groups
         and values.shape == (topology.nnz,)
-        and (bias is None or (is_plain(bias) and bias.is_cpu and bias.dtype is th.float32 and bias.shape == (topology.rows,)))
+        and (bias is None or (is_eager(bias) and bias.is_cpu and bias.dtype is th.float32 and bias.shape == (topology.rows,)))
         and not th.is_autocast_enabled("cpu")
     )
 

@@ -11,11 +11,22 @@ import importlib
 import inspect
 from typing import Any
 
-from sb3_sparse.sparse.kernels.native import blocked, convolution, rows, single
+from sb3_sparse.sparse.kernels.native import blocked, convolution, norm, rows
 from sb3_sparse.sparse.kernels.native.compile import assembly, optimized_ir
+from sb3_sparse.sparse.kernels.native.sample import single
 
-_OURS = {"single": single, "rows": rows, "blocked": blocked, "convolution": convolution}
+_OURS = {"single": single, "rows": rows, "blocked": blocked, "convolution": convolution, "norm": norm}
 _PRODUCTS = ("multiply", "multiply_transposed", "sample_product")
+_KERNELS = {
+    "single": _PRODUCTS,
+    "rows": _PRODUCTS,
+    "blocked": (*_PRODUCTS, "multiply_relu", "multiply_transposed_gated"),
+    # The gradient of images is a product of another shape on the same kernel.
+    "convolution": ("multiply", "sample_product"),
+    "norm": ("normalize", "grad_input", "grad_parameters"),
+}
+KERNELS = [f"{where}.{name}" for where, names in _KERNELS.items() for name in names]
+"""What :func:`show` knows by a short name."""
 
 
 def show(name: str, what: str = "assembly", **sizes: int) -> str:
@@ -42,14 +53,11 @@ def show(name: str, what: str = "assembly", **sizes: int) -> str:
 
 def main() -> None:
     """The command."""
-    kernels = [f"{where}.{product}" for where in _OURS for product in _PRODUCTS]
-    # There the transpose is a product of its own shape on the same kernel.
-    kernels.remove("convolution.multiply_transposed")
     parser = argparse.ArgumentParser(
         prog="python -m sb3_sparse.sparse.kernels.native",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="kernels: " + ", ".join(kernels),
+        epilog="kernels: " + ", ".join(KERNELS),
     )
     parser.add_argument("kernel", help="one of the kernels below, or MODULE.NAME")
     parser.add_argument("--show", choices=("ir", "optimized", "assembly"), default="assembly", help="default: assembly")
@@ -59,7 +67,7 @@ def main() -> None:
     try:
         print(show(options.kernel, options.show, vectors=options.vectors, column_bits=options.column_bits))
     except KeyError:
-        parser.error(f"no kernel {options.kernel!r}: expected one of {', '.join(kernels)}, or MODULE.NAME.")
+        parser.error(f"no kernel {options.kernel!r}: expected one of {', '.join(KERNELS)}, or MODULE.NAME.")
 
 
 if __name__ == "__main__":

@@ -102,13 +102,14 @@ class Code:
         array.type = POINTER  # llvmlite would write a typed pointer, which LLVM does not read any more
         return array
 
-    def prefetch(self, address: ir.Value, locality: int = 3) -> None:
+    def prefetch(self, address: ir.Value, locality: int = 3, write: bool = False) -> None:
         """
         Fetch what will be read soon into the cache.
 
         :param locality: 3 for the first level, 2 for the second.
+        :param write: Whether it will be written to.
         """
-        settings = [ir.Constant(INT32, setting) for setting in (0, locality, 1)]
+        settings = [ir.Constant(INT32, setting) for setting in (int(write), locality, 1)]
         self._intrinsic("llvm.prefetch.p0", ir.VoidType(), [address, *settings])
 
     def minimum(self, a: ir.Value, b: ir.Value) -> ir.Value:
@@ -143,6 +144,10 @@ class Code:
     def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """``a * b + c``, rounded once, of numbers or of vectors."""
         return self._intrinsic(f"llvm.fma.{_SUFFIX[c.type]}", c.type, [a, b, c])
+
+    def sqrt(self, a: ir.Value) -> ir.Value:
+        """The square root of a number, or of those of a vector."""
+        return self._intrinsic(f"llvm.sqrt.{_SUFFIX[a.type]}", a.type, [a])
 
     def call(self, intrinsic: str, a: ir.Value) -> ir.Value:
         """A function of LLVM's of one argument, such as ``llvm.sqrt``."""

@@ -12,21 +12,25 @@ from sb3_sparse.sparse.kernels.native.kernel import Definition, Kernel
 
 # How many weights are reduced to their sums at the same time.
 _SUMS = 4
+# How many rows ahead of a batch are fetched into the cache.
+_ROWS_AHEAD = 16
 
 
 def define(name: str, vectors: int = 4, column_bits: int = 16) -> Definition:
     """
     How to write a kernel. ``first`` and ``last`` are rows of blocks.
 
-    :param name: "multiply", "multiply_transposed" or "sample_product".
+    :param name: "multiply", "multiply_transposed" or "sample_product"; "multiply_relu", which ends with a ReLU, and
+        "multiply_transposed_gated", which ends with the ReLU's gradient.
     :param vectors: Vectors per tile.
-    :param column_bits: Size of the columns of the topology, 16 or 32; only "multiply_transposed" reads them.
+    :param column_bits: Size of the columns of the topology, 16 or 32; only products with the transpose read them.
     """
-    if name == "multiply":
-        pointers, write = "values packed counts local crow edges col x bias y", _multiply(vectors, gather_rows)
-    elif name == "multiply_transposed":
+    pointers = "values packed counts local crow edges col x bias y gate"
+    if name in ("multiply", "multiply_relu"):
+        write = _multiply(vectors, gather_rows, _relu if name == "multiply_relu" else None)
+    elif name in ("multiply_transposed", "multiply_transposed_gated"):
         gather = gather_columns(column_type(column_bits))
-        pointers, write = "values packed counts local crow edges col x bias y", _multiply(vectors, gather)
+        write = _multiply(vectors, gather, _gated if name == "multiply_transposed_gated" else None)
     elif name == "sample_product":
         pointers, write = "dv packed counts local crow g x", _sample_product(vectors)
     else:
@@ -46,22 +50,31 @@ def _with_sizes(write: Callable[..., None], n_pointers: int, code: Code, *argume
     write(code, sizes, *arguments[:n_pointers], *arguments[-2:])
 
 
-def _multiply(vectors: int, gather: Callable[..., ir.Value]) -> Callable[..., None]:
+def _multiply(
+    vectors: int, gather: Callable[..., ir.Value], finish: Callable[..., ir.Value] | None = None
+) -> Callable[..., None]:
     """
     ``y[i] = bias[i] + sum over weights k of row i: value(k) * x[col[k]]``; ``bias`` may be null.
 
     :param gather: Packs the values of a group and returns how many there are.
+    :param finish: What becomes of whole sums, by their numbers and where ``gate`` has one for each; without it, ``gate`` is
+        not read.
     """
 
     def write(code: Code, sizes: Sizes, *arguments: ir.Value) -> None:
-        values, packed, counts, local, crow, edges, col, x, bias, y, first, last = arguments
+        values, packed, counts, local, crow, edges, col, x, bias, y, gate, first, last = arguments
         arrays = Arrays(code, packed, counts, local, crow, vectors)
+        last_block = code.build.sub(sizes.n_blocks, word(1))
 
         def group(here: Group) -> ir.Value:
             size = gather(code, sizes, arrays, here, values, edges, col)
 
             def row(t: ir.Value, b: ir.Value, i: ir.Value, lane: ir.Value, k: ir.Value, stop: ir.Value) -> None:
                 place = code.at_lane(y, i, sizes.stride, lane)
+                _fetch_row(code, sizes, y, i, lane, vectors, code.build.icmp_signed("==", b, word(0)), write=True)
+                if finish is _gated:
+                    is_whole = code.build.icmp_signed("==", b, last_block)
+                    _fetch_row(code, sizes, gate, i, lane, vectors, is_whole)
 
                 def weight(k: ir.Value, *sums: ir.Value) -> list[ir.Value]:
                     value = code.splat(code.load(arrays.packed, k))
@@ -78,8 +91,17 @@ def _multiply(vectors: int, gather: Callable[..., ir.Value]) -> Callable[..., No
                     partial(_splat_bias, code, bias, i),
                     lambda: [code.load_vector(place, vector) for vector in range(vectors)],
                 )
-                for vector, total in enumerate(code.loop(k, stop, weight, *sums)):
-                    code.store_vector(total, place, vector)
+                sums = code.loop(k, stop, weight, *sums)
+                if finish is None:
+                    _store(code, sums, place)
+                    return
+                is_whole = code.build.icmp_signed("==", b, last_block)
+                with code.build.if_else(is_whole) as (whole, part):
+                    with whole:
+                        gates = code.at_lane(gate, i, sizes.stride, lane)
+                        _store(code, [finish(code, total, gates, vector) for vector, total in enumerate(sums)], place)
+                    with part:
+                        _store(code, sums, place)
 
             _each_row(code, sizes, arrays, here, x, vectors, row)
             return size
@@ -87,6 +109,42 @@ def _multiply(vectors: int, gather: Callable[..., ir.Value]) -> Callable[..., No
         each_group(code, sizes, arrays, first, last, group)
 
     return write
+
+
+def _fetch_row(
+    code: Code,
+    sizes: Sizes,
+    batch: ir.Value,
+    row: ir.Value,
+    lane: ir.Value,
+    vectors: int,
+    wanted: ir.Value,
+    write: bool = False,
+) -> None:
+    """Fetch a row of a batch that comes soon, where it is used for the first time: from afar."""
+    build = code.build
+    with build.if_then(wanted):
+        soon = code.minimum(build.add(row, word(_ROWS_AHEAD)), build.sub(sizes.rows, word(1)))
+        place = code.at_lane(batch, soon, sizes.stride, lane)
+        for vector in range(vectors):
+            code.prefetch(code.at(place, word(vector * LANES)), write=write)
+
+
+def _store(code: Code, sums: list[ir.Value], place: ir.Value) -> None:
+    for vector, total in enumerate(sums):
+        code.store_vector(total, place, vector)
+
+
+def _relu(code: Code, total: ir.Value, gates: ir.Value, vector: int) -> ir.Value:
+    """As torch's: what is not below zero stays, NaN and the negative zero too."""
+    zero = ir.Constant(total.type, None)
+    return code.build.select(code.build.fcmp_ordered("<", total, zero), zero, total)
+
+
+def _gated(code: Code, total: ir.Value, gates: ir.Value, vector: int) -> ir.Value:
+    """The gradient of a ReLU, whose result is the gate."""
+    zero = ir.Constant(total.type, None)
+    return code.build.select(code.build.fcmp_ordered("<=", code.load_vector(gates, vector), zero), zero, total)
 
 
 def _sample_product(vectors: int) -> Callable[..., None]:
@@ -100,6 +158,7 @@ def _sample_product(vectors: int) -> Callable[..., None]:
         def group(here: Group) -> ir.Value:
             def row(t: ir.Value, b: ir.Value, i: ir.Value, lane: ir.Value, k: ir.Value, stop: ir.Value) -> None:
                 g_row = code.at_lane(g, i, sizes.stride, lane)
+                _fetch_row(code, sizes, g, i, lane, vectors, build.icmp_signed("==", b, here.begin))
                 gradients = [code.load_vector(g_row, vector) for vector in range(vectors)]
                 resumes = build.icmp_signed(">", t, word(0))
 

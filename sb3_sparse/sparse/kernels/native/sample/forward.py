@@ -9,9 +9,9 @@ from functools import partial
 
 from llvmlite import ir
 
-from sb3_sparse.sparse.kernels.native import single
 from sb3_sparse.sparse.kernels.native.code import DOUBLE, FLOAT, Code, number, word
-from sb3_sparse.sparse.kernels.native.program import KernelSet, Program
+from sb3_sparse.sparse.kernels.native.sample import single
+from sb3_sparse.sparse.kernels.native.sample.program import KernelSet, Program
 
 # Of the columns of sparse layers in a program: half of what would be read otherwise.
 COLUMN_BITS = 16
