@@ -1,5 +1,5 @@
 """
-Kernels of the streaming algorithms, for one sample at a time: programs of them (``native/sample/program.py``) are whole updates.
+Kernels of the streaming algorithms, for one sample: programs of them (``native/sample/program.py``) are whole updates.
 
 What a kernel fuses, it fuses to read the weights and traces from memory once: they are most of the work.
 """
