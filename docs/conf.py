@@ -30,7 +30,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.intersphinx",
     "repository",
-    "own_names",
+    "names",
 ]
 exclude_patterns = ["_build", "_ext", "_templates", "data", "**/images"]
 templates_path = ["_templates"]
@@ -43,10 +43,12 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+# What a method says that torch or SB3 documents is theirs.
+autodoc_inherit_docstrings = False
 autodoc_default_options = {"members": True, "show-inheritance": True}
 python_maximum_signature_line_length = 88
 # What the package does not document itself is looked for in the documentation of others, and if that is not at hand left
-# as it is. A name of ours that leads nowhere is a warning, by `own_names`.
+# as it is. A name of ours that leads nowhere is a warning, by `names`.
 nitpicky = False
 
 # The lists of names of other sites are fetched where a build asks for it: a build without network has no links there.

@@ -1,7 +1,13 @@
-"""Names in docstrings: one of the package leads to where it is documented, and one that there is not is a warning."""
+"""
+Names in docstrings and signatures.
+
+One of the package leads to where it is documented, and one that there is not is a warning. Defaults that are classes or
+functions are shown by their names.
+"""
 
 import ast
 import builtins
+import re
 from functools import cache
 from pathlib import Path
 from pydoc import locate
@@ -79,8 +85,17 @@ def missing_reference(
     return None
 
 
+def name_defaults(
+    app: Sphinx, kind: str, name: str, thing: object, options: object, signature: str | None, result: str | None
+) -> tuple[str | None, str | None]:
+    """Called by Sphinx for each signature: one with ``<class 'torch.optim.AdamW'>`` is no Python, and could not be set."""
+    named = r"<(?:class '|function )(?:\w+\.)*(\w+)(?:'| at 0x[0-9a-f]+)>"
+    return signature and re.sub(named, r"\1", signature), result
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
+    app.connect("autodoc-process-signature", name_defaults)
     # After the documentation of others has been asked.
     app.connect("missing-reference", missing_reference, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
