@@ -1,5 +1,6 @@
 """The site: what is written for it, what its checks find, and, where it has been built, its pages in headless Chromium."""
 
+import importlib.util
 import json
 import re
 import shutil
@@ -14,10 +15,17 @@ import sb3_sparse
 ROOT = Path(__file__).parent.parent
 BUILT = ROOT / "docs" / "_build" / "html"
 
-sys.path.insert(0, str(ROOT / "scripts"))
-sys.path.insert(0, str(ROOT / "docs" / "_ext"))
-import check_site
-import repository
+
+def load(path):
+    """A module that is no part of a package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    sys.modules[path.stem] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+check_site = load(ROOT / "scripts" / "check_site.py")
+repository = pytest.importorskip("sphinx") and load(ROOT / "docs" / "_ext" / "repository.py")
 
 GOOD = (
     '<html lang="en"><head><title>A</title><link rel="stylesheet" href="a.css"></head>'
@@ -99,9 +107,9 @@ def test_links_of_github_become_those_of_the_site(file, page, written, on_site):
 def listed(page):
     """Names of pages in the tables of contents of a page."""
     text = page.read_text()
-    blocks = re.findall(r"```\{toctree\}\n(.*?)```", text, re.DOTALL) + re.findall(r"\.\. toctree::\n(.*?)\n\n(?!   )", text, re.S)
-    lines = [line.strip() for block in blocks for line in block.splitlines()]
-    return [page.parent / re.sub(r".*<(.*)>", r"\1", line) for line in lines if line and not line.startswith(":")]
+    blocks = re.findall(r"```\{toctree\}\n(.*?)```|\.\. toctree::\n(.*?)\n\n(?!   )", text, re.DOTALL)
+    lines = [line.strip() for block in blocks for line in "".join(block).splitlines()]
+    return [page.parent / line for line in lines if line and not line.startswith(":")]
 
 
 def test_every_page_has_one_place_in_the_tables_of_contents():

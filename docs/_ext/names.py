@@ -66,7 +66,7 @@ def exists(target: str) -> bool:
     if parts[0] == "sb3_sparse" or hasattr(builtins, target):
         return locate(target) is not None
     # What others have is not ours to check; a name without a path is taken for one of ours.
-    return len(parts) > 1 and parts[0] not in defined() or parts[-1] in defined()
+    return (len(parts) > 1 and parts[0] not in defined()) or parts[-1] in defined()
 
 
 def missing_reference(
@@ -90,7 +90,7 @@ def name_defaults(
 ) -> tuple[str | None, str | None]:
     """Called by Sphinx for each signature: one with ``<class 'torch.optim.AdamW'>`` is no Python, and could not be set."""
     named = r"<(?:class '|function )(?:\w+\.)*(\w+)(?:'| at 0x[0-9a-f]+)>"
-    return signature and re.sub(named, r"\1", signature), result
+    return signature and re.sub(named, r"\1", signature).replace("<factory>", "..."), result
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

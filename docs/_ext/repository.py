@@ -73,7 +73,10 @@ def read_page(app: Sphinx, docname: str, source: list[str]) -> None:
     else:
         file = (page.parent / included[1]).resolve()
         app.env.note_dependency(str(file))
-        source[0] = rewrite(file.read_text(), file.parent, page.parent)
+        text = rewrite(file.read_text(), file.parent, page.parent)
+        title = source[0][: included.start()]
+        # A page that has a title of its own does without the file's.
+        source[0] = title + text.partition("\n")[2] if title.strip() else text
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
