@@ -25,7 +25,7 @@ def load(path):
 
 
 check_site = load(ROOT / "scripts" / "check_site.py")
-repository = pytest.importorskip("sphinx") and load(ROOT / "docs" / "_ext" / "repository.py")
+repository = load(ROOT / "docs" / "_ext" / "repository.py")
 
 GOOD = (
     '<html lang="en"><head><title>A</title><link rel="stylesheet" href="a.css"></head>'

@@ -9,8 +9,11 @@ it, and one to a folder is plain text.
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sphinx.application import Sphinx
+if TYPE_CHECKING:
+    # Tests use what is below without it.
+    from sphinx.application import Sphinx
 
 DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
@@ -62,7 +65,7 @@ def rewrite(text: str, base: Path, folder: Path) -> str:
     return re.sub("\0(\\d+)\0", lambda match: code[int(match[1])], text)
 
 
-def read_page(app: Sphinx, docname: str, source: list[str]) -> None:
+def read_page(app: "Sphinx", docname: str, source: list[str]) -> None:
     """Called by Sphinx for each page, before it is parsed."""
     page = Path(app.env.doc2path(docname))
     if page.suffix != ".md":
@@ -79,7 +82,7 @@ def read_page(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] = title + text.partition("\n")[2] if title.strip() else text
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: "Sphinx") -> dict[str, bool]:
     """Called by Sphinx."""
     app.connect("source-read", read_page)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
