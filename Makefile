@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 SEED ?= 1
 DEMO_ENV := dm_control/cartpole-swingup-v0
 
-.PHONY: demo test full gpu conformance lint format type clean
+.PHONY: demo test full gpu conformance lint format type docs clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -48,5 +48,9 @@ format: $(VENV)/installed
 type: $(VENV)/installed
 	$(BIN)/mypy
 
+docs: $(VENV)/installed  ## the site, into docs/_build/html, and what can be measured of it; needs Python 3.11
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs docs/_build/html
+	$(BIN)/python scripts/check_site.py docs/_build/html
+
 clean:
-	rm -rf $(VENV) .conformance dist
+	rm -rf $(VENV) .conformance dist docs/_build
