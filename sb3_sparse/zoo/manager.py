@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.rainbow import Rainbow
@@ -21,6 +22,16 @@ from sb3_sparse.zoo.hyperparameters import (
     is_our_policy,
     read_setting,
 )
+from sb3_sparse.zoo.mistakes.settings import (
+    about_evaluated,
+    check_actions,
+    check_file,
+    check_normalize,
+    check_policy,
+    check_values,
+)
+from sb3_sparse.zoo.mistakes.storage import about_storage, check_storage
+from sb3_sparse.zoo.mistakes.words import is_of_others
 from sb3_sparse.zoo.rl_zoo import part, replaced
 from sb3_sparse.zoo.search_spaces import STREAM_KAPPAS, sparse_converter, sparse_sampler
 
@@ -33,7 +44,7 @@ _POLICY = ("policy", "policy_kwargs")
 # What is overridden: a version of rl-zoo3 that never calls one of these would do something else without a word.
 OVERRIDDEN = (
     *("read_hyperparameters", "_preprocess_hyperparams", "load_trial", "hyperparameters_optimization"),
-    *("_load_pretrained_agent", "_save_config"),
+    *("_load_pretrained_agent", "_save_config", "_preprocess_action_noise"),
 )
 
 
@@ -54,7 +65,7 @@ def experiment_manager(reads_only: bool = False) -> type:
     for name in OVERRIDDEN:
         part(f"exp_manager.ExperimentManager.{name}")
 
-    class SparseExperimentManager(_WritesKeptSettings, base):  # type: ignore[valid-type, misc]
+    class SparseExperimentManager(_WritesKeptSettings, _ChecksActions, base):  # type: ignore[valid-type, misc]
         """See :func:`experiment_manager`."""
 
         # The YAML's, once they are read; only of our policies.
@@ -63,25 +74,30 @@ def experiment_manager(reads_only: bool = False) -> type:
 
         def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
             check_config(self.config)
+            check_file(self.config, self.env_name.gym_id)
             trial_id, self.trial_id = self.trial_id, None
             with _about_the_file(self.config):
                 hyperparams, saved = super().read_hyperparameters()
+            if reads_only:
+                hyperparams.pop("callback", None)
+            check_values(self.config, self.env_name.gym_id, hyperparams)
             if is_our_policy(self.algo, hyperparams.get("policy")):
                 self.kept_policy_kwargs = dict(read_setting("policy_kwargs", hyperparams.get("policy_kwargs") or {}))
             self.trial_id = trial_id
             if trial_id:
                 hyperparams, saved = super().read_hyperparameters()
+                check_values(self.config, self.env_name.gym_id, hyperparams)
             is_ours = is_our_policy(self.algo, hyperparams.get("policy"))
             if is_ours or self.algo in STREAM_KAPPAS:
                 _wrap_dmc(self.env_name.gym_id, PIXEL_WRAPPER if self.algo == "drqv2" else DMC_WRAPPER, hyperparams, saved)
             names = EVALUATED_BY_RL_ZOO if reads_only else ("policy_kwargs",) if is_ours else ()
             _read(hyperparams, names)
-            if reads_only:
-                hyperparams.pop("callback", None)
             return hyperparams, saved
 
         def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> tuple[Any, ...]:
-            for_algorithm, *others = super()._preprocess_hyperparams(hyperparams)
+            with about_evaluated(hyperparams):
+                for_algorithm, *others = super()._preprocess_hyperparams(hyperparams)
+            check_normalize(self.normalize_kwargs)
             if self._eval_env_kwargs_args is None:
                 # Those of a file too, which rl-zoo3 leaves out of evaluations.
                 self.eval_env_kwargs = self.env_kwargs
@@ -90,11 +106,12 @@ def experiment_manager(reads_only: bool = False) -> type:
                 _check_search(for_algorithm)
             return (for_algorithm, *others)
 
-        def load_trial(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-            with self.search_space():
-                return super().load_trial(*args, **kwargs)
+        def load_trial(self, storage: str, study_name: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            with self.search_space(), about_storage(storage, study_name, *args):
+                return super().load_trial(storage, study_name, *args, **kwargs)
 
         def hyperparameters_optimization(self) -> None:
+            check_storage(self.storage)
             with self.search_space():
                 super().hyperparameters_optimization()
 
@@ -142,6 +159,7 @@ def _check(algorithm: type[BaseAlgorithm], hyperparams: dict[str, Any], continue
     """See whether the algorithm has such keywords. A saved agent takes any, but for those that made it what it is."""
     if not continues:
         check_names(algorithm, hyperparams)
+        check_policy(algorithm, hyperparams.get("policy"))
         return
     kept = sorted(getattr(algorithm, "fixed_keywords", frozenset()) & hyperparams.keys())
     # These two rl-zoo3 takes out itself.
@@ -158,6 +176,18 @@ def _check_search(hyperparams: dict[str, Any]) -> None:
             f"storage_path={path!r} in replay_buffer_kwargs: every trial of a search would learn from the steps of the "
             "trials before it. Leave it out, which keeps the buffer in memory, and choose a smaller buffer_size."
         )
+
+
+class _ChecksActions:
+    """An algorithm that cannot act in an environment says which ones can."""
+
+    algo: str
+    env_name: Any
+
+    def _preprocess_action_noise(self, hyperparams: dict[str, Any], saved: dict[str, Any], env: VecEnv) -> dict[str, Any]:
+        # Here is an environment for the first time, and no agent yet.
+        check_actions(self.algo, self.env_name.gym_id, env.action_space)
+        return super()._preprocess_action_noise(hyperparams, saved, env)  # type: ignore[misc]
 
 
 class _WritesKeptSettings:
@@ -226,9 +256,16 @@ def _width_keyword(algo: str, policy_kwargs: dict[str, Any]) -> str | None:
 
 @contextmanager
 def _about_the_file(config: str) -> Iterator[None]:
-    """What goes wrong inside is that the file has no entry for the environment."""
+    """What goes wrong inside is that the file has no entry for the environment, or a module no hyperparameters."""
     try:
         yield
+    except (KeyError, AttributeError) as error:
+        # rl-zoo3 asks for these two without a look.
+        asked = error.args[0] if isinstance(error, KeyError) else error.name
+        if asked not in ("atari", "hyperparams") or is_of_others(error):
+            raise
+        kind = "an entry 'atari', or one of the game" if asked == "atari" else "a dictionary 'hyperparams'"
+        raise WrongSettingError(f"hyperparameters of {config!r}: expected {kind} in it.") from error
     except ValueError as error:
         # A file .py or a module is the user's code, whose errors are left alone.
         if not config.endswith((".yml", ".yaml")):

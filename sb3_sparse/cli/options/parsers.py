@@ -1,0 +1,127 @@
+"""Parsers of command lines, all in one style: what a command does, examples, options; and an error is one line."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from sb3_sparse.common.literals import parse_literal
+from sb3_sparse.zoo import literal_names
+from sb3_sparse.zoo.mistakes.words import one_line
+
+
+class Parser(argparse.ArgumentParser):
+    """
+    The parser of one of our commands.
+
+    :param command: Its name, such as ``"describe"``.
+    :param does: What it does, in one sentence or some.
+    :param examples: Command lines without ``sb3-sparse``, each with what it is for.
+    :param operands: What is given without the name of an option, for the first line of the help.
+    :param first: Parsers whose options are shown before its own: those that somebody else takes out of the command line.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        does: str | None,
+        examples: Sequence[tuple[str, str]],
+        operands: str = "",
+        first: Sequence[argparse.ArgumentParser] = (),
+        **kwargs: Any,
+    ):
+        kwargs = {"formatter_class": argparse.RawDescriptionHelpFormatter, **kwargs}
+        super().__init__(prog=f"sb3-sparse {command}", **kwargs)
+        self.usage = " ".join(filter(None, ["%(prog)s", operands, "[options]"]))
+        self.does, self.examples, self.first = " ".join((does or "").replace("``", "`").split()), examples, first
+
+    def format_help(self) -> str:
+        """The examples come before the options, of which rl-zoo3 has several screens."""
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        # Wrapped by hand: the formatter leaves lines as they are, for the examples.
+        formatter.add_text(self._wrapped(self.does))
+        lines = [f"  # {what}\n  sb3-sparse {line}" for line, what in self.examples]
+        formatter.add_text("\n".join(["examples:", *lines]))
+        for parser in (*self.first, self):
+            for group in parser._action_groups:
+                formatter.start_section(group.title)
+                formatter.add_text(None if group.description is None else self._wrapped(group.description))
+                formatter.add_arguments(group._group_actions)
+                formatter.end_section()
+        return formatter.format_help()
+
+    def error(self, message: str) -> NoReturn:
+        """One line, where argparse would print the names of all options before it."""
+        self.exit(2, f"{self.prog}: {one_line(message).rstrip('.')}. See {self.prog} --help.{os.linesep}")
+
+    @staticmethod
+    def _wrapped(text: str) -> str:
+        lines = [""]
+        for word in text.split():
+            if len(lines[-1]) + len(word) > 100:
+                lines.append("")
+            lines[-1] += f" {word}" if lines[-1] else word
+        return "\n".join(lines)
+
+
+class ReadDict(argparse.Action):
+    """``name:value`` options as rl-zoo3 has them, of which nothing is run."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
+        read = {}
+        for option in values:
+            name, colon, text = option.partition(":")
+            if not (name and colon):
+                parser.error(f"{option_string} {option}: expected NAME:VALUE, such as g:9.81")
+            try:
+                read[name] = parse_literal(name, text, literal_names())
+            except ValueError as error:
+                parser.error(f"{option_string} {error}")
+        setattr(namespace, self.dest, read)
+
+
+def evaluating(action: type[argparse.Action]) -> type[argparse.Action]:
+    """
+    rl-zoo3's action for ``name:value`` options, which evaluates each value as Python, with errors about the value.
+
+    :param action: Its class.
+    """
+
+    class Evaluating(action):  # type: ignore[valid-type, misc]
+        """See :func:`evaluating`."""
+
+        def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: Any = None) -> None:
+            read: dict[str, Any] = {}
+            for option in values:
+                name, colon, text = option.partition(":")
+                if not (name and colon):
+                    parser.error(f"{option_string} {option}: expected NAME:VALUE, such as learning_rate:0.001")
+                alone = argparse.Namespace()
+                try:
+                    super().__call__(parser, alone, [option], option_string)
+                # Whatever an expression does that somebody has typed.
+                except Exception as error:
+                    parser.error(
+                        f"{option_string} {option}: {text!r} is no value of Python ({type(error).__name__}: {error}). "
+                        "Expected a number, True, None, a list, dict(...), or text in two pairs of quotes, as in "
+                        f"{option_string} \"{name}:'text'\""
+                    )
+                read |= getattr(alone, self.dest)
+            setattr(namespace, self.dest, read)
+
+    return Evaluating
+
+
+class ZooParser(Parser):
+    """The parser of one of rl-zoo3's commands, which it fills itself."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._optionals.title = "options of rl-zoo3"
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
+        """As argparse's; what evaluates values says which one is wrong."""
+        if isinstance(action := kwargs.get("action"), type) and action.__name__ == "StoreDict":
+            kwargs = {**kwargs, "action": evaluating(action)}
+        return super().add_argument(*args, **kwargs)
