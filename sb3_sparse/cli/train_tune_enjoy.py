@@ -140,7 +140,7 @@ def _known_options(command: str, args: list[str]) -> argparse.Namespace:
     parser.add_argument("--env", default="CartPole-v1")
     # rl-zoo3 knows abbreviations too. Here, of one option they matter: it may be what registers the environment.
     abbreviated = ["--gym-packages"[:length] for length in range(len("--g"), len("--gym-packages"))]
-    parser.add_argument("--gym-packages", *abbreviated, nargs="+", default=[])
+    parser.add_argument("--gym-packages", *abbreviated, nargs="*", default=[])
     parser.add_argument("-i", "--trained-agent", default="")
     parser.add_argument("-conf", "--conf-file")
     parser.add_argument("-f", "--folder", "--log-folder")

@@ -31,7 +31,7 @@ from sb3_sparse.zoo.mistakes.settings import (
     check_values,
 )
 from sb3_sparse.zoo.mistakes.storage import about_storage, check_storage
-from sb3_sparse.zoo.mistakes.words import is_of_others
+from sb3_sparse.zoo.mistakes.words import in_words, is_of_others
 from sb3_sparse.zoo.rl_zoo import part, replaced
 from sb3_sparse.zoo.search_spaces import STREAM_KAPPAS, sparse_converter, sparse_sampler
 
@@ -194,9 +194,19 @@ class _WritesKeptSettings:
     """What a saved agent has, in ``config.yml``, where it goes on."""
 
     continued: BaseAlgorithm | None = None
+    algo: str
+    env_name: Any
+    trained_agent: str
 
     def _load_pretrained_agent(self, *args: Any, **kwargs: Any) -> BaseAlgorithm:
-        self.continued = super()._load_pretrained_agent(*args, **kwargs)  # type: ignore[misc]
+        try:
+            self.continued = super()._load_pretrained_agent(*args, **kwargs)  # type: ignore[misc]
+        except Exception as error:
+            if (said := in_words(error)) is None:
+                raise
+            raise WrongSettingError(
+                f"--trained-agent {self.trained_agent} cannot go on in {self.env_name.gym_id} as {self.algo}: {said}"
+            ) from error
         return self.continued
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:

@@ -3,7 +3,10 @@
 import argparse
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
+
+import torch as th
 
 from sb3_sparse.common.literals import parse_literal
 from sb3_sparse.zoo import literal_names
@@ -51,6 +54,17 @@ class Parser(argparse.ArgumentParser):
                 formatter.end_section()
         return formatter.format_help()
 
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """As argparse's, with errors about devices that PyTorch does not have."""
+        options = super().parse_args(*args, **kwargs)
+        device = getattr(options, "device", "auto")
+        try:
+            # What SB3 makes "cuda" where there is one, and else "cpu".
+            th.device("cpu" if device == "auto" else device)
+        except RuntimeError:
+            self.error(f"--device {device}: expected auto, cpu, cuda, cuda:0 or another device of PyTorch")
+        return options
+
     def error(self, message: str) -> NoReturn:
         """One line, where argparse would print the names of all options before it."""
         self.exit(2, f"{self.prog}: {one_line(message).rstrip('.')}. See {self.prog} --help.{os.linesep}")
@@ -73,7 +87,7 @@ class ReadDict(argparse.Action):
         for option in values:
             name, colon, text = option.partition(":")
             if not (name and colon):
-                parser.error(f"{option_string} {option}: expected NAME:VALUE, such as g:9.81")
+                parser.error(f"{option_string} {option}: expected NAME:VALUE, such as name:0.5")
             try:
                 read[name] = parse_literal(name, text, literal_names())
             except ValueError as error:
@@ -96,7 +110,7 @@ def evaluating(action: type[argparse.Action]) -> type[argparse.Action]:
             for option in values:
                 name, colon, text = option.partition(":")
                 if not (name and colon):
-                    parser.error(f"{option_string} {option}: expected NAME:VALUE, such as learning_rate:0.001")
+                    parser.error(f"{option_string} {option}: expected NAME:VALUE, such as name:0.5")
                 alone = argparse.Namespace()
                 try:
                     super().__call__(parser, alone, [option], option_string)
@@ -125,3 +139,29 @@ class ZooParser(Parser):
         if isinstance(action := kwargs.get("action"), type) and action.__name__ == "StoreDict":
             kwargs = {**kwargs, "action": evaluating(action)}
         return super().add_argument(*args, **kwargs)
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """As above, with errors about numbers and folders that rl-zoo3 takes and cannot do anything with."""
+        options = super().parse_args(*args, **kwargs)
+        for name in _AT_LEAST_ONE:
+            if (number := getattr(options, name, None)) is not None and number < 1:
+                self.error(f"--{name.replace('_', '-')} {number}: expected at least 1")
+        for name in _FOLDERS:
+            if wrong := _cannot_be_made(getattr(options, name, None) or "."):
+                self.error(f"--{name.replace('_', '-')} {getattr(options, name)}: {wrong}")
+        return options
+
+
+# Numbers of environments, episodes and runs.
+_AT_LEAST_ONE = ("n_envs", "n_eval_envs", "eval_episodes", "n_trials", "n_evaluations")
+# Where it writes.
+_FOLDERS = ("log_folder", "tensorboard_log", "reward_log", "optimization_log_path")
+
+
+def _cannot_be_made(folder: str) -> str | None:
+    """Why a folder, or the first one above it that is there, cannot be written to; None if nothing speaks against it."""
+    path = Path(folder).absolute()
+    there = next(each for each in (path, *path.parents) if each.exists())
+    if not there.is_dir():
+        return f"{str(there)!r} is a file, expected a folder"
+    return None if os.access(there, os.W_OK | os.X_OK) else f"you may not write to {str(there)!r}"

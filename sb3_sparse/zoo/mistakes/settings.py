@@ -59,11 +59,11 @@ def about_yaml(path: str | Path, error: Exception) -> str:
     """
     mark = getattr(error, "problem_mark", None)
     if mark is None:
-        return f"{path} is no YAML: {one_line(error)}."
+        return f"{path} is no YAML of plain data: {one_line(error)}."
     context = getattr(error, "context", None)
     return (
-        f"{path}, line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', error)}"
-        f"{f' ({context})' if context else ''}. Expected YAML, as in hyperparams/sac.yml."
+        f"{path} is no YAML of plain data: line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', error)}"
+        f"{f' ({context})' if context else ''}."
     )
 
 
@@ -121,7 +121,9 @@ def about_evaluated(hyperparams: dict[str, Any]) -> Iterator[None]:
         yield
     except NameError as error:
         if found := [f"{name}={text!r}" for name, text in texts.items() if error.name and error.name in text]:
-            raise WrongSettingError(f"{found[0]}: {error}. Text is in quotes there.") from error
+            raise WrongSettingError(
+                f"{found[0]}: {error}. It may have names that rl-zoo3 knows, such as nn.ReLU; text is in quotes."
+            ) from error
         raise
 
 
