@@ -16,7 +16,7 @@ from sb3_sparse.streaming.base.files import fitting_algorithms, library_algorith
 #: What a zip that is damaged, or of something else, raises when it is read as an agent.
 UNREADABLE = (
     *(AttributeError, AssertionError, ImportError, KeyError, TypeError, ValueError, RuntimeError),
-    *(EOFError, pickle.UnpicklingError, zipfile.BadZipFile),
+    *(EOFError, IndexError, pickle.UnpicklingError, zipfile.BadZipFile),
 )
 
 

@@ -1,16 +1,20 @@
 """rl-zoo3's experiment manager, as this package uses it."""
 
 import copy
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sparse.drqv2 import DrQv2
+from sb3_sparse.export.loading import UNREADABLE
 from sb3_sparse.rainbow import Rainbow
 from sb3_sparse.rainbow.settings import OF_NETWORK, fixed_settings
+from sb3_sparse.zoo.exact_runs import COMMAND
 from sb3_sparse.zoo.hyperparameters import (
     BUFFERS,
     EVALUATED_BY_RL_ZOO,
@@ -31,7 +35,7 @@ from sb3_sparse.zoo.mistakes.settings import (
     check_values,
 )
 from sb3_sparse.zoo.mistakes.storage import about_storage, check_storage
-from sb3_sparse.zoo.mistakes.words import in_words, is_of_others
+from sb3_sparse.zoo.mistakes.words import is_of_others, one_line
 from sb3_sparse.zoo.rl_zoo import part, replaced
 from sb3_sparse.zoo.search_spaces import STREAM_KAPPAS, sparse_converter, sparse_sampler
 
@@ -45,6 +49,7 @@ _POLICY = ("policy", "policy_kwargs")
 OVERRIDDEN = (
     *("read_hyperparameters", "_preprocess_hyperparams", "load_trial", "hyperparameters_optimization"),
     *("_load_pretrained_agent", "_save_config", "_preprocess_action_noise"),
+    *("setup_experiment", "create_envs"),
 )
 
 
@@ -65,7 +70,7 @@ def experiment_manager(reads_only: bool = False) -> type:
     for name in OVERRIDDEN:
         part(f"exp_manager.ExperimentManager.{name}")
 
-    class SparseExperimentManager(_WritesKeptSettings, _ChecksActions, base):  # type: ignore[valid-type, misc]
+    class SparseExperimentManager(_WritesKeptSettings, _ChecksActions, _LeavesNothing, base):  # type: ignore[valid-type, misc]
         """See :func:`experiment_manager`."""
 
         # The YAML's, once they are read; only of our policies.
@@ -178,6 +183,38 @@ def _check_search(hyperparams: dict[str, Any]) -> None:
         )
 
 
+class _LeavesNothing:
+    """Where no agent comes of a command, its environments are closed, and the folder of its run goes away again."""
+
+    save_path: str
+    created: list[VecEnv]
+
+    def setup_experiment(self) -> Any:
+        self.created = []
+        is_new = not Path(self.save_path).exists()
+        try:
+            return super().setup_experiment()  # type: ignore[misc]
+        except BaseException:
+            for envs in self.created:
+                envs.close()
+            if is_new:
+                _remove_beginning(Path(self.save_path))
+            raise
+        finally:
+            self.created = []
+
+    def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
+        self.created = [*getattr(self, "created", []), super().create_envs(*args, **kwargs)]  # type: ignore[misc]
+        return self.created[-1]
+
+
+def _remove_beginning(folder: Path) -> None:
+    """Of a run in which nothing happened: with its number, the newest run would be one without an agent."""
+    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    if all(path.name.endswith("monitor.csv") or path.name == COMMAND for path in files):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class _ChecksActions:
     """An algorithm that cannot act in an environment says which ones can."""
 
@@ -201,11 +238,12 @@ class _WritesKeptSettings:
     def _load_pretrained_agent(self, *args: Any, **kwargs: Any) -> BaseAlgorithm:
         try:
             self.continued = super()._load_pretrained_agent(*args, **kwargs)  # type: ignore[misc]
-        except Exception as error:
-            if (said := in_words(error)) is None:
+        except UNREADABLE as error:
+            if is_of_others(error):
                 raise
             raise WrongSettingError(
-                f"--trained-agent {self.trained_agent} cannot go on in {self.env_name.gym_id} as {self.algo}: {said}"
+                f"--trained-agent {self.trained_agent} cannot go on in {self.env_name.gym_id} as {self.algo}: "
+                f"{type(error).__name__}: {one_line(error)}"
             ) from error
         return self.continued
 

@@ -59,10 +59,14 @@ def is_of_others(error: BaseException) -> bool:
     """
     Whether an error came through code of somebody else than a library: where it was caught does not count.
 
-    :param error: As it was caught.
+    :param error: As it was caught. Where a library said it in other words, the first one counts, too; but for what is
+        missing, which every library says of the next.
     """
     modules = [str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame in _frames(error)]
-    return any(module not in LIBRARIES and module not in sys.stdlib_module_names for module in modules[1:])
+    if any(module not in LIBRARIES and module not in sys.stdlib_module_names for module in modules[1:]):
+        return True
+    before = error.__cause__ or error.__context__
+    return before is not None and not isinstance(error, ImportError) and is_of_others(before)
 
 
 def one_line(error: BaseException | str) -> str:
