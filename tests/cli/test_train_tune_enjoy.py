@@ -110,7 +110,7 @@ def told(monkeypatch):
     """The arguments that rl-zoo3's commands get, which do nothing."""
     seen = []
 
-    def prepare(command, args, env_id, exact=None):
+    def prepare(command, args, env_id, exact=None, parser=None):
         return lambda: seen.append([command, *args])
 
     monkeypatch.setattr(train_tune_enjoy, "prepare_command", prepare)
@@ -123,9 +123,7 @@ def test_rl_zoos_own_hyperparameters_are_announced(told, capsys):
     main(["train", "--algo", "sac", "--env", "Pendulum-v1"])
     assert capsys.readouterr().out == ""
     main(["train", "--help"])
-    help_text = capsys.readouterr().out
-    assert help_text.startswith("runs that can go on exactly")
-    assert "has no hyperparameters" not in help_text
+    assert capsys.readouterr().out == ""
     assert len(told) == 3
 
 
@@ -282,7 +280,7 @@ def test_what_goes_wrong_in_training_keeps_its_traceback(monkeypatch):
     def explode():
         raise ValueError("in a callback")
 
-    monkeypatch.setattr(train_tune_enjoy, "prepare_command", lambda *args: explode)
+    monkeypatch.setattr(train_tune_enjoy, "prepare_command", lambda *args, **kwargs: explode)
     with pytest.raises(ValueError, match="in a callback"):
         main(["train", "--algo", "sac", "--env", "Pendulum-v1"])
 
