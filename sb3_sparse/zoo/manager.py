@@ -32,6 +32,7 @@ from sb3_sparse.zoo.mistakes.settings import (
     check_file,
     check_normalize,
     check_policy,
+    check_policy_kwargs,
     check_values,
 )
 from sb3_sparse.zoo.mistakes.storage import about_storage, check_storage
@@ -70,36 +71,32 @@ def experiment_manager(reads_only: bool = False) -> type:
     for name in OVERRIDDEN:
         part(f"exp_manager.ExperimentManager.{name}")
 
-    class SparseExperimentManager(_WritesKeptSettings, _ChecksActions, _LeavesNothing, base):  # type: ignore[valid-type, misc]
+    class SparseExperimentManager(_WritesKeptSettings, _ChecksActions, _SearchesSparsity, _LeavesNothing, base):  # type: ignore[valid-type, misc]
         """See :func:`experiment_manager`."""
 
-        # The YAML's, once they are read; only of our policies.
-        kept_policy_kwargs: dict[str, Any] | None = None
         trial_id: int | None
 
         def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-            check_config(self.config)
-            check_file(self.config, self.env_name.gym_id)
             trial_id, self.trial_id = self.trial_id, None
-            with _about_the_file(self.config):
+            with _about_the_file(self.config, self.env_name.gym_id):
                 hyperparams, saved = super().read_hyperparameters()
-            if reads_only:
-                hyperparams.pop("callback", None)
-            check_values(self.config, self.env_name.gym_id, hyperparams)
+            check_policy_kwargs(hyperparams)
             if is_our_policy(self.algo, hyperparams.get("policy")):
                 self.kept_policy_kwargs = dict(read_setting("policy_kwargs", hyperparams.get("policy_kwargs") or {}))
             self.trial_id = trial_id
             if trial_id:
                 hyperparams, saved = super().read_hyperparameters()
-                check_values(self.config, self.env_name.gym_id, hyperparams)
             is_ours = is_our_policy(self.algo, hyperparams.get("policy"))
             if is_ours or self.algo in STREAM_KAPPAS:
                 _wrap_dmc(self.env_name.gym_id, PIXEL_WRAPPER if self.algo == "drqv2" else DMC_WRAPPER, hyperparams, saved)
             names = EVALUATED_BY_RL_ZOO if reads_only else ("policy_kwargs",) if is_ours else ()
             _read(hyperparams, names)
+            if reads_only:
+                hyperparams.pop("callback", None)
             return hyperparams, saved
 
         def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> tuple[Any, ...]:
+            check_values(self.config, self.env_name.gym_id, hyperparams)
             with about_evaluated(hyperparams):
                 for_algorithm, *others = super()._preprocess_hyperparams(hyperparams)
             check_normalize(self.normalize_kwargs)
@@ -110,24 +107,6 @@ def experiment_manager(reads_only: bool = False) -> type:
             if self.optimize_hyperparameters:
                 _check_search(for_algorithm)
             return (for_algorithm, *others)
-
-        def load_trial(self, storage: str, study_name: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-            with self.search_space(), about_storage(storage, study_name, *args):
-                return super().load_trial(storage, study_name, *args, **kwargs)
-
-        def hyperparameters_optimization(self) -> None:
-            check_storage(self.storage)
-            with self.search_space():
-                super().hyperparameters_optimization()
-
-        @contextmanager
-        def search_space(self) -> Iterator[None]:
-            """With our policies: sparsity and width, in rl-zoo3's tables while they are used."""
-            if self.kept_policy_kwargs is None:
-                yield
-                return
-            with _sparse_search(self.algo, self.kept_policy_kwargs):
-                yield
 
     return SparseExperimentManager
 
@@ -181,6 +160,33 @@ def _check_search(hyperparams: dict[str, Any]) -> None:
             f"storage_path={path!r} in replay_buffer_kwargs: every trial of a search would learn from the steps of the "
             "trials before it. Leave it out, which keeps the buffer in memory, and choose a smaller buffer_size."
         )
+
+
+class _SearchesSparsity:
+    """Searches with our policies keep the rest of what the file says of them."""
+
+    algo: str
+    storage: str | None
+    # The YAML's, once they are read; only of our policies.
+    kept_policy_kwargs: dict[str, Any] | None = None
+
+    def load_trial(self, storage: str, study_name: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        with self.search_space(), about_storage(storage, study_name, *args):
+            return super().load_trial(storage, study_name, *args, **kwargs)  # type: ignore[misc]
+
+    def hyperparameters_optimization(self) -> None:
+        check_storage(self.storage)
+        with self.search_space():
+            super().hyperparameters_optimization()  # type: ignore[misc]
+
+    @contextmanager
+    def search_space(self) -> Iterator[None]:
+        """With our policies: sparsity and width, in rl-zoo3's tables while they are used."""
+        if self.kept_policy_kwargs is None:
+            yield
+            return
+        with _sparse_search(self.algo, self.kept_policy_kwargs):
+            yield
 
 
 class _LeavesNothing:
@@ -303,8 +309,10 @@ def _width_keyword(algo: str, policy_kwargs: dict[str, Any]) -> str | None:
 
 
 @contextmanager
-def _about_the_file(config: str) -> Iterator[None]:
+def _about_the_file(config: str, env_id: str) -> Iterator[None]:
     """What goes wrong inside is that the file has no entry for the environment, or a module no hyperparameters."""
+    check_config(config)
+    check_file(config, env_id)
     try:
         yield
     except (KeyError, AttributeError) as error:

@@ -93,15 +93,23 @@ def check_values(source: str, env_id: str, hyperparams: dict[str, Any]) -> None:
             raise WrongSettingError(
                 f"{name}={hyperparams[name]!r}: expected a number, or such as 'lin_0.001', which falls to 0 during training."
             )
-    kwargs = hyperparams.get("policy_kwargs")
-    if kwargs is not None and not isinstance(kwargs, (str, dict)):
-        raise WrongSettingError(f"policy_kwargs={kwargs!r}: expected dict(...), such as dict(sparsity=0.9).")
     if (noise := hyperparams.get("noise_type")) is not None:
         if not isinstance(noise, str) or not any(known in noise for known in ("normal", "ornstein-uhlenbeck")):
             raise WrongSettingError(f"noise_type={noise!r}: expected 'normal' or 'ornstein-uhlenbeck'.")
         if "noise_std" not in hyperparams:
             raise WrongSettingError(f"noise_type={noise!r} needs noise_std, such as noise_std: 0.1.")
     _check_places(hyperparams)
+
+
+def check_policy_kwargs(hyperparams: dict[str, Any]) -> None:
+    """
+    See whether keywords of the policy are keywords, or text that stands for some.
+
+    :raises WrongSettingError: If not.
+    """
+    kwargs = hyperparams.get("policy_kwargs")
+    if kwargs is not None and not isinstance(kwargs, (str, dict)):
+        raise WrongSettingError(f"policy_kwargs={kwargs!r}: expected dict(...), such as dict(sparsity=0.9).")
 
 
 @contextmanager
