@@ -1,5 +1,6 @@
 """What users do wrong is one line, which names the command, what is wrong and what to do, and has no traceback."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -303,6 +304,15 @@ def test_which_actions_an_algorithm_takes_is_what_its_constructor_says(algo):
             said = str(error)
         is_refused = "as action spaces but" in said
         assert is_refused == (not isinstance(space, ACTIONS[algo])), (space, said)
+
+
+@pytest.mark.parametrize("option", ["-f", "-tb"])
+def test_a_folder_that_may_not_be_written_to(option, said, monkeypatch):
+    # The tests may be run by somebody who may do anything.
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("folder"))
+    assert said(*TRAIN, option, "folder/below").endswith(
+        "/folder': permission denied: change its permissions, or name another place."
+    )
 
 
 def test_a_run_that_did_not_begin_leaves_no_folder(said, folder):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import gymnasium as gym
@@ -254,7 +255,8 @@ def test_errors_of_the_users_code_are_not_taken_for_mistakes_in_the_settings(tmp
         raise AssertionError("of the user")
 
     Path("logs/sac/Pendulum-v1_1").mkdir(parents=True)
-    Path("logs/sac/Pendulum-v1_1/Pendulum-v1.zip").touch()
+    with zipfile.ZipFile("logs/sac/Pendulum-v1_1/Pendulum-v1.zip", "w"):
+        pass
     monkeypatch.setattr("rl_zoo3.enjoy.create_test_env", fails)
     with pytest.raises(AssertionError, match=r"^of the user$"):
         main(["enjoy", "--algo", "sac", "--env", "Pendulum-v1", "--no-render"])

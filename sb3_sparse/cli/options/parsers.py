@@ -1,6 +1,7 @@
 """Parsers of command lines, all in one style: what a command does, examples, options; and an error is one line."""
 
 import argparse
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -147,8 +148,11 @@ class ZooParser(Parser):
             if (number := getattr(options, name, None)) is not None and number < 1:
                 self.error(f"--{name.replace('_', '-')} {number}: expected at least 1")
         for name in _FOLDERS:
-            if wrong := _cannot_be_made(getattr(options, name, None) or "."):
-                self.error(f"--{name.replace('_', '-')} {getattr(options, name)}: {wrong}")
+            if folder := getattr(options, name, None):
+                place = _place_of(folder)
+                if not place.is_dir():
+                    self.error(f"--{name.replace('_', '-')} {folder}: {str(place)!r} is a file, expected a folder")
+                _check_writable(place)
         return options
 
 
@@ -158,10 +162,15 @@ _AT_LEAST_ONE = ("n_envs", "n_eval_envs", "eval_episodes", "n_trials", "n_evalua
 _FOLDERS = ("log_folder", "tensorboard_log", "reward_log", "optimization_log_path")
 
 
-def _cannot_be_made(folder: str) -> str | None:
-    """Why a folder, or the first one above it that is there, cannot be written to; None if nothing speaks against it."""
+def _place_of(folder: str) -> Path:
+    """A folder, or the first place above it that is there."""
     path = Path(folder).absolute()
-    there = next(each for each in (path, *path.parents) if each.exists())
-    if not there.is_dir():
-        return f"{str(there)!r} is a file, expected a folder"
-    return None if os.access(there, os.W_OK | os.X_OK) else f"you may not write to {str(there)!r}"
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
+def _check_writable(folder: Path) -> None:
+    """Better said before an agent learns than when its first line is written."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        is_read_only = hasattr(os, "statvfs") and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+        number = errno.EROFS if is_read_only else errno.EACCES
+        raise OSError(number, os.strerror(number), str(folder))

@@ -90,7 +90,7 @@ def _about_a_file(error: OSError) -> str:
     if isinstance(error, NotADirectoryError):
         return "a part of it is a file: expected a folder."
     if isinstance(error, PermissionError):
-        return "you may not do that there: change its permissions, or name another place."
+        return "permission denied: change its permissions, or name another place."
     return f"{error.strerror}."
 
 
