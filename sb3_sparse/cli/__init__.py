@@ -1,10 +1,16 @@
 """The command ``sb3-sparse``: rl-zoo3's commands with our policies and hyperparameters, and some of our own."""
 
 import importlib
+import platform
 import sys
+from importlib import metadata
+
+import sb3_sparse
 
 USAGE = """\
 usage: sb3-sparse COMMAND [options]
+       sb3-sparse COMMAND --help
+       sb3-sparse --version
 
 commands:
   train      train an agent:      sb3-sparse train --algo sac --env dm_control/cartpole-swingup-v0
@@ -16,6 +22,7 @@ commands:
   sweep      make all runs of a study: sb3-sparse sweep plan.yml; sb3-sparse sweep status plan.yml
   plot       draw return and plasticity of runs: sb3-sparse plot logs/sac/Pendulum-v1_1 logs/sac/Pendulum-v1_2
   report     put the runs of a study together, as a page with plots, pictures and tables: sb3-sparse report studies/width
+  completion print what lets a shell complete all this: sb3-sparse completion bash
 
 Options of train, enjoy and tune are those of rl-zoo3 (sb3-sparse COMMAND --help). Hyperparameters come from the packaged file
 of the algorithm unless -conf names another.
@@ -32,9 +39,8 @@ COMMANDS = {
     "sweep": "sweep",
     "plot": "plot",
     "report": "report",
+    "completion": "completion",
 }
-# What the rest of the package raises where a user can do something about it.
-EXPECTED = (ValueError, ImportError, OSError, RuntimeError)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -48,15 +54,30 @@ def main(argv: list[str] | None = None) -> None:
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return
+    if args[0] in ("-V", "--version"):
+        print(_version())
+        return
     command = args[0]
     if command not in COMMANDS:
-        sys.exit(f"sb3-sparse: unknown command {command!r}, expected one of {', '.join(COMMANDS)}.\n\n{USAGE}")
+        sys.exit(f"sb3-sparse: unknown command {command!r}, expected one of {', '.join(COMMANDS)}. See sb3-sparse --help.")
     try:
         # Each imports what it needs and no more: drawing needs no rl-zoo3.
         prepare = getattr(importlib.import_module(f"sb3_sparse.cli.{COMMANDS[command]}"), command)
         go_on = prepare(args[1:])
-    except EXPECTED as error:
-        sys.exit(f"sb3-sparse {command}: {error}")
-    if go_on is not None:
-        # Training: what goes wrong there may be in anybody's environment or callback, which only a traceback shows.
-        go_on()
+        if go_on is not None:
+            go_on()
+    except Exception as error:
+        # Late: it knows libraries that an answer such as the version does without.
+        from sb3_sparse.zoo.mistakes.words import in_words
+
+        said = in_words(error)
+        if said is None:
+            # In training it may be in anybody's environment or callback, which only a traceback shows.
+            raise
+        sys.exit(f"sb3-sparse {command}: {said}")
+
+
+def _version() -> str:
+    """In one line, what a report about an error begins with."""
+    libraries = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "stable-baselines3"))
+    return f"sb3-sparse {sb3_sparse.__version__} ({libraries}, Python {platform.python_version()})"

@@ -11,10 +11,21 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_sparse.cli.describe import ReadDict
+from sb3_sparse.cli.options.parsers import Parser, ReadDict
 from sb3_sparse.export.loading import without_buffer
 from sb3_sparse.resume.safe.agents import read_safe
 from sb3_sparse.zoo import algorithms, import_packages, make_known
+
+# Of the command, also without a safe file.
+DOES = """
+Watch a saved agent: what `train` left in the log folder, or a file without pickle (-i FILE.safetensors), of which nothing is
+executed.
+"""
+EXAMPLES = [
+    ("enjoy --algo sac --env Pendulum-v1", "the last agent that train left in logs"),
+    ("enjoy --algo sac --env Pendulum-v1 -f logs --load-best", "the best one of its run"),
+    ("enjoy -i agent.safetensors --env Pendulum-v1", "somebody else's"),
+]
 
 
 def enjoy_safe(args: list[str]) -> Callable[[], None]:
@@ -72,10 +83,11 @@ def _play(model: BaseAlgorithm, env: VecEnv, options: argparse.Namespace) -> Non
         print(f"no episode ended within {options.n_timesteps} steps: -n takes more.", file=sys.stderr)
 
 
-def options_parser() -> argparse.ArgumentParser:
+def options_parser() -> Parser:
     """The options with a safe file. Without one they are those of rl-zoo3."""
-    parser = argparse.ArgumentParser(prog="sb3-sparse enjoy", description="Watch an agent of a .safetensors file.")
-    parser.add_argument("-i", "--trained-agent", type=Path, required=True, help="the .safetensors file")
+    parser = Parser("enjoy", DOES, EXAMPLES)
+    parser._optionals.title = "options with -i FILE.safetensors"
+    parser.add_argument("-i", "--trained-agent", type=Path, metavar="FILE", required=True, help="the .safetensors file")
     parser.add_argument("--env", required=True, help="environment ID")
     parser.add_argument("--algo", choices=sorted(algorithms()), help="refuse an agent of another algorithm")
     parser.add_argument("-n", "--n-timesteps", type=int, default=1000, help="steps of each environment (default: 1000)")
@@ -84,10 +96,12 @@ def options_parser() -> argparse.ArgumentParser:
     parser.add_argument("--stochastic", action="store_true", help="sample actions, as in training")
     parser.add_argument("--deterministic", action="store_true", help="what the agent thinks best, which is the default")
     parser.add_argument("--norm-reward", action="store_true", help="normalise rewards, if they were in training")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--gym-packages", nargs="+", default=[], help="packages to import, which register environments")
-    parser.add_argument("--env-kwargs", nargs="+", action=ReadDict, help="arguments of the environment")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    parser.add_argument("--device", default="auto", help="of the networks (default: auto)")
+    parser.add_argument(
+        "--gym-packages", nargs="+", default=[], metavar="MODULE", help="packages to import, which register environments"
+    )
+    parser.add_argument("--env-kwargs", nargs="+", action=ReadDict, metavar="NAME:VALUE", help="arguments of the environment")
     return parser
 
 

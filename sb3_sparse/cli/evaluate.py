@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from sb3_sparse.cli.describe import ReadDict
+from sb3_sparse.cli.options.parsers import Parser, ReadDict
 from sb3_sparse.common.figures import new_figure, to_png
 from sb3_sparse.common.files import check_writable, written_beside
 from sb3_sparse.common.validation import fraction, whole_number
@@ -36,8 +36,19 @@ def evaluate(args: list[str]) -> None:
         print(evaluations_table(_play_all([(saved, None) for saved in _agents(options)], options, _play)))
 
 
-def _options(args: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="sb3-sparse evaluate", description=evaluate.__doc__)
+def options_parser() -> Parser:
+    """The options of ``evaluate``."""
+    parser = Parser(
+        "evaluate",
+        evaluate.__doc__,
+        [
+            ("evaluate logs/sac/Pendulum-v1_1 --episodes 20", "the last agent of a run, 20 episodes"),
+            ("evaluate --algo sac --env Pendulum-v1 --seed 1 2 3", "the newest run in logs, with three seeds"),
+            ("evaluate agent.zip --env Pendulum-v1 --json returns.json", "a file of SB3, every return into a file"),
+            ("evaluate logs/der/* --suite atari-100k --out scores", "scores of a benchmark, with plots"),
+        ],
+        operands="[AGENT ...]",
+    )
     parser.add_argument(
         "agents",
         nargs="*",
@@ -48,7 +59,12 @@ def _options(args: list[str]) -> argparse.Namespace:
     parser.add_argument("--algo", choices=sorted(ALGORITHMS), help="default: what the file and the run say")
     parser.add_argument("--env", help="environment ID (default: the one in which the agent was trained, if its run says it)")
     parser.add_argument(
-        "-f", "--folder", "--log-folder", default="logs", help="of --algo and --env without AGENT (default: logs)"
+        "-f",
+        "--folder",
+        "--log-folder",
+        metavar="FOLDER",
+        default="logs",
+        help="of --algo and --env without AGENT (default: logs)",
     )
     parser.add_argument("--exp-id", type=int, nargs="+", default=[0], help="runs in that folder (default: 0, the latest)")
     parser.add_argument("--load-best", action="store_true", help="the best agent of a run, not the last")
@@ -63,13 +79,20 @@ def _options(args: list[str]) -> argparse.Namespace:
         help="statistics of VecNormalize; a pickle, only open your own (default: those that rl-zoo3 saved beside the agent, "
         "if it did; 'none': leave them out)",
     )
-    parser.add_argument("--env-kwargs", nargs="+", action=ReadDict, help="arguments of the environment")
-    parser.add_argument("--gym-packages", nargs="+", default=[], help="packages to import, which register environments")
+    parser.add_argument("--env-kwargs", nargs="+", action=ReadDict, metavar="NAME:VALUE", help="arguments of the environment")
+    parser.add_argument(
+        "--gym-packages", nargs="+", default=[], metavar="MODULE", help="packages to import, which register environments"
+    )
     parser.add_argument("--device", default="auto", help="of the networks (default: auto)")
     parser.add_argument("--json", metavar="FILE", help="write every episode's return there")
     parser.add_argument("--suite", choices=[SUITE], help="the protocol of a benchmark, and its aggregates")
     parser.add_argument("--label", help="of the agents of a suite, beside others (default: their algorithm)")
     parser.add_argument("--out", metavar="FOLDER", help=f"of a suite: writes {SUITE}.json, .png and .html there")
+    return parser
+
+
+def _options(args: list[str]) -> argparse.Namespace:
+    parser = options_parser()
     options = parser.parse_args(args)
     for name in ("episodes", "n_envs"):
         if getattr(options, name) is not None:

@@ -1,6 +1,5 @@
 """``sb3-sparse export``."""
 
-import argparse
 import sys
 import warnings
 from pathlib import Path
@@ -11,6 +10,7 @@ import stable_baselines3 as sb3
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_sparse import drqv2, rainbow, streaming
+from sb3_sparse.cli.options.parsers import Parser
 from sb3_sparse.evaluation.saved import statistics_beside
 from sb3_sparse.export.check import N_OBSERVATIONS, check_agent
 from sb3_sparse.export.files import export_onnx, export_torch
@@ -44,31 +44,7 @@ ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "sb3": "-dense.zip", "safetensors":
 
 def export(args: list[str]) -> None:
     """Write a saved agent's deterministic `predict` as a file that runs without this package, or the agent without pickle."""
-    parser = argparse.ArgumentParser(prog="sb3-sparse export", description=export.__doc__)
-    parser.add_argument("--algo", required=True, choices=list(ALGORITHMS))
-    parser.add_argument(
-        "--model", metavar="FILE", help="the saved agent, a .zip of SB3 (a pickle: only open your own) or a .safetensors"
-    )
-    parser.add_argument("--env", help="environment ID: instead of --model, the agent that `sb3-sparse train` left in -f")
-    parser.add_argument("-f", "--folder", default="logs", help="log folder of --env (default: logs)")
-    parser.add_argument("--exp-id", type=int, default=0, help="run of --env (default: 0, the latest)")
-    parser.add_argument("--load-best", action="store_true", help="the best agent of the run of --env, not the last")
-    parser.add_argument(
-        "--to",
-        "--format",
-        choices=list(ENDINGS),
-        default="onnx",
-        help="onnx (default); torch: a torch.export program; sb3: SB3's own file with dense layers, for SB3's own policies; "
-        "safetensors: the whole agent, in a file that executes nothing when it is read",
-    )
-    parser.add_argument("-o", "--output", metavar="FILE", help="default: beside the agent, with the ending of the format")
-    parser.add_argument(
-        "--vecnormalize",
-        metavar="FILE",
-        help="statistics of VecNormalize, to be put inside; a pickle, only open your own (default: those that rl-zoo3 saved "
-        "beside the agent, if it did, or those in a .safetensors; 'none': leave them out)",
-    )
-    parser.add_argument("--channels-last", action="store_true", help="take images with their channels last")
+    parser = options_parser()
     options = parser.parse_args(args)
     if (options.model is None) == (options.env is None):
         parser.error("expected --model FILE, or --env ID, and not both.")
@@ -87,6 +63,44 @@ def export(args: list[str]) -> None:
         written = _write(load_agent(ALGORITHMS[options.algo], path), output, options, path)
     size = written.stat().st_size / 1024
     print(f"{written} ({size:,.1f} KiB), compared with predict on {N_OBSERVATIONS:,} random observations")
+
+
+def options_parser() -> Parser:
+    """The options of ``export``."""
+    parser = Parser(
+        "export",
+        export.__doc__,
+        [
+            ("export --algo sac --env Pendulum-v1 --to onnx", "the last agent that train left in logs"),
+            ("export --algo sac --model agent.zip --to safetensors", "a file that executes nothing when it is read"),
+            ("export --algo sac --model agent.zip --to torch -o agent.pt2", "a program of torch.export"),
+        ],
+    )
+    parser.add_argument("--algo", required=True, choices=list(ALGORITHMS), help="algorithm of the agent")
+    parser.add_argument(
+        "--model", metavar="FILE", help="the saved agent, a .zip of SB3 (a pickle: only open your own) or a .safetensors"
+    )
+    parser.add_argument("--env", help="environment ID: instead of --model, the agent that `sb3-sparse train` left in -f")
+    parser.add_argument("-f", "--folder", metavar="FOLDER", default="logs", help="log folder of --env (default: logs)")
+    parser.add_argument("--exp-id", type=int, default=0, help="run of --env (default: 0, the latest)")
+    parser.add_argument("--load-best", action="store_true", help="the best agent of the run of --env, not the last")
+    parser.add_argument(
+        "--to",
+        "--format",
+        choices=list(ENDINGS),
+        default="onnx",
+        help="onnx (default); torch: a torch.export program; sb3: SB3's own file with dense layers, for SB3's own policies; "
+        "safetensors: the whole agent, in a file that executes nothing when it is read",
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="default: beside the agent, with the ending of the format")
+    parser.add_argument(
+        "--vecnormalize",
+        metavar="FILE",
+        help="statistics of VecNormalize, to be put inside; a pickle, only open your own (default: those that rl-zoo3 saved "
+        "beside the agent, if it did, or those in a .safetensors; 'none': leave them out)",
+    )
+    parser.add_argument("--channels-last", action="store_true", help="take images with their channels last")
+    return parser
 
 
 def _write(model: BaseAlgorithm, output: Path, options: Any, path: Path) -> Path:

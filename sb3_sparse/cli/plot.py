@@ -1,9 +1,9 @@
 """``sb3-sparse plot``."""
 
-import argparse
 import sys
 from pathlib import Path
 
+from sb3_sparse.cli.options.parsers import Parser
 from sb3_sparse.common.figures import new_figure, to_png
 from sb3_sparse.common.files import written_beside
 from sb3_sparse.results.figures import draw_curves
@@ -14,27 +14,7 @@ from sb3_sparse.results.runs import LOOKED_FOR, read_runs
 
 def plot(args: list[str]) -> None:
     """Draw return and every plasticity series of one or several runs into a PNG and an HTML page."""
-    parser = argparse.ArgumentParser(
-        prog="sb3-sparse plot",
-        description=f"{plot.__doc__} What is read from a run's folder, as far as it is there: {LOOKED_FOR}.",
-    )
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        metavar="RUN",
-        help="folder of a run, or LABEL=FOLDER. Runs with the same label, or without one and with the same "
-        "hyperparameters but the seed, are drawn as one mean with a band",
-    )
-    parser.add_argument("-o", "--output", default="plot", help="writes OUTPUT.png and OUTPUT.html (default: plot)")
-    parser.add_argument("--x", choices=["timesteps", "hours"], default="timesteps", help="horizontal axis")
-    parser.add_argument("--smooth", type=int, default=1, metavar="N", help="rolling mean over N points (default: 1, none)")
-    parser.add_argument(
-        "--series",
-        nargs="+",
-        action="extend",
-        metavar="NAME",
-        help="plasticity series to draw, patterns such as 'critic_*' allowed (default: all). The return is always drawn",
-    )
+    parser = options_parser()
     options = parser.parse_args(args)
     output = Path(options.output)
     if not output.name:
@@ -53,3 +33,35 @@ def plot(args: list[str]) -> None:
         with written_beside(path) as beside:
             beside.write_bytes(content)
         print(path)
+
+
+def options_parser() -> Parser:
+    """The options of ``plot``."""
+    parser = Parser(
+        "plot",
+        f"{plot.__doc__} What is read from a run's folder, as far as it is there: {LOOKED_FOR}.",
+        [
+            ("plot logs/sac/Pendulum-v1_1", "one run, into plot.png and plot.html"),
+            ("plot sparse=logs/sac/*_1 dense=logs/sac/*_2 -o both", "two groups, each a mean with a band"),
+            ("plot logs/sac/Pendulum-v1_1 --series 'critic_*' --smooth 5", "some plasticity series, smoothed"),
+        ],
+        operands="RUN [RUN ...]",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="folder of a run, or LABEL=FOLDER. Runs with the same label, or without one and with the same "
+        "hyperparameters but the seed, are drawn as one mean with a band",
+    )
+    parser.add_argument("-o", "--output", default="plot", help="writes OUTPUT.png and OUTPUT.html (default: plot)")
+    parser.add_argument("--x", choices=["timesteps", "hours"], default="timesteps", help="horizontal axis")
+    parser.add_argument("--smooth", type=int, default=1, metavar="N", help="rolling mean over N points (default: 1, none)")
+    parser.add_argument(
+        "--series",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="plasticity series to draw, patterns such as 'critic_*' allowed (default: all). The return is always drawn",
+    )
+    return parser

@@ -1,11 +1,11 @@
 """``sb3-sparse report``."""
 
-import argparse
 import shlex
 import sys
 from pathlib import Path
 
 import sb3_sparse
+from sb3_sparse.cli.options.parsers import Parser
 from sb3_sparse.common.figures import new_figure, to_png
 from sb3_sparse.common.files import check_writable, written_beside
 from sb3_sparse.results.studies.comparing import parse_baseline
@@ -23,28 +23,7 @@ PICTURES = ("_scaling.png", "_learning.png", "_plasticity.png")
 
 def report(args: list[str]) -> None:
     """Put the runs of a study together: a page with plots, pictures, and tables as CSV."""
-    parser = argparse.ArgumentParser(prog="sb3-sparse report", description=report.__doc__)
-    parser.add_argument("folder", metavar="FOLDER", help="of a study, as sb3-sparse sweep writes it")
-    parser.add_argument(
-        "-o",
-        "--output",
-        default="report",
-        help=f"writes OUTPUT{', OUTPUT'.join([PAGE, RUNS, GROUPS, REFERENCES, *PICTURES])} (default: report)",
-    )
-    parser.add_argument(
-        "--baseline",
-        nargs="+",
-        action="extend",
-        metavar="AXIS=VALUE",
-        help="compare each group with the one that has these values, and its own ones of the other axes (default: the lowest "
-        "sparsity; without such an axis the first group)",
-    )
-    parser.add_argument(
-        "--reference",
-        type=Path,
-        metavar="CSV",
-        help="published returns, to stand beside those of the study: algorithm,task,frames,mean_return,sd,seeds",
-    )
+    parser = options_parser()
     options = parser.parse_args(args)
     output = Path(options.output)
     if not output.name:
@@ -72,6 +51,42 @@ def report(args: list[str]) -> None:
         with written_beside(path) as beside:
             beside.write_bytes(content)
         print(path)
+
+
+def options_parser() -> Parser:
+    """The options of ``report``."""
+    parser = Parser(
+        "report",
+        report.__doc__,
+        [
+            ("report logs/sweeps/width", "into report.html, its pictures and tables"),
+            ("report logs/sweeps/width -o width --baseline sparsity=0", "compared with the dense networks"),
+            ("report logs/sweeps/width --reference published.csv", "published returns beside them"),
+        ],
+        operands="FOLDER",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="of a study, as sb3-sparse sweep writes it")
+    parser.add_argument(
+        "-o",
+        "--output",
+        default="report",
+        help=f"writes OUTPUT{', OUTPUT'.join([PAGE, RUNS, GROUPS, REFERENCES, *PICTURES])} (default: report)",
+    )
+    parser.add_argument(
+        "--baseline",
+        nargs="+",
+        action="extend",
+        metavar="AXIS=VALUE",
+        help="compare each group with the one that has these values, and its own ones of the other axes (default: the lowest "
+        "sparsity; without such an axis the first group)",
+    )
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        metavar="CSV",
+        help="published returns, to stand beside those of the study: algorithm,task,frames,mean_return,sd,seeds",
+    )
+    return parser
 
 
 def _tables(summary: Summary, published: list[Beside]) -> dict[str, bytes | None]:

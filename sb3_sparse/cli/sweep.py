@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from sb3_sparse.cli import EXPECTED
+from sb3_sparse.cli.options.parsers import Parser
 from sb3_sparse.common.validation import positive, whole_number
 from sb3_sparse.results.studies.reading import RUNS_FOLDER
 from sb3_sparse.resume.signals import EXIT_STATUS
@@ -27,6 +27,7 @@ from sb3_sparse.sweeps.runs.execute import tidy
 from sb3_sparse.sweeps.runs.storage import Storage
 from sb3_sparse.sweeps.study import Study, open_study, status_text
 from sb3_sparse.sweeps.view import View
+from sb3_sparse.zoo.mistakes.words import one_line
 
 BACKENDS = ("ray", "processes")
 # Of a machine's memory, what runs may fill together.
@@ -48,8 +49,8 @@ def _in_a_sentence(go_on: Callable[[], None]) -> None:
     """What goes wrong in a run is in its log. Whatever is raised here is about folders, disks and clusters."""
     try:
         go_on()
-    except EXPECTED as error:
-        sys.exit(f"sb3-sparse sweep: {error}")
+    except (ValueError, ImportError, OSError, RuntimeError) as error:
+        sys.exit(f"sb3-sparse sweep: {one_line(error)}")
 
 
 def _prepare(args: list[str]) -> Callable[[], None] | None:
@@ -176,24 +177,41 @@ def _end(study: Study, runs: Sequence[PlannedRun], is_stopped: bool = False, dis
 
 
 def _status(args: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="sb3-sparse sweep status", description="How far the runs of a study are.")
-    parser.add_argument("plan", help="the plan, or the folder of the study")
-    parser.add_argument("--folder", type=Path, help="of studies (default: logs/sweeps)")
+    parser = Parser(
+        "sweep status",
+        "Say how far the runs of a study are.",
+        [("sweep status plan.yml", "all runs"), ("sweep status plan.yml --only sparsity=0.8", "some of them")],
+        operands="PLAN",
+    )
+    parser.add_argument("plan", metavar="PLAN", help="the plan, or the folder of the study")
+    parser.add_argument("--folder", metavar="FOLDER", type=Path, help="of studies (default: logs/sweeps)")
     parser.add_argument("--only", nargs="+", default=[], metavar="AXIS=VALUE", help="some of the runs")
     options = parser.parse_args(args)
     study = open_study(Path(options.plan), options.folder)
     print(status_text(study, study.chosen(options.only)))
 
 
-def _options(args: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="sb3-sparse sweep",
-        description=f"{sweep.__doc__} `sb3-sparse sweep status PLAN` says how far they are.",
+def options_parser() -> Parser:
+    """The options of ``sweep``; those of ``sweep status`` are its own."""
+    parser = Parser(
+        "sweep",
+        f"{sweep.__doc__} `sb3-sparse sweep status PLAN` says how far they are.",
+        [
+            ("sweep plan.yml --dry-run", "what there is to do, and what it costs"),
+            ("sweep plan.yml --jobs 4", "make the runs, four at a time"),
+            ("sweep small/figure_01 --only sparsity=0.8 seed=0", "some runs of a plan of the package"),
+            ("sweep status plan.yml", "how far they are"),
+        ],
+        operands="PLAN",
     )
     parser.add_argument(
-        "plan", help="a YAML file, see docs/studies.md, or the name of a plan of the package, such as small/figure_01"
+        "plan",
+        metavar="PLAN",
+        help="a YAML file, see docs/studies.md, or the name of a plan of the package, such as small/figure_01",
     )
-    parser.add_argument("--folder", type=Path, help="of studies; each has a folder in it (default: logs/sweeps)")
+    parser.add_argument(
+        "--folder", metavar="FOLDER", type=Path, help="of studies; each has a folder in it (default: logs/sweeps)"
+    )
     parser.add_argument("--backend", choices=BACKENDS, help="what makes the runs (default: ray, if it is installed)")
     parser.add_argument("--address", help="of a Ray cluster, such as auto or ray-head:6379 (default: this machine)")
     parser.add_argument("--storage", metavar="URL", help="where a cluster keeps runs whose machines share no folder: s3://...")
@@ -205,6 +223,11 @@ def _options(args: list[str]) -> argparse.Namespace:
     parser.add_argument("--no-estimate", dest="estimate", action="store_false", help="measure nothing before it starts")
     parser.add_argument("--run-index", type=int, metavar="I", help="of an array of jobs: make the part I of the runs, here")
     parser.add_argument("--runs-per-job", type=int, default=1, metavar="K", help="of such a part (default: 1)")
+    return parser
+
+
+def _options(args: list[str]) -> argparse.Namespace:
+    parser = options_parser()
     options = parser.parse_args(args)
     for name in ("jobs", "runs_per_job"):
         if getattr(options, name) is not None:

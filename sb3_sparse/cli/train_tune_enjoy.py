@@ -6,10 +6,13 @@ Each function looks at the options, says what is wrong with them, and returns wh
 
 import argparse
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from sb3_sparse.cli.enjoy_safe import enjoy_safe, options_parser
+from sb3_sparse.cli.enjoy_safe import DOES, EXAMPLES, enjoy_safe
+from sb3_sparse.cli.enjoy_safe import options_parser as safe_options
+from sb3_sparse.cli.options.parsers import Parser, ZooParser
 from sb3_sparse.common.files import DISK_ERRORS
 from sb3_sparse.resume.checkpoint import StoppedOnRequest
 from sb3_sparse.resume.files.checksum import DamagedCheckpoint
@@ -23,10 +26,25 @@ from sb3_sparse.zoo import (
     hyperparams_file,
     import_packages,
     make_known,
+    options_of,
     prepare_command,
     recorded_run,
     registered,
 )
+from sb3_sparse.zoo.mistakes.words import one_line
+
+_TRAIN_EXAMPLES = [
+    ("train --algo sac --env Pendulum-v1", "the packaged hyperparameters, into logs"),
+    ('train --algo sac --env Humanoid-v5 -params "policy_kwargs:dict(sparsity=0.9)"', "with another setting"),
+    ("train --algo ppo --env CartPole-v1 -conf my.yml -n 50000 --seed 1", "with a file of your own"),
+    ("train --algo sac --env Hopper-v5 --exact-checkpoint-freq 10000", "a run that can be stopped"),
+    ("train --resume logs/sac/Hopper-v5_1", "and goes on"),
+]
+_TUNE_EXAMPLES = [
+    ("tune --algo sac --env Pendulum-v1 -n 5000 --n-trials 20", "20 short runs"),
+    ("tune --algo sac --env Pendulum-v1 --storage study.log --study-name mine", "kept in a file, to go on with"),
+    ("train --algo sac --env Pendulum-v1 --storage study.log --study-name mine --trial-id 7", "train one of them"),
+]
 
 
 def train(args: list[str]) -> Callable[[], None]:
@@ -36,10 +54,8 @@ def train(args: list[str]) -> Callable[[], None]:
         if args or ours.freq is not None:
             raise ValueError(f"--resume {ours.resume} repeats the options of the run: leave out {args or 'the others'}.")
         exact = recorded_run(ours.resume)
-        return _prepared("train", exact.args, _known_options(exact.args), exact)
-    known = _known_options(args)
-    if known.help:
-        print(_exact_parser().format_help())
+        return _prepared("train", exact.args, _known_options("train", exact.args), exact)
+    known = _known_options("train", args)
     if sys.stdout.isatty() and not known.optimize and not known.progress:
         args = [*args, "--progress"]
     args = _with_packaged_hyperparams(args, known)
@@ -48,26 +64,29 @@ def train(args: list[str]) -> Callable[[], None]:
 
 def tune(args: list[str]) -> Callable[[], None]:
     """rl-zoo3's hyperparameter search."""
-    known = _known_options(args)
+    known = _known_options("tune", args)
     if not known.optimize:
         args = [*args, "--optimize-hyperparameters"]
-    return _prepared("train", _with_packaged_hyperparams(args, known), known)
+    return _prepared("tune", _with_packaged_hyperparams(args, known), known)
 
 
 def enjoy(args: list[str]) -> Callable[[], None]:
     """rl-zoo3's enjoy, for agents in ``logs`` unless ``-f`` names another folder; our own for a safe file, ``-i FILE``."""
-    known = _known_options(args)
-    if is_safe_file(known.trained_agent):
+    known = _known_options("enjoy", args)
+    if is_safe_file(known.trained_agent) and not known.help:
         return enjoy_safe(args)
-    if known.help:
-        print(f"{options_parser().format_help()}\nwithout -i, rl-zoo3's:\n")
+    if known.trained_agent and not known.help:
+        raise ValueError(
+            f"-i {known.trained_agent}: expected a .safetensors. Of what train left, -f names the log folder, --exp-id the "
+            "run; any other .zip is played by sb3-sparse evaluate."
+        )
     return _prepared("enjoy", args if known.folder else ["-f", "logs", *args], known)
 
 
 def _exact_parser() -> argparse.ArgumentParser:
     """The options of exact checkpoints, which rl-zoo3 does not know."""
-    parser = argparse.ArgumentParser(prog="sb3-sparse train", add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
-    group = parser.add_argument_group("runs that can go on exactly (docs/resume.md); all other options are those of rl-zoo3")
+    parser = Parser("train", None, [], add_help=False, allow_abbrev=False)
+    group = parser.add_argument_group("runs that can go on exactly (docs/resume.md)")
     group.add_argument("--exact-checkpoint-freq", dest="freq", type=int, metavar="N", help="a checkpoint every N steps")
     group.add_argument(
         *("--exact-checkpoint-keep",), dest="keep", type=int, metavar="K", default=ExactRun.keep, help="so many stay"
@@ -84,15 +103,44 @@ def _exact_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _known_options(args: list[str]) -> argparse.Namespace:
+def _zoo_parser(command: str) -> ZooParser:
+    """What rl-zoo3 fills with its options, under the name of the command."""
+    if command == "enjoy":
+        return ZooParser(command, DOES, EXAMPLES, first=[safe_options()])
+    if command == "tune":
+        does = """
+            Search hyperparameters: rl-zoo3's -optimize, which begins with those of the packaged file of the algorithm. With
+            our policies it searches sparsity and width instead of the sizes of an MLP.
+        """
+        return ZooParser(command, does, _TUNE_EXAMPLES)
+    does = """
+        Train an agent with the packaged hyperparameters of its algorithm, unless -conf names a file, and save it in the log
+        folder.
+    """
+    return ZooParser(command, does, _TRAIN_EXAMPLES, first=[_exact_parser()])
+
+
+def filled_parser(command: str) -> ZooParser:
+    """
+    The parser of a command with rl-zoo3's options in it, for looking at them.
+
+    :param command: ``"train"``, ``"tune"`` or ``"enjoy"``.
+    :raises ImportError: If rl-zoo3 is missing.
+    """
+    parser = _zoo_parser(command)
+    options_of("enjoy" if command == "enjoy" else "train", parser)
+    return parser
+
+
+def _known_options(command: str, args: list[str]) -> argparse.Namespace:
     """The few options that decide what is added to the command line; rl-zoo3 parses them all."""
-    parser = argparse.ArgumentParser(prog="sb3-sparse", add_help=False, allow_abbrev=False)
+    parser = Parser(command, None, [], add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--algo", default="ppo")
     parser.add_argument("--env", default="CartPole-v1")
     # rl-zoo3 knows abbreviations too. Here, of one option they matter: it may be what registers the environment.
     abbreviated = ["--gym-packages"[:length] for length in range(len("--g"), len("--gym-packages"))]
-    parser.add_argument("--gym-packages", *abbreviated, nargs="+", default=[])
+    parser.add_argument("--gym-packages", *abbreviated, nargs="*", default=[])
     parser.add_argument("-i", "--trained-agent", default="")
     parser.add_argument("-conf", "--conf-file")
     parser.add_argument("-f", "--folder", "--log-folder")
@@ -122,18 +170,22 @@ def _prepared(command: str, args: list[str], known: argparse.Namespace, exact: E
         agent = known.trained_agent
         if agent and not (agent.endswith(".zip") and Path(agent).is_file()):
             raise ValueError(f"--trained-agent {agent}: there is no such .zip file.")
-    run = prepare_command(command, args, known.env, exact)
+        if agent and not zipfile.is_zipfile(agent):
+            raise ValueError(f"--trained-agent {agent} is no .zip of an agent, or not all of it.")
+    run = prepare_command(
+        "enjoy" if command == "enjoy" else "train", args, known.env, exact, parser=lambda: _zoo_parser(command)
+    )
 
     def go_on() -> None:
         try:
             run()
         except (WrongSettingError, FolderInUse, DamagedCheckpoint) as error:
-            sys.exit(f"sb3-sparse {command}: {error}")
+            sys.exit(f"sb3-sparse {command}: {one_line(error)}")
         except OSError as error:
             # Of the disk, a traceback says no more.
             if error.errno not in DISK_ERRORS:
                 raise
-            sys.exit(f"sb3-sparse {command}: {error}")
+            sys.exit(f"sb3-sparse {command}: {one_line(error)}")
         except StoppedOnRequest as stopped:
             print(f"sb3-sparse {command}: ended on request, {stopped}")
             sys.exit(EXIT_STATUS)

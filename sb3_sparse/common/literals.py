@@ -21,9 +21,27 @@ def parse_literal(name: str, text: str, names: Mapping[str, Any]) -> Any:
         return _value(ast.parse(text.strip(), mode="eval").body, names)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise ValueError(
-            f"{name}={text!r}: {error}; expected numbers, strings, True, False, None, lists, tuples, dicts, dict(...) and the "
-            f"names {', '.join(sorted(names)) or '(none)'}. Nothing else is run."
+            f"{name}={text!r}: {_reason(error)}; expected numbers, strings in quotes, True, False, None, lists, tuples, "
+            f"dicts, dict(...) and the names {_listed(names)}. Nothing else is run."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    # What Python says of syntax ends with a place in a file that there is not.
+    return error.msg if isinstance(error, SyntaxError) else str(error)
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    """Names in full, but for those of a module, of which one stands for all."""
+    short = [name for name in sorted(names) if "." not in name]
+    modules: dict[str, list[str]] = {}
+    for name in sorted(names):
+        if "." in name:
+            modules.setdefault(name.rpartition(".")[0], []).append(name)
+    of_modules = [
+        f"{found[0]} ({len(found)} of {module})" if len(found) > 1 else found[0] for module, found in modules.items()
+    ]
+    return ", ".join([*short, *of_modules]) or "(none)"
 
 
 def _value(node: ast.expr, names: Mapping[str, Any]) -> Any:

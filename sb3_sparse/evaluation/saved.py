@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecNormalize
 
 from sb3_sparse import drqv2, rainbow, streaming
 from sb3_sparse.evaluation.episodes import evaluate_agent
-from sb3_sparse.export.loading import load_agent
+from sb3_sparse.export.loading import UNREADABLE, load_agent
 from sb3_sparse.export.safe import statistics_inside
 from sb3_sparse.export.vec_normalize import load_vec_normalize
 from sb3_sparse.results.evaluations import Evaluation
@@ -122,7 +122,7 @@ def _algorithm(saved: SavedAgent) -> type[BaseAlgorithm]:
         return read_safe(saved.path).algorithm
     try:
         data, _, _ = load_from_zip_file(saved.path, device="cpu")
-    except (AttributeError, AssertionError, ImportError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{saved.path} is no agent of SB3: {type(error).__name__}: {error}") from error
     data = data or {}
     fitting = fitting_algorithms(data.get("policy_class"), data, ALGORITHMS.values())

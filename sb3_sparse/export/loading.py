@@ -1,5 +1,7 @@
 """Saved agents, loaded for looking at them: without a replay buffer."""
 
+import pickle
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,12 @@ from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_sparse.resume.safe.agents import is_safe_file, read_safe
 from sb3_sparse.streaming.base.files import fitting_algorithms, library_algorithms
+
+#: What a zip that is damaged, or of something else, raises when it is read as an agent.
+UNREADABLE = (
+    *(AttributeError, AssertionError, ImportError, KeyError, TypeError, ValueError, RuntimeError),
+    *(EOFError, IndexError, pickle.UnpicklingError, zipfile.BadZipFile),
+)
 
 
 def load_agent(algorithm: type[BaseAlgorithm], path: Path, device: str = "cpu", allow: Iterable[Any] = ()) -> BaseAlgorithm:
@@ -48,7 +56,7 @@ def _load_zip(
         # SB3 itself goes on without them, with a temperature that was never learned.
         if missing := set(model._get_torch_save_params()[1]) - (variables or {}).keys():
             raise ValueError(f"pytorch_variables.pth is missing in it, or has no {sorted(missing)}")
-    except (AttributeError, AssertionError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} is no agent of {algorithm.__name__}: {type(error).__name__}: {error}") from error
     return model, data or {}
 

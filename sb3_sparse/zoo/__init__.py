@@ -9,7 +9,7 @@ from sb3_sparse.zoo.agents import (
     untrained_agent,
 )
 from sb3_sparse.zoo.algorithms import algorithms, register_algorithms
-from sb3_sparse.zoo.commands import prepare_command
+from sb3_sparse.zoo.commands import options_of, prepare_command
 from sb3_sparse.zoo.environments import import_packages, make_known
 from sb3_sparse.zoo.exact_runs import ExactRun, recorded_run
 from sb3_sparse.zoo.hyperparameters import WrongSettingError, hyperparams_file, literal_names, named_class
@@ -27,6 +27,7 @@ __all__ = [
     "literal_names",
     "make_known",
     "named_class",
+    "options_of",
     "packaged_hyperparams",
     "prepare_command",
     "recorded_run",

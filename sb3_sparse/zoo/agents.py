@@ -66,7 +66,7 @@ def train_agent(
     with registered():
         manager = _manager(algo, env_id, log_folder, config, hyperparams, env_kwargs, seed, options)
         set_random_seed(seed)
-        model = _set_up(manager)
+        model = manager.setup_experiment()[0]
         with goes_on_without_saving():
             manager.learn(model)
         manager.save_trained_model(model)
@@ -122,7 +122,7 @@ def train_in_folder(
             kind=exactly(without_evaluation(experiment_manager()), exact),
         )
         set_random_seed(seed)
-        model = _set_up(manager)
+        model = manager.setup_experiment()[0]
         manager.callbacks += callbacks
         evaluations = [each for each in all_callbacks(CallbackList(manager.callbacks)) if isinstance(each, EvalCallback)]
         for each in evaluations:
@@ -198,7 +198,7 @@ def untrained_agent(
     with registered(), tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         kind = experiment_manager(reads_only=True)
         manager = _manager(algo, env_id, folder, config, hyperparams, env_kwargs, seed, options, kind)
-        model = _set_up(manager)
+        model = manager.setup_experiment()[0]
         model.env.close()
     return model
 
@@ -231,25 +231,6 @@ def _manager(
         seed=seed,
         **options,
     )
-
-
-def _set_up(manager: Any) -> Any:
-    """The agent of an experiment manager; where none comes of it, its environments are closed."""
-    create, created = manager.create_envs, []
-
-    def create_envs(*args: Any, **kwargs: Any) -> Any:
-        created.append(create(*args, **kwargs))
-        return created[-1]
-
-    manager.create_envs = create_envs
-    try:
-        return manager.setup_experiment()[0]
-    except BaseException:
-        for envs in created:
-            envs.close()
-        raise
-    finally:
-        del manager.create_envs
 
 
 def _algorithm(algo: str) -> type[BaseAlgorithm]:

@@ -65,7 +65,16 @@ def import_packages(packages: Iterable[str]) -> None:
     # Registers some itself, which are not to replace those of the user.
     part("import_envs")
     for package in packages:
-        importlib.import_module(package)
+        try:
+            importlib.import_module(package)
+        except ModuleNotFoundError as error:
+            # Of what the package itself lacks, it says more.
+            if error.name is None or not f"{package}.".startswith(f"{error.name}."):
+                raise
+            raise ModuleNotFoundError(
+                f"--gym-packages {package}: there is no module {error.name!r}. Modules in the current folder are found with "
+                "PYTHONPATH=. in front of the command."
+            ) from error
 
 
 def make_known(env_id: str) -> None:

@@ -1,15 +1,20 @@
 """rl-zoo3's experiment manager, as this package uses it."""
 
 import copy
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sparse.drqv2 import DrQv2
+from sb3_sparse.export.loading import UNREADABLE
 from sb3_sparse.rainbow import Rainbow
 from sb3_sparse.rainbow.settings import OF_NETWORK, fixed_settings
+from sb3_sparse.zoo.exact_runs import COMMAND
 from sb3_sparse.zoo.hyperparameters import (
     BUFFERS,
     EVALUATED_BY_RL_ZOO,
@@ -21,6 +26,17 @@ from sb3_sparse.zoo.hyperparameters import (
     is_our_policy,
     read_setting,
 )
+from sb3_sparse.zoo.mistakes.settings import (
+    about_evaluated,
+    check_actions,
+    check_file,
+    check_normalize,
+    check_policy,
+    check_policy_kwargs,
+    check_values,
+)
+from sb3_sparse.zoo.mistakes.storage import about_storage, check_storage
+from sb3_sparse.zoo.mistakes.words import is_of_others, one_line
 from sb3_sparse.zoo.rl_zoo import part, replaced
 from sb3_sparse.zoo.search_spaces import STREAM_KAPPAS, sparse_converter, sparse_sampler
 
@@ -33,7 +49,8 @@ _POLICY = ("policy", "policy_kwargs")
 # What is overridden: a version of rl-zoo3 that never calls one of these would do something else without a word.
 OVERRIDDEN = (
     *("read_hyperparameters", "_preprocess_hyperparams", "load_trial", "hyperparameters_optimization"),
-    *("_load_pretrained_agent", "_save_config"),
+    *("_load_pretrained_agent", "_save_config", "_preprocess_action_noise"),
+    *("setup_experiment", "create_envs"),
 )
 
 
@@ -54,18 +71,16 @@ def experiment_manager(reads_only: bool = False) -> type:
     for name in OVERRIDDEN:
         part(f"exp_manager.ExperimentManager.{name}")
 
-    class SparseExperimentManager(_WritesKeptSettings, base):  # type: ignore[valid-type, misc]
+    class SparseExperimentManager(_WritesKeptSettings, _ChecksActions, _SearchesSparsity, _LeavesNothing, base):  # type: ignore[valid-type, misc]
         """See :func:`experiment_manager`."""
 
-        # The YAML's, once they are read; only of our policies.
-        kept_policy_kwargs: dict[str, Any] | None = None
         trial_id: int | None
 
         def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-            check_config(self.config)
             trial_id, self.trial_id = self.trial_id, None
-            with _about_the_file(self.config):
+            with _about_the_file(self.config, self.env_name.gym_id):
                 hyperparams, saved = super().read_hyperparameters()
+            check_policy_kwargs(hyperparams)
             if is_our_policy(self.algo, hyperparams.get("policy")):
                 self.kept_policy_kwargs = dict(read_setting("policy_kwargs", hyperparams.get("policy_kwargs") or {}))
             self.trial_id = trial_id
@@ -81,7 +96,10 @@ def experiment_manager(reads_only: bool = False) -> type:
             return hyperparams, saved
 
         def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> tuple[Any, ...]:
-            for_algorithm, *others = super()._preprocess_hyperparams(hyperparams)
+            check_values(self.config, self.env_name.gym_id, hyperparams)
+            with about_evaluated(hyperparams):
+                for_algorithm, *others = super()._preprocess_hyperparams(hyperparams)
+            check_normalize(self.normalize_kwargs)
             if self._eval_env_kwargs_args is None:
                 # Those of a file too, which rl-zoo3 leaves out of evaluations.
                 self.eval_env_kwargs = self.env_kwargs
@@ -89,23 +107,6 @@ def experiment_manager(reads_only: bool = False) -> type:
             if self.optimize_hyperparameters:
                 _check_search(for_algorithm)
             return (for_algorithm, *others)
-
-        def load_trial(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-            with self.search_space():
-                return super().load_trial(*args, **kwargs)
-
-        def hyperparameters_optimization(self) -> None:
-            with self.search_space():
-                super().hyperparameters_optimization()
-
-        @contextmanager
-        def search_space(self) -> Iterator[None]:
-            """With our policies: sparsity and width, in rl-zoo3's tables while they are used."""
-            if self.kept_policy_kwargs is None:
-                yield
-                return
-            with _sparse_search(self.algo, self.kept_policy_kwargs):
-                yield
 
     return SparseExperimentManager
 
@@ -142,6 +143,7 @@ def _check(algorithm: type[BaseAlgorithm], hyperparams: dict[str, Any], continue
     """See whether the algorithm has such keywords. A saved agent takes any, but for those that made it what it is."""
     if not continues:
         check_names(algorithm, hyperparams)
+        check_policy(algorithm, hyperparams.get("policy"))
         return
     kept = sorted(getattr(algorithm, "fixed_keywords", frozenset()) & hyperparams.keys())
     # These two rl-zoo3 takes out itself.
@@ -160,13 +162,95 @@ def _check_search(hyperparams: dict[str, Any]) -> None:
         )
 
 
+class _SearchesSparsity:
+    """Searches with our policies keep the rest of what the file says of them."""
+
+    algo: str
+    storage: str | None
+    # The YAML's, once they are read; only of our policies.
+    kept_policy_kwargs: dict[str, Any] | None = None
+
+    def load_trial(self, storage: str, study_name: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        with self.search_space(), about_storage(storage, study_name, *args):
+            return super().load_trial(storage, study_name, *args, **kwargs)  # type: ignore[misc]
+
+    def hyperparameters_optimization(self) -> None:
+        check_storage(self.storage)
+        with self.search_space():
+            super().hyperparameters_optimization()  # type: ignore[misc]
+
+    @contextmanager
+    def search_space(self) -> Iterator[None]:
+        """With our policies: sparsity and width, in rl-zoo3's tables while they are used."""
+        if self.kept_policy_kwargs is None:
+            yield
+            return
+        with _sparse_search(self.algo, self.kept_policy_kwargs):
+            yield
+
+
+class _LeavesNothing:
+    """Where no agent comes of a command, its environments are closed, and the folder of its run goes away again."""
+
+    save_path: str
+    created: list[VecEnv]
+
+    def setup_experiment(self) -> Any:
+        self.created = []
+        is_new = not Path(self.save_path).exists()
+        try:
+            return super().setup_experiment()  # type: ignore[misc]
+        except BaseException:
+            for envs in self.created:
+                envs.close()
+            if is_new:
+                _remove_beginning(Path(self.save_path))
+            raise
+        finally:
+            self.created = []
+
+    def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
+        self.created = [*getattr(self, "created", []), super().create_envs(*args, **kwargs)]  # type: ignore[misc]
+        return self.created[-1]
+
+
+def _remove_beginning(folder: Path) -> None:
+    """Of a run in which nothing happened: with its number, the newest run would be one without an agent."""
+    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    if all(path.name.endswith("monitor.csv") or path.name == COMMAND for path in files):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _ChecksActions:
+    """An algorithm that cannot act in an environment says which ones can."""
+
+    algo: str
+    env_name: Any
+
+    def _preprocess_action_noise(self, hyperparams: dict[str, Any], saved: dict[str, Any], env: VecEnv) -> dict[str, Any]:
+        # Here is an environment for the first time, and no agent yet.
+        check_actions(self.algo, self.env_name.gym_id, env.action_space)
+        return super()._preprocess_action_noise(hyperparams, saved, env)  # type: ignore[misc]
+
+
 class _WritesKeptSettings:
     """What a saved agent has, in ``config.yml``, where it goes on."""
 
     continued: BaseAlgorithm | None = None
+    algo: str
+    env_name: Any
+    trained_agent: str
 
     def _load_pretrained_agent(self, *args: Any, **kwargs: Any) -> BaseAlgorithm:
-        self.continued = super()._load_pretrained_agent(*args, **kwargs)  # type: ignore[misc]
+        try:
+            self.continued = super()._load_pretrained_agent(*args, **kwargs)  # type: ignore[misc]
+        except UNREADABLE as error:
+            if is_of_others(error):
+                raise
+            raise WrongSettingError(
+                f"--trained-agent {self.trained_agent} cannot go on in {self.env_name.gym_id} as {self.algo}: "
+                f"{type(error).__name__}: {one_line(error)}"
+            ) from error
         return self.continued
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
@@ -225,10 +309,19 @@ def _width_keyword(algo: str, policy_kwargs: dict[str, Any]) -> str | None:
 
 
 @contextmanager
-def _about_the_file(config: str) -> Iterator[None]:
-    """What goes wrong inside is that the file has no entry for the environment."""
+def _about_the_file(config: str, env_id: str) -> Iterator[None]:
+    """What goes wrong inside is that the file has no entry for the environment, or a module no hyperparameters."""
+    check_config(config)
+    check_file(config, env_id)
     try:
         yield
+    except (KeyError, AttributeError) as error:
+        # rl-zoo3 asks for these two without a look.
+        asked = error.args[0] if isinstance(error, KeyError) else error.name
+        if asked not in ("atari", "hyperparams") or is_of_others(error):
+            raise
+        kind = "an entry 'atari', or one of the game" if asked == "atari" else "a dictionary 'hyperparams'"
+        raise WrongSettingError(f"hyperparameters of {config!r}: expected {kind} in it.") from error
     except ValueError as error:
         # A file .py or a module is the user's code, whose errors are left alone.
         if not config.endswith((".yml", ".yaml")):

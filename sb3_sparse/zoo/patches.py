@@ -1,11 +1,14 @@
 """What is changed in rl-zoo3, for a while."""
 
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_sparse.export.vec_normalize import load_vec_normalize
 from sb3_sparse.resume.files.whole_files import saves_whole_files
 from sb3_sparse.zoo.algorithms import loading_without_buffer, registrations
 from sb3_sparse.zoo.environments import registry_restored
@@ -54,6 +57,16 @@ def registered(loads_only: bool = False, exact: ExactRun | None = None) -> Itera
 def _get_model_path(*args: Any) -> tuple[str, str, str]:
     """rl-zoo3's, whose errors about an agent that there is not could come from anywhere."""
     try:
-        return part("utils.get_model_path")(*args)
+        name, path, folder = part("utils.get_model_path")(*args)
     except (AssertionError, ValueError) as error:
         raise WrongSettingError(f"{error}. -f names the log folder, --exp-id the run.") from error
+    if not zipfile.is_zipfile(path):
+        raise WrongSettingError(f"{path} is no .zip of an agent, or not all of it: --load-best or --exp-id name another one.")
+    # Their name is that of the environment, the fourth argument.
+    statistics = Path(folder) / str(args[3]) / "vecnormalize.pkl"
+    if statistics.is_file():
+        try:
+            load_vec_normalize(statistics)
+        except ValueError as error:
+            raise WrongSettingError(str(error)) from error
+    return name, path, folder

@@ -50,7 +50,7 @@ def test_describe_takes_what_makes_the_environment(tmp_path):
     )
     assert "critic\n" in out.stdout
     result = run("describe", "--env", "Pendulm-v1", cwd=tmp_path, check=False)
-    assert result.returncode == 2
+    assert result.returncode == 1
     assert "unknown environment 'Pendulm-v1'. Did you mean 'Pendulum-v1'?" in result.stderr
 
 

@@ -1,10 +1,91 @@
-"""``sb3-sparse`` itself: which command it is, and what becomes of errors."""
+"""``sb3-sparse`` itself: which command it is, its version, and the help of all."""
 
+import platform
+import re
+import shlex
+from importlib import metadata
+
+import pytest
+import stable_baselines3
+import torch
+
+import sb3_sparse
+from sb3_sparse.cli import COMMANDS, main
 from tests.cli.running import run
 
 
 def test_unknown_command_is_named(tmp_path):
     result = run("trian", cwd=tmp_path, check=False)
     assert result.returncode != 0
-    assert "unknown command 'trian'" in result.stderr
+    (line,) = result.stderr.splitlines()
+    assert "unknown command 'trian', expected one of train, " in line
+    assert line.endswith("See sb3-sparse --help.")
     assert "usage: sb3-sparse" in run("--help", cwd=tmp_path).stdout
+
+
+def test_the_help_names_every_command(capsys):
+    main([])
+    without = capsys.readouterr().out
+    main(["-h"])
+    assert capsys.readouterr().out == without
+    for command in COMMANDS:
+        assert re.search(rf"^  {command} ", without, re.MULTILINE), command
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_versions_in_one_line(option, capsys):
+    main([option])
+    assert capsys.readouterr().out == (
+        f"sb3-sparse {sb3_sparse.__version__} (torch {metadata.version('torch')}, stable-baselines3 "
+        f"{stable_baselines3.__version__}, Python {platform.python_version()})\n"
+    )
+    assert metadata.version("torch") == torch.__version__
+
+
+@pytest.fixture
+def help_of(capsys):
+    def show(*args):
+        with pytest.raises(SystemExit) as stopped:
+            main([*args, "--help"])
+        assert stopped.value.code == 0
+        return capsys.readouterr().out
+
+    return show
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "sweep status"])
+def test_every_help_is_in_one_style(command, help_of):
+    """Its name, what it does, examples, options that are explained."""
+    pytest.importorskip("rl_zoo3")
+    text = help_of(*command.split())
+    usage, does, examples, *_ = text.split("\n\n")
+    assert re.fullmatch(rf"usage: sb3-sparse {command}( [A-Z\[\]. ]+)? \[options\]", usage)
+    assert re.match(r"[A-Z]", does)
+    assert does.endswith(".")
+    assert "``" not in text
+    head, *lines = examples.splitlines()
+    assert head == "examples:"
+    assert len(lines) >= 4
+    for comment, line in zip(lines[::2], lines[1::2], strict=True):
+        assert comment.startswith("  # ")
+        assert line.startswith("  sb3-sparse ")
+    assert max(map(len, [*does.splitlines(), *lines])) <= 100
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_options_of_examples_exist(command, help_of):
+    pytest.importorskip("rl_zoo3")
+    for line in re.findall(r"^  sb3-sparse (.*)$", help_of(command), re.MULTILINE):
+        called, *args = shlex.split(line)
+        for option in (arg for arg in args if arg.startswith("-")):
+            assert re.search(rf"(^|[\s,]){option}([\s,]|$)", help_of(called), re.MULTILINE), line
+
+
+@pytest.mark.parametrize("command", ["train", "tune", "enjoy"])
+def test_our_own_options_come_before_those_of_rl_zoo3(command, help_of):
+    pytest.importorskip("rl_zoo3")
+    text = help_of(command)
+    titles = re.findall(r"^(\S.*):$", text, re.MULTILINE)
+    ours = {"train": ["runs that can go on exactly (docs/resume.md)"], "enjoy": ["options with -i FILE.safetensors"]}
+    assert titles == ["examples", *ours.get(command, []), "options of rl-zoo3"]
+    assert "--algo {a2c," in text.partition("options of rl-zoo3:")[2]

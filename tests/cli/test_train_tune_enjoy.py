@@ -2,6 +2,7 @@
 
 import json
 import sys
+import zipfile
 from pathlib import Path
 
 import gymnasium as gym
@@ -110,7 +111,7 @@ def told(monkeypatch):
     """The arguments that rl-zoo3's commands get, which do nothing."""
     seen = []
 
-    def prepare(command, args, env_id, exact=None):
+    def prepare(command, args, env_id, exact=None, parser=None):
         return lambda: seen.append([command, *args])
 
     monkeypatch.setattr(train_tune_enjoy, "prepare_command", prepare)
@@ -123,9 +124,7 @@ def test_rl_zoos_own_hyperparameters_are_announced(told, capsys):
     main(["train", "--algo", "sac", "--env", "Pendulum-v1"])
     assert capsys.readouterr().out == ""
     main(["train", "--help"])
-    help_text = capsys.readouterr().out
-    assert help_text.startswith("runs that can go on exactly")
-    assert "has no hyperparameters" not in help_text
+    assert capsys.readouterr().out == ""
     assert len(told) == 3
 
 
@@ -256,7 +255,8 @@ def test_errors_of_the_users_code_are_not_taken_for_mistakes_in_the_settings(tmp
         raise AssertionError("of the user")
 
     Path("logs/sac/Pendulum-v1_1").mkdir(parents=True)
-    Path("logs/sac/Pendulum-v1_1/Pendulum-v1.zip").touch()
+    with zipfile.ZipFile("logs/sac/Pendulum-v1_1/Pendulum-v1.zip", "w"):
+        pass
     monkeypatch.setattr("rl_zoo3.enjoy.create_test_env", fails)
     with pytest.raises(AssertionError, match=r"^of the user$"):
         main(["enjoy", "--algo", "sac", "--env", "Pendulum-v1", "--no-render"])
@@ -282,7 +282,7 @@ def test_what_goes_wrong_in_training_keeps_its_traceback(monkeypatch):
     def explode():
         raise ValueError("in a callback")
 
-    monkeypatch.setattr(train_tune_enjoy, "prepare_command", lambda *args: explode)
+    monkeypatch.setattr(train_tune_enjoy, "prepare_command", lambda *args, **kwargs: explode)
     with pytest.raises(ValueError, match="in a callback"):
         main(["train", "--algo", "sac", "--env", "Pendulum-v1"])
 

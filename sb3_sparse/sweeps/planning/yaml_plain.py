@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from sb3_sparse.zoo.mistakes.settings import about_yaml
+
 
 def read_yaml(path: Path) -> Any:
     """
@@ -41,7 +43,7 @@ def read_yaml(path: Path) -> Any:
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror or error}): expected a file of YAML.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML of plain data: {error}") from error
+        raise ValueError(about_yaml(path, error)) from error
 
 
 def write_yaml(path: Path, content: Any) -> None:

@@ -1,0 +1,1 @@
+"""How every command reads its options, and says what is wrong."""

@@ -1,0 +1,1 @@
+"""What users do wrong, seen as early as it can be, and said in one sentence."""
