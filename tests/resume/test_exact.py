@@ -94,7 +94,9 @@ def test_a_run_goes_on_with_the_backends_that_it_had(tmp_path, monkeypatch, requ
         """What a run is that finds a backend to be the fastest, and after an interruption, in another process, another one."""
         fastest = [first]
         monkeypatch.setattr(chooser, "is_busy", lambda: False)
-        monkeypatch.setattr(chooser, "measure", lambda *args: Measurement(fastest[0], True, ""))
+        monkeypatch.setattr(
+            chooser, "measure", lambda *args: Measurement(fastest[0], {fastest[0]: 1.0, "dense": 9.0}, True, "")
+        )
         monkeypatch.setenv("SB3_SPARSE_CACHE", str(tmp_path / folder / "cache"))
         chooser.forget_choices()
         case = CASES["sac sparse"]

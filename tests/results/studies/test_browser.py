@@ -106,7 +106,9 @@ def test_all_is_drawn_and_nothing_else_happens(browser, page):
         assert lines >= 2
         assert 0.9 * inner < width + 40 <= inner + 40
         assert "sac, A-v0" in label
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= browser.asked_width, "no scrolling sideways"
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= browser.asked_width, (
+        "no scrolling sideways"
+    )
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     urls = {event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"}
     assert {url for url in urls if not url.startswith("data:")} == {page.as_uri()}

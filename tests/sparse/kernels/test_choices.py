@@ -98,7 +98,7 @@ def test_the_first_process_decides(fresh, monkeypatch):
     def measure_while_another_process_stores(*args):
         (kind,) = measured_kinds
         choices._write(choices._cache_file(), {kind: "csr", "of the other": "dense"})
-        return measure.Measurement("blocked", True, "")
+        return measure.Measurement("blocked", {"blocked": 1.0, "dense": 2.0}, True, "")
 
     measured_kinds = [chooser._kind(chooser._Key("auto", CPU, th.float32, 256, True, th.get_num_threads()), topology)]
     fresh.mkdir()

@@ -30,7 +30,7 @@ CACHE_VARIABLE = "SB3_SPARSE_CACHE"
 """Environment variable with the folder for measured choices, instead of one in the user's cache folder; empty: none."""
 
 # Of the backends and of how they are measured: what an older generation's measurements chose is forgotten.
-_GENERATION = 3
+_GENERATION = 4
 # So long is waited for other processes, seconds. Where locks are files, one that is older was left behind.
 _PATIENCE = 5.0
 _STALE = 60.0

@@ -246,7 +246,8 @@ def decide(kind: str, candidates: list[str], by_rule: str, measured: Callable[[]
         logger.info("%s: took %s by the rule, as times scatter (%s)", kind, by_rule, measurement.times)
         choices.use_choice(kind, by_rule)
         return by_rule
-    stored = choices.store_choice(kind, measurement.best, candidates)
+    # What is equally fast here is the rule's: it knows more than a sample of the layer can show.
+    stored = choices.store_choice(kind, measurement.best_or(by_rule), candidates)
     logger.info("%s: chose %s (%s)", kind, stored, measurement.times)
     return stored
 

@@ -21,10 +21,10 @@ from sb3_sparse.sparse.topology import Topology
 MAX_BATCH = 1024
 """Larger batches are measured, and chosen for, as this one."""
 # Of what is measured at most: multiply-adds of a dense product, entries of the weight, and of a batch.
-_MAX_WORK = 1 << 28
+_MAX_WORK = 1 << 30
 _MAX_NUMEL = 1 << 22
 _MAX_VALUES = 1 << 22
-# Rows that are kept, if there are as many, before columns are left out: blocks of rows should be whole.
+# Rows for each thread that are kept, if there are as many, before columns are left out: blocks of rows should be whole.
 _MIN_ROWS = 512
 # Contenders take turns, so many times at least and at most, until so many seconds have passed.
 _MIN_ROUNDS, _MAX_ROUNDS, _SECONDS = 5, 50, 0.1
@@ -44,10 +44,22 @@ class Measurement(NamedTuple):
 
     best: str
     """The fastest backend; ``dense`` if no other is clearly faster."""
+    seconds: dict[str, float]
+    """The time of each."""
     is_clear: bool
     """Whether the times are fit to decide: they did not scatter."""
     times: str
     """All of them, for people."""
+
+    def best_or(self, preferred: str) -> str:
+        """
+        The fastest backend, or a preferred one that is as fast but for noise, and not slower than ``dense``.
+
+        :param preferred: Its name.
+        """
+        time = self.seconds.get(preferred, math.inf)
+        is_as_fast = time < _MARGIN * self.seconds[self.best] and time <= self.seconds["dense"]
+        return preferred if is_as_fast and self.best != "dense" else self.best
 
 
 def is_busy() -> bool:
@@ -112,14 +124,14 @@ def compete(steps: dict[str, Callable[[], None]]) -> Measurement:
         best = "dense"
     is_clear = all(statistics.median(times[name]) <= _MAX_SCATTER * seconds[name] for name in contenders)
     ranking = sorted(seconds.items(), key=lambda item: item[1])
-    return Measurement(best, is_clear, ", ".join(f"{name} {1e3 * t:.3g} ms" for name, t in ranking))
+    return Measurement(best, seconds, is_clear, ", ".join(f"{name} {1e3 * t:.3g} ms" for name, t in ranking))
 
 
 def _sample(topology: Topology, batch: int) -> Topology:
     """A random topology of the same density, whose products with a batch are bounded in time and memory."""
     numel = min(_MAX_NUMEL, _MAX_WORK // batch)
     rows, columns = (min(size, _MAX_VALUES // batch) for size in (topology.rows, topology.columns))
-    rows = min(rows, max(_MIN_ROWS, numel // columns))
+    rows = min(rows, max(_MIN_ROWS * th.get_num_threads(), numel // columns))
     columns = min(columns, max(1, numel // rows))
     # A generator of its own: measuring must not change what a seed stands for.
     alive = np.random.default_rng(0).random(rows * columns, dtype=np.float32) < topology.density
