@@ -80,6 +80,23 @@ def test_any_convolution_and_its_gradients_are_those_of_a_dense_one(seed, on_ker
         th.testing.assert_close(number.double(), right, rtol=0, atol=1e-6 * scale * 10)
 
 
+@pytest.mark.parametrize("batch", [3, 16, 20])
+@pytest.mark.parametrize(("width", "stride"), [(28, 2), (15, 1), (54, 4), (25, 2)])
+def test_a_weight_that_never_sees_an_infinite_pixel_has_a_finite_gradient(batch, width, stride, on_kernels):
+    sparse = SparseConv2d(nn.Conv2d(2, 3, 3, stride), Topology.random((3, 2, 3, 3), 40, 0))
+    for row, column in ((0, 0), (width - 1, width - 1), (4, width - 1), (width - 1, 3)):
+        x = th.randn(batch, 2, width, width)
+        # The last rows and columns may be seen by nobody, or by some taps only.
+        x[-1, 1, row, column] = float("inf")
+        y = sparse(x)
+        grad = th.randn(y.shape)
+        (values,) = th.autograd.grad(y, sparse.values, grad)
+        right = dense_convolution(x, sparse.values.detach(), sparse.topology, sparse._window, sparse.bias.detach(), grad)[2]
+        assert th.equal(values.isfinite(), right.isfinite())
+        assert values.isfinite().any()
+        th.testing.assert_close(values[values.isfinite()], right[right.isfinite()], rtol=1e-5, atol=1e-4)
+
+
 def test_gradients_that_nobody_wants_are_not_made(on_kernels, monkeypatch):
     made = []
     for name in ("grad_input", "grad_values"):

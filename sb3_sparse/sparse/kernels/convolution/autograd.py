@@ -32,8 +32,9 @@ class _SparseConv2d(th.autograd.Function):
         (grad,) = grad_outputs
         wants_x, wants_values, wants_bias = ctx.needs_input_grad[:3]
         x, values = ctx.saved_tensors
-        if th.is_grad_enabled() or not is_eager(grad) or not has_memory(grad):
-            # With create_graph=True, or many gradients at once.
+        # With create_graph=True, or many gradients at once.
+        beyond_kernels = th.is_grad_enabled() or not is_eager(grad) or not has_memory(grad)
+        if beyond_kernels or (wants_values and not ctx.products.may_sample(ctx.packed)):
             grads = _dense_gradients(grad, x, values, ctx.topology, ctx.window, (wants_x, wants_values))
             return *grads, grad.sum((0, 2, 3)) if wants_bias else None, None, None
         packed = ctx.products.pack_gradient(grad)

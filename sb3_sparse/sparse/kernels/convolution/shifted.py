@@ -78,12 +78,21 @@ class Shifted:
                 pixels.copy_(result.images())
         return dx
 
+    def may_sample(self, x: Images) -> bool:
+        """
+        Whether :meth:`grad_values` is right for these images. Vectors of a row's pixels reach beyond the row's end, where weights
+        are multiplied with zeros for a gradient and pixels that they never see: those must be finite.
+
+        :param x: From :meth:`pack`.
+        """
+        return holds_images(self._shape[0]) or bool(x.data.sum().isfinite())
+
     def grad_values(self, grad: Images, x: Images) -> th.Tensor:
         """
         The gradient of the living weights, ``(nnz,)``.
 
         :param grad: From :meth:`pack_gradient`.
-        :param x: From :meth:`pack`.
+        :param x: From :meth:`pack`, of which :meth:`may_sample` holds.
         """
         cut = self._cuts.forward
         data = grad.data

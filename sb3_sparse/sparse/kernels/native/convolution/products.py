@@ -125,18 +125,29 @@ def _sample_product(code: Code, sizes: Geometry, vectors: tuple[int, int], *argu
     end = build.mul(build.sdiv(sizes.pixel, word(LANES)), sizes.tiles_down)
 
     def one(lane: ir.Value, down: ir.Value, across: ir.Value) -> None:
-        top, left = build.mul(down, word(vectors[0])), build.mul(across, word(vectors[1]))
+        # The last ones begin earlier, with zeros for what those before had: beyond the last pixel a weight would be
+        # multiplied with pixels that it never sees, which may be infinite.
+        new_top, new_left = build.mul(down, word(vectors[0])), build.mul(across, word(vectors[1]))
+        top = code.minimum(new_top, build.sub(sizes.out_height, word(vectors[0])))
+        left = code.minimum(new_left, build.sub(sizes.out_width, word(vectors[1])))
+        corner = build.add(build.add(build.mul(top, sizes.to_row), build.mul(left, sizes.to_pixel)), lane)
+        is_new = [
+            build.and_(
+                build.icmp_signed(">=", build.add(top, word(r)), new_top),
+                build.icmp_signed(">=", build.add(left, word(u)), new_left),
+            )
+            for r in range(vectors[0])
+            for u in range(vectors[1])
+        ]
 
         def block(b: ir.Value) -> None:
             tile.fill(b, top, left, lane)
 
             def row(i: ir.Value) -> None:
                 k, stop = _weights(code, sizes, starts, stops, b, i)
-                plane = code.at(g, build.add(build.mul(i, sizes.to_plane), lane))
+                places = _places(code, sizes, vectors, code.at(g, build.add(build.mul(i, sizes.to_plane), corner)))
                 gradients = [
-                    _pixel_or_zero(code, sizes, plane, build.add(top, word(r)), build.add(left, word(u)), zero)
-                    for r in range(vectors[0])
-                    for u in range(vectors[1])
+                    build.select(new, code.load_vector(place, 0), zero) for new, place in zip(is_new, places, strict=True)
                 ]
 
                 def products(k: ir.Value) -> ir.Value:
@@ -158,13 +169,3 @@ def _sample_product(code: Code, sizes: Geometry, vectors: tuple[int, int], *argu
         code.loop(word(0), sizes.n_blocks, block)
 
     each_tile(code, sizes, vectors, word(0), end, one)
-
-
-def _pixel_or_zero(code: Code, sizes: Geometry, plane: ir.Value, y: ir.Value, x: ir.Value, zero: ir.Value) -> ir.Value:
-    """A pixel of the gradient; zero beyond the last one."""
-    build = code.build
-    inside = build.and_(build.icmp_signed("<", y, sizes.out_height), build.icmp_signed("<", x, sizes.out_width))
-    y = code.minimum(y, build.sub(sizes.out_height, word(1)))
-    x = code.minimum(x, build.sub(sizes.out_width, word(1)))
-    vector = code.load_vector(code.at(plane, build.add(build.mul(y, sizes.to_row), build.mul(x, sizes.to_pixel))), 0)
-    return build.select(inside, vector, zero)
