@@ -42,7 +42,7 @@ def measure(kind: str, width: int, sparsity: float, threads: int, device: str) -
 
     # Measuring backends allocates a dense weight; the table is about training.
     os.environ.setdefault("SB3_SPARSE_BACKEND", "dense" if device == "cuda" else "blocked" if sparsity else "auto")
-    from sac_step import make_model, make_pruned, step
+    from sac_step import make_model, make_pruned, make_sac, step
 
     th.set_num_threads(threads)
     step(make_model(0.1, 0.5 if sparsity else 0.0, device))()  # loads libraries, compiles kernels
@@ -52,7 +52,10 @@ def measure(kind: str, width: int, sparsity: float, threads: int, device: str) -
     else:
         reset_peak()
         before = status("VmRSS")
-    model = make_pruned(width, sparsity, device) if kind == "prune" else make_model(width, sparsity, device)
+    if kind == "MlpPolicy":
+        model = make_sac("MlpPolicy", device)
+    else:
+        model = make_pruned(width, sparsity, device) if kind == "prune" else make_model(width, sparsity, device)
     run = step(model)
     built = th.cuda.max_memory_allocated() / 2**20 if device == "cuda" else status("VmHWM")
     run()
@@ -83,7 +86,7 @@ if __name__ == "__main__":
         sys.exit()
     th.set_num_threads(args.threads)
     print(machine())
-    learners = {"dense": ("dense", 0.0), "prune": ("prune", args.sparsity[0])}
+    learners = {"dense": ("dense", 0.0), "prune": ("prune", args.sparsity[0]), "MlpPolicy": ("MlpPolicy", 0.0)}
     learners |= {f"sparse S={sparsity}": ("sparse", sparsity) for sparsity in args.sparsity}
     results = {}
     for name, (kind, sparsity) in learners.items():
@@ -91,19 +94,12 @@ if __name__ == "__main__":
         command += ["--threads", str(args.threads), "--device", args.device]
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         results[name] = json.loads(output.splitlines()[-1])
-    rows = [
-        [
-            name,
-            *(
-                f"{result[key]:.0f} MiB ({result[key] / results['dense'][key]:.2f})"
-                for key in ("training", "building", "file")
-            ),
-            f"{1 - learners[name][1]:.2f}" if name.startswith("sparse") else "",
-        ]
-        for name, result in results.items()
-    ]
-    print_table(
-        f"SAC learner, W{args.width} D1 (ratio to dense)",
-        ["learner", "peak while training", "peak while building", "saved agent", "limit"],
-        rows,
-    )
+    columns = {"training": "peak while training", "building": "peak while building", "file": "saved agent"}
+    rows = []
+    for name, result in results.items():
+        sizes = []
+        for key in columns:
+            sizes += [f"{result[key]:.0f}", f"{result[key] / results['dense'][key]:.2f}"]
+        rows.append([name, *sizes, f"{1 - learners[name][1]:.2f}" if name.startswith("sparse") else ""])
+    header = [column for title in columns.values() for column in (f"{title}, MiB", f"{title}, relative to dense")]
+    print_table(f"SAC learner, W{args.width} D1", ["learner", *header, "limit"], rows)

@@ -218,6 +218,7 @@ def impala(n_steps, rounds, clock, width, sparsity):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=1, help="of torch; with more than one give --clock wall")
     parser.add_argument("--clock", choices=CLOCKS, default="processor")
     parser.add_argument("--impala", action="store_true")
     parser.add_argument("--width", type=int, default=3, help="of IMPALA")
@@ -227,7 +228,7 @@ if __name__ == "__main__":
     parser.add_argument("--quick", action="store_true", help="few transitions: whether it works, not how fast")
     parser.add_argument("--child", nargs=2, metavar=("KIND", "N"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    th.set_num_threads(1)
+    th.set_num_threads(args.threads)
     if args.child:
         measure_memory(args.child[0], int(args.child[1]))
         sys.exit()

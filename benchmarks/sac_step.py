@@ -10,11 +10,12 @@ Humanoid sizes (67 observations, 21 actions), one critic, batch 256. The contend
 - dense: SimBa of this package at sparsity 0, fused AdamW, no gradient for the critic's weights in the actor's loss.
 - dense bfloat16: the same under autocast.
 - dense compiled, dense compiled bfloat16: both, trunks and heads by ``torch.compile``; where there is a C++ compiler.
+- MlpPolicy: SB3's own as it is, two layers of 256.
 - prune: what a user of SB3 does today: ``torch.nn.utils.prune`` on the layers of that network, SB3's critic and Adam.
 - sparse: ours.
 - sbx: SimbaPolicy of sbx (JAX, compiled), if it is installed.
 
-"Times the best dense" is beside the fastest of all that are not sparse.
+"Times the best dense" is beside the fastest SimBa network that is not sparse.
 """
 
 import argparse
@@ -43,8 +44,13 @@ CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 def make_model(width, sparsity=0.0, device="cpu", **policy_kwargs):
     """SAC with a filled replay buffer."""
     kwargs = {"width_scale": width, "sparsity": sparsity, "n_critics": 1, **policy_kwargs}
+    return make_sac("SparseSimBaPolicy", device, kwargs)
+
+
+def make_sac(policy, device, policy_kwargs=None):
+    """The same, of any policy."""
     model = SAC(
-        "SparseSimBaPolicy",
+        policy,
         Humanoid(N_OBSERVATIONS, N_ACTIONS),
         learning_rate=1e-4,
         learning_starts=10_000,
@@ -52,7 +58,7 @@ def make_model(width, sparsity=0.0, device="cpu", **policy_kwargs):
         seed=0,
         device=device,
         ent_coef="auto_0.01",
-        policy_kwargs=kwargs,
+        policy_kwargs=policy_kwargs,
     )
     return model.learn(512)
 
@@ -163,11 +169,12 @@ def compare(width, sparsities, rounds, device, clock):
             single[title][f"sparse S={sparsity}"] = make(model)
     # A mask costs the same at any sparsity: one contender stands for all.
     steps["prune"] = step(make_pruned(width, sparsities[0], device))
+    steps["MlpPolicy"] = step(make_sac("MlpPolicy", device))
     if (run := sbx_contender(width)) is not None:
         steps["sbx SimbaPolicy"] = run
 
     seconds = alternate(steps, rounds, clock=clock)
-    best_dense = min(value for name, value in seconds.items() if not name.startswith("sparse"))
+    best_dense = min(value for name, value in seconds.items() if not name.startswith(("sparse", "MlpPolicy")))
     rows = [
         [
             name,

@@ -83,7 +83,7 @@ def test_the_readme_names_the_torch_that_is_required():
 
 # (page, keyword column of the table, what has these keywords)
 TABLES = [
-    ("README.md", "keyword in `policy_kwargs`", (sb3_sparse.SparseSimBaPolicy,)),
+    ("docs/policies.md", "keyword in `policy_kwargs`", (sb3_sparse.SparseSimBaPolicy,)),
     ("docs/streaming.md", "keyword", (StreamAC, StreamQ)),
     ("docs/streaming.md", "keyword in `policy_kwargs`", (StreamACPolicy, StreamACCnnPolicy)),
     ("docs/plasticity/index.md", "argument", (PlasticityCallback,)),

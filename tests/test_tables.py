@@ -1,5 +1,6 @@
 """Tables and numbers in the docs are those of the records that benchmarks left."""
 
+import csv
 import json
 import runpy
 import subprocess
@@ -76,3 +77,10 @@ def test_a_benchmark_leaves_its_tables(tmp_path):
     assert [table["title"] for table in kept["tables"]] == ["a", "b"]
     assert kept["tables"][0]["rows"] == [["ours", "1.0"]]
     assert "threads" in kept["machine"]
+
+
+def test_the_picture_of_the_readme_is_drawn_from_the_records():
+    headline = runpy.run_path(str(ROOT / "scripts" / "headline.py"))
+    with headline["PICTURE"].with_suffix(".csv").open(newline="") as file:
+        drawn = list(csv.reader(file))
+    assert drawn == [headline["HEADER"], *headline["numbers"]()], "python scripts/headline.py"
