@@ -1,12 +1,10 @@
 """What the benchmarks share: alternating measurements, tables, the machine in a line, an environment of a size."""
 
-import json
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import gymnasium as gym
 import llvmlite.binding as llvm
@@ -57,18 +55,13 @@ def alternate(
 
 
 def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
-    """A Markdown table; kept in a file, too, if ``scripts/tables.py`` runs the benchmark."""
+    """A Markdown table, which ``scripts/tables.py`` can read."""
     print(f"\n### {title}\n")
     print("| " + " | ".join(header) + " |")
     print("|" + "|".join("---" if i == 0 else "---:" for i in range(len(header))) + "|")
     for row in rows:
         print("| " + " | ".join(row) + " |")
     print(flush=True)
-    if record := os.environ.get("SB3_SPARSE_RECORD"):
-        file = Path(record)
-        kept = json.loads(file.read_text()) if file.exists() else {"machine": machine(), "tables": []}
-        kept["tables"].append({"title": title, "header": header, "rows": rows})
-        file.write_text(json.dumps(kept))
 
 
 def milliseconds(seconds: float) -> str:

@@ -4,9 +4,9 @@ Does Rainbow learn better than SB3's DQN, also with four fifths of its weights g
     python examples/rainbow_study.py tune --jobs 2      # learning rates, of both algorithms, over the same trials
     python examples/rainbow_study.py compare --jobs 2   # DQN and Rainbow, with the learning rates found
     python examples/rainbow_study.py ablate --jobs 2    # one part of Rainbow switched off at a time
-    python examples/rainbow_study.py plot               # docs/images/rainbow_*.png and .csv, and the tables
+    python scripts/tables.py record rainbow_study examples/rainbow_study.py plot
 
-Finished runs are skipped, so each command can be resumed. All arms of a task have the same trunk, number of steps,
+The last draws docs/images/rainbow_*.png with their numbers as .csv, and keeps its tables for the docs. Finished runs are skipped, so each command can be resumed. All arms of a task have the same trunk, number of steps,
 warm-up, batch size and number of updates. A run writes one CSV: the episodes of training as the environment pays them,
 and 30 episodes of the finished agent, without random actions and without noise.
 """
@@ -204,7 +204,7 @@ def plot(folder: Path, names: list[str], output: Path) -> None:
     figure = new_figure((3.6 * len(names), 3.4))
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     rows: list[list] = []
-    print("| task, arm | learning rate | seeds 0 to 4 | IQM | 95 % interval |\n|---|---:|---|---:|---:|")
+    print("### Final returns\n\n| task, arm | learning rate | seeds 0 to 4 | IQM | 95 % interval |\n|---|---:|---|---:|---:|")
     for axes, name in zip(panels, names, strict=True):
         n_steps = TASKS[name].n_steps
         x = (np.arange(N_WINDOWS) + 0.5) * n_steps / N_WINDOWS / 1000
@@ -246,7 +246,7 @@ def draw_curves(axes: Any, x: np.ndarray, curves: np.ndarray, arm: str) -> None:
 def plot_ablation(folder: Path, output: Path) -> None:
     """The table of the parts that were switched off, and its numbers."""
     rows = []
-    print(f"\n| {ABLATION_TASK}, 3 seeds | learning rate | seeds 0 to 2 | IQM | 95 % interval |\n|---|---:|---|---:|---:|")
+    print(f"\n### Ablation\n\n| {ABLATION_TASK} | learning rate | seeds 0 to 2 | IQM | 95 % interval |\n|---|---:|---|---:|---:|")
     for arm in ("Rainbow", *ABLATED):
         paths, rate = finished(folder, ABLATION_TASK, arm, ABLATION_SEEDS), rate_of(folder, ABLATION_TASK, arm)
         values = [final_return(path) for path in paths.values()]

@@ -4,8 +4,8 @@ Tables and numbers of benchmarks in the docs: read from the record of a run, so 
     python scripts/tables.py record conv benchmarks/conv.py --threads 1
     python scripts/tables.py write
 
-The first runs a benchmark and keeps its tables in ``docs/data/benchmarks/conv.json``, the second puts what is kept into the
-pages; the tests check that it is there.
+The first runs a script and keeps the Markdown tables that it prints, each with the heading ``###`` above it, in
+``docs/data/benchmarks/conv.json``; the second puts what is kept into the pages. The tests check that it is there.
 
 In a page, the name of a record and the title of a table, with the lines in between made anew:
 
@@ -31,27 +31,56 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "docs" / "data" / "benchmarks"
+# How benchmarks name the machine, in their first line.
+_MACHINE = re.compile(r"\d+ cores, \d+ threads")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _MARKED = re.compile(r"(<!-- (table|value|command|machine) ([^>]*?) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
 
 def record(name: str, command: list[str]) -> None:
     """
-    Run a benchmark and keep its tables.
+    Run a script and keep the tables that it prints.
 
     :param name: Of the record.
     :param command: Script and arguments.
+    :raises subprocess.CalledProcessError: If the script fails; then nothing is kept.
+    :raises ValueError: If it prints no table.
     """
+    settings = [f"{key}={os.environ[key]}" for key in ("OMP_NUM_THREADS", "SB3_SPARSE_BACKEND") if key in os.environ]
+    lines = []
+    with subprocess.Popen([sys.executable, "-u", *command], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    if not (tables := read_tables(lines)):
+        raise ValueError(f"{shlex.join(command)} printed no table with a heading ### above it.")
+    machine = next((line.strip() for line in lines if _MACHINE.search(line)), "")
+    content = {"command": shlex.join([*settings, "python", *command]), "machine": machine, "tables": tables}
     RECORDS.mkdir(parents=True, exist_ok=True)
-    file = RECORDS / f"{name}.json"
-    beside = file.with_suffix(".partial")
-    beside.unlink(missing_ok=True)
-    settings = {key: os.environ[key] for key in ("OMP_NUM_THREADS", "SB3_SPARSE_BACKEND") if key in os.environ}
-    subprocess.run([sys.executable, *command], check=True, cwd=ROOT, env={**os.environ, "SB3_SPARSE_RECORD": str(beside)})
-    content = json.loads(beside.read_text())
-    words = [*(f"{key}={value}" for key, value in settings.items()), "python", *command]
-    file.write_text(json.dumps({"command": shlex.join(words), **content}, indent=1, ensure_ascii=False) + "\n")
-    beside.unlink()
+    (RECORDS / f"{name}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_tables(lines: list[str]) -> list[dict[str, Any]]:
+    """
+    The tables in what a script printed, each with title, header and rows.
+
+    :param lines: All of it.
+    """
+    tables: list[dict[str, Any]] = []
+    title, inside = "", False
+    for line in map(str.strip, lines):
+        if line.startswith("### "):
+            title = line.removeprefix("### ")
+        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        if title and cells and not inside:
+            tables.append({"title": title, "header": cells, "rows": []})
+        elif title and cells and not all(set(cell) <= set("-:") for cell in cells):
+            tables[-1]["rows"].append(cells)
+        inside = bool(cells)
+    return tables
 
 
 def rendered(text: str, records: Path = RECORDS) -> str:

@@ -4,7 +4,6 @@ import csv
 import json
 import runpy
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -67,16 +66,35 @@ def test_what_does_not_exist(what, says, records):
         rendered(f"<!-- {what} --><!-- end -->", records)
 
 
-def test_a_benchmark_leaves_its_tables(tmp_path):
-    file = tmp_path / "record.json"
-    code = "from common import print_table\nfor title in 'ab': print_table(title, ['', 'ms'], [['ours', '1.0']])"
-    subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT / "benchmarks", env={"PATH": "", "SB3_SPARSE_RECORD": str(file)}, check=True
+def recorded(tmp_path, monkeypatch, code):
+    """What is kept of a script."""
+    (tmp_path / "script.py").write_text(f"import sys\nsys.path.insert(0, {str(ROOT / 'benchmarks')!r})\n{code}")
+    monkeypatch.setitem(tables["record"].__globals__, "RECORDS", tmp_path / "records")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    tables["record"]("name", [str(tmp_path / "script.py"), "--quick"])
+    return json.loads((tmp_path / "records" / "name.json").read_text())
+
+
+def test_a_script_leaves_the_tables_that_it_prints(tmp_path, monkeypatch):
+    kept = recorded(
+        tmp_path,
+        monkeypatch,
+        "from common import machine, print_table\nprint(machine())\n"
+        "for title in 'ab': print_table(title, ['', 'ms', ''], [['ours', '1.0', ''], ['-', '2.0', 'x']])\n"
+        "print('some words')",
     )
-    kept = json.loads(file.read_text())
     assert [table["title"] for table in kept["tables"]] == ["a", "b"]
-    assert kept["tables"][0]["rows"] == [["ours", "1.0"]]
+    assert kept["tables"][0] == {"title": "a", "header": ["", "ms", ""], "rows": [["ours", "1.0", ""], ["-", "2.0", "x"]]}
     assert "threads" in kept["machine"]
+    assert kept["command"].startswith("OMP_NUM_THREADS=1 python ")
+    assert kept["command"].endswith("script.py --quick")
+
+
+@pytest.mark.parametrize("code", ["print('nothing')", "print('### a\\n| b |\\n|---|')\nsys.exit(3)"])
+def test_a_script_that_fails_or_has_no_table_leaves_nothing(code, tmp_path, monkeypatch):
+    with pytest.raises((ValueError, subprocess.CalledProcessError), match=r"no table|exit status 3"):
+        recorded(tmp_path, monkeypatch, code)
+    assert not (tmp_path / "records").exists()
 
 
 def test_the_picture_of_the_readme_is_drawn_from_the_records():
