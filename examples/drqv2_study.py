@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch as th
-from study_runs import HEADER, EpisodeRecorder, run_all, window_means, write_csv
+from study_runs import HEADER, EpisodeRecorder, print_table, run_all, window_means, write_csv
 
 from sb3_sparse import ExactCheckpoint, make_dmc, make_dmc_pixels, resume_exact
 from sb3_sparse.common.figures import new_figure, save_figure
@@ -171,7 +171,7 @@ def plot(folder: Path, names: list[str], seeds: list[int], n_steps: int | None, 
     figure = new_figure((4.6 * len(names), 3.6))
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     rows: list[list] = []
-    print("| task, arm | final return of each seed | mean | solved |\n|---|---|---:|---:|")
+    table: list[list[str]] = []
     for axes, name in zip(panels, names, strict=True):
         n = n_steps or TASKS[name].n_steps
         paths = {arm: {seed: run_path(folder, name, arm, seed, n) for seed in seeds} for arm in ARMS}
@@ -183,7 +183,8 @@ def plot(folder: Path, names: list[str], seeds: list[int], n_steps: int | None, 
                 continue
             values = [*finals[arm].values()]
             solved = f"{sum(value >= bar for value in values)} of {len(values)}" if finals["sac"] else "?"
-            print(f"| {name}, {arm} | {', '.join(f'{v:.0f}' for v in values)} | {np.mean(values):.0f} | {solved} |")
+            finals_of_seeds = ", ".join(f"{value:.0f}" for value in values)
+            table.append([f"{name}, {arm}", finals_of_seeds, f"{np.mean(values):.0f}", solved])
             curves = {seed: window_means(read(path, "train"), n, N_WINDOWS) for seed, path in found[arm].items()}
             draw_curves(axes, n, np.array([*curves.values()]), arm)
             rows += [
@@ -194,6 +195,7 @@ def plot(folder: Path, names: list[str], seeds: list[int], n_steps: int | None, 
             axes.axhline(bar, color=COLOURS["sac"], linestyle=":", label=f"solved: {100 * SOLVED:.0f} % of SAC")
         axes.set(title=name, xlabel="thousand decisions", ylim=(0, 1000))
         axes.grid(alpha=0.3)
+    print_table("Final returns", ["task, arm", "final return of each seed", "mean", "solved"], table)
     panels[0].set_ylabel("return of an episode of training")
     panels[0].legend(fontsize=8)
     save_figure(figure, output / "drqv2_learning.png", dpi=80)
@@ -211,8 +213,7 @@ def draw_curves(axes: Any, n_steps: int, curves: np.ndarray, arm: str) -> None:
 
 def speed(names: list[str], n_decisions: int, warmup: int) -> None:
     """What a decision with its update costs, in seconds of the processor, and how long the study takes at that."""
-    hours = 0.0
-    print("| task, arm | decisions per second | hours of a run |\n|---|---:|---:|")
+    hours, table = 0.0, []
     for name in names:
         for arm in ARMS:
             model = make_model(name, arm, 0, 1_000 + n_decisions)
@@ -222,8 +223,9 @@ def speed(names: list[str], n_decisions: int, warmup: int) -> None:
             model.learn(n_decisions, reset_num_timesteps=False)
             seconds = (time.process_time() - start) / n_decisions
             hours += len(SEEDS) * seconds * TASKS[name].n_steps / 3600
-            print(f"| {name}, {arm} | {1 / seconds:.1f} | {seconds * TASKS[name].n_steps / 3600:.2f} |", flush=True)
-    print(f"\n{len(SEEDS)} seeds: {hours:.1f} hours of one core")
+            table.append([f"{name}, {arm}", f"{1 / seconds:.1f}", f"{seconds * TASKS[name].n_steps / 3600:.2f}"])
+    print_table("Speed", ["task, arm", "decisions per second", "hours of a run"], table)
+    print(f"{len(SEEDS)} seeds: {hours:.1f} hours of one core")
 
 
 def frames(names: list[str], output: Path) -> None:

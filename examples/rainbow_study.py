@@ -6,9 +6,10 @@ Does Rainbow learn better than SB3's DQN, also with four fifths of its weights g
     python examples/rainbow_study.py ablate --jobs 2    # one part of Rainbow switched off at a time
     python scripts/tables.py record rainbow_study examples/rainbow_study.py plot
 
-The last draws docs/images/rainbow_*.png with their numbers as .csv, and keeps its tables for the docs. Finished runs are skipped, so each command can be resumed. All arms of a task have the same trunk, number of steps,
-warm-up, batch size and number of updates. A run writes one CSV: the episodes of training as the environment pays them,
-and 30 episodes of the finished agent, without random actions and without noise.
+The last draws docs/images/rainbow_*.png with their numbers as .csv, and keeps its tables for the docs. Finished runs are
+skipped, so each command can be resumed. All arms of a task have the same trunk, number of steps, warm-up, batch size and
+number of updates. A run writes one CSV: the episodes of training as the environment pays them, and 30 episodes of the
+finished agent, without random actions and without noise.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch as th
-from study_runs import HEADER, EpisodeRecorder, run_all, window_means, write_csv
+from study_runs import HEADER, EpisodeRecorder, print_table, run_all, window_means, write_csv
 
 from sb3_sparse.common.figures import new_figure, save_figure
 from sb3_sparse.results.aggregates import estimate, iqm
@@ -191,11 +192,11 @@ def finished(folder: Path, name: str, arm: str, seeds: tuple[int, ...]) -> dict[
     return {seed: path for seed, path in paths.items() if path.exists()}
 
 
-def line(label: str, rate: float, values: list[float]) -> str:
+def line(label: str, rate: float, values: list[float]) -> list[str]:
     """A row of a table: each seed, then the interquartile mean and its interval."""
     found = estimate(iqm, np.array(values)[:, None])
     interval = "" if found.low is None else f"{found.low:.1f} to {found.high:.1f}"
-    return f"| {label} | {rate:g} | {', '.join(f'{value:.1f}' for value in values)} | {found.value:.1f} | {interval} |"
+    return [label, f"{rate:g}", ", ".join(f"{value:.1f}" for value in values), f"{found.value:.1f}", interval]
 
 
 def plot(folder: Path, names: list[str], output: Path) -> None:
@@ -204,7 +205,7 @@ def plot(folder: Path, names: list[str], output: Path) -> None:
     figure = new_figure((3.6 * len(names), 3.4))
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     rows: list[list] = []
-    print("### Final returns\n\n| task, arm | learning rate | seeds 0 to 4 | IQM | 95 % interval |\n|---|---:|---|---:|---:|")
+    table: list[list[str]] = []
     for axes, name in zip(panels, names, strict=True):
         n_steps = TASKS[name].n_steps
         x = (np.arange(N_WINDOWS) + 0.5) * n_steps / N_WINDOWS / 1000
@@ -214,13 +215,14 @@ def plot(folder: Path, names: list[str], output: Path) -> None:
             if not curves:
                 continue
             draw_curves(axes, x, np.array(curves), arm)
-            print(line(f"{name}, {arm}", rate, [final_return(path) for path in paths.values()]))
+            table.append(line(f"{name}, {arm}", rate, [final_return(path) for path in paths.values()]))
             rows += [
                 [name, arm, f"{rate:g}", seed, f"{final_return(path):.2f}", *(f"{value:.2f}" for value in curve)]
                 for (seed, path), curve in zip(paths.items(), curves, strict=True)
             ]
         axes.set(title=name, xlabel="thousand steps")
         axes.grid(alpha=0.3)
+    print_table("Final returns", ["task, arm", "learning rate", "seeds 0 to 4", "IQM", "95 % interval"], table)
     panels[0].set_ylabel("return of an episode of training")
     panels[0].legend(fontsize=8)
     save_figure(figure, output / "rainbow_learning.png", dpi=80)
@@ -245,14 +247,14 @@ def draw_curves(axes: Any, x: np.ndarray, curves: np.ndarray, arm: str) -> None:
 
 def plot_ablation(folder: Path, output: Path) -> None:
     """The table of the parts that were switched off, and its numbers."""
-    rows = []
-    print(f"\n### Ablation\n\n| {ABLATION_TASK} | learning rate | seeds 0 to 2 | IQM | 95 % interval |\n|---|---:|---|---:|---:|")
+    rows, table = [], []
     for arm in ("Rainbow", *ABLATED):
         paths, rate = finished(folder, ABLATION_TASK, arm, ABLATION_SEEDS), rate_of(folder, ABLATION_TASK, arm)
         values = [final_return(path) for path in paths.values()]
         if values:
-            print(line(arm, rate, values))
+            table.append(line(arm, rate, values))
             rows += [[arm, f"{rate:g}", seed, f"{value:.2f}"] for seed, value in zip(paths, values, strict=True)]
+    print_table("Ablation", [ABLATION_TASK, "learning rate", "seeds 0 to 2", "IQM", "95 % interval"], table)
     write_csv(output / "rainbow_ablation.csv", ["arm", "learning_rate", "seed", "final_return"], rows)
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from study_runs import EpisodeRecorder, last_mean, make_env, read_episodes, run_all, window_means, write_csv
+from study_runs import EpisodeRecorder, last_mean, make_env, print_table, read_episodes, run_all, window_means, write_csv
 
 from sb3_sparse.common.figures import new_figure, save_figure
 
@@ -84,10 +84,7 @@ def plot(args: argparse.Namespace) -> None:
     first = ["env", "width_scale", "network", "seed", "steps", "episodes", "mean_return_of_last_10"]
     write_csv(args.output.with_suffix(".csv"), [*first, *windows], rows)
     print("Mean return of the last fifth of the run, per seed and over the seeds, and the mean of the whole run:\n")
-    print("| width | network | " + " | ".join(f"seed {s}" for s in args.seeds) + " | mean | whole run |")
-    print("|---|---|" + "---:|" * (len(args.seeds) + 2))
-    for line in table:
-        print("| " + " | ".join(line) + " |")
+    print_table("Scaling", ["width", "network", *(f"seed {s}" for s in args.seeds), "mean", "whole run"], table)
 
 
 def main() -> None:

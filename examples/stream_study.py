@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from study_runs import EpisodeRecorder, last_mean, make_env, read_episodes, run_all, window_means, write_csv
+from study_runs import EpisodeRecorder, last_mean, make_env, print_table, read_episodes, run_all, window_means, write_csv
 
 from sb3_sparse.common.figures import new_figure, save_figure
 
@@ -109,10 +109,7 @@ def plot(folder: Path, seeds: list[int], output: Path) -> None:
     save_figure(figure, output, dpi=80)
     ends = [f"return_window_{i + 1}" for i in range(N_WINDOWS)]
     write_csv(output.with_suffix(".csv"), ["algo", "task", "arm", "seed", "episodes", "mean_return_of_last_10", *ends], rows)
-    print("| task | arm | " + " | ".join(f"seed {s}" for s in seeds) + " | mean | median |")
-    print("|---|---|" + "---:|" * (len(seeds) + 2))
-    for line in table:
-        print("| " + " | ".join(line) + " |")
+    print_table("Last episodes", ["task", "arm", *(f"seed {s}" for s in seeds), "mean", "median"], table)
 
 
 def main() -> None:

@@ -109,3 +109,11 @@ def window_means(episodes: list[tuple[int, float]], n_steps: int, n_windows: int
         elif len(later):
             means[i] = later[0]
     return means
+
+
+def print_table(title: str, header: list[str], rows: Iterable[list[str]]) -> None:
+    """A Markdown table, which ``scripts/tables.py`` can read."""
+    print(f"\n### {title}\n")
+    for line in (header, ["---"] * len(header), *rows):
+        print("| " + " | ".join(line) + " |")
+    print(flush=True)
