@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
-DEMO_ENV := dm_control/cartpole-swingup-v0
+DEMO_ENV := dm_control/cheetah-run-v0
 
 .PHONY: demo test full gpu conformance lint format type docs clean
 
@@ -17,10 +17,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
-demo: $(VENV)/installed  ## train a sparse SimBa agent on a DeepMind Control task, evaluate it
-	$(BIN)/sb3-sparse train --algo sac --env $(DEMO_ENV) --seed $(SEED) --progress \
+demo: $(VENV)/installed  ## train a sparse SimBa agent on a DeepMind Control task, draw its curve beside SB3's MlpPolicy
+	$(BIN)/sb3-sparse train --algo sac --env $(DEMO_ENV) -conf examples/demo.yml --seed $(SEED) --progress \
 		--log-folder logs --tensorboard-log logs/tensorboard --eval-freq 1000 --eval-episodes 3
-	$(BIN)/sb3-sparse evaluate --algo sac --env $(DEMO_ENV) --log-folder logs --episodes 10 --seed 1000
+	$(BIN)/python examples/demo_curve.py
 
 test: $(VENV)/installed  ## all tests, and a few minutes' worth of SB3's own
 	$(BIN)/python -m pytest -n 2

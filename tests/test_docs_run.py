@@ -18,7 +18,7 @@ pytest.importorskip("rl_zoo3")
 
 ROOT = Path(__file__).parent.parent
 # Pages that take more than some seconds.
-LONG = {"README.md", "docs/drqv2.md"}
+LONG = {"docs/drqv2.md"}
 # Warnings are for the reader, and some belong to what a page shows.
 pytestmark = pytest.mark.filterwarnings("default")
 
