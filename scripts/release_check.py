@@ -136,10 +136,10 @@ def check(python: Path, plan: Plan, folder: Path) -> Row:
         call(*pip, "--upgrade", "pip", folder=folder)
         call(*pip, plan.torch, folder=folder)
         call(*pip, plan.wheel, "mypy", folder=folder)
-        return call(inside.with_name("sb3-sparse"), "--version", folder=folder)
+        return call(inside.with_name("sb3-sparse"), "--version", folder=folder).partition("(")[2].rstrip(")")
 
     def types() -> str:
-        return call(inside, "-m", "mypy", "--strict", "--config-file=", user, folder=folder)
+        return call(inside, "-m", "mypy", "--strict", "--config-file=", user, folder=folder).partition(":")[0]
 
     def extras() -> str:
         call(*pip, "--dry-run", f"{plan.wheel}[all]", folder=folder)
