@@ -72,7 +72,7 @@ def call(*command: str | Path, folder: Path) -> str:
     environment["OMP_NUM_THREADS"] = "1"
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise Failed(f"{' '.join(map(str, command))}\n" + "\n".join((done.stdout + done.stderr).splitlines()[-40:]))
+        raise Failed(f"{' '.join(map(str, command))}\n" + "\n".join((done.stdout + done.stderr).splitlines()[-100:]))
     return done.stdout.strip()
 
 
@@ -147,9 +147,11 @@ def check(python: Path, plan: Plan, folder: Path) -> Row:
 
     def tests() -> str:
         call(*pip, *TEST_TOOLS, folder=folder)
-        shutil.copytree(ROOT / "tests", folder / "tests")
+        for part in ("tests", "benchmarks"):
+            shutil.copytree(ROOT / part, folder / part)
         shutil.copy(ROOT / "pyproject.toml", folder)
-        return call(inside, "-m", "pytest", "-x", "-q", *TESTS, folder=folder).splitlines()[-1]
+        done = call(inside, "-m", "pytest", "--maxfail", "5", "--tb", "short", "-v", *TESTS, folder=folder)
+        return done.splitlines()[-1].strip("= ")
 
     if row.step("installed", install):
         row.step("a user's script", lambda: call(inside, user, folder, folder=folder))

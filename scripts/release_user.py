@@ -11,6 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 import torch
 from stable_baselines3 import DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -48,11 +49,12 @@ from sb3_sparse.plasticity import fraction_active_units, srank
 from sb3_sparse.results import Run, bootstrap_interval, read_runs
 from sb3_sparse.sparse import SparsityReport, erdos_renyi
 
+Array = npt.NDArray[np.float32]
 # A copy for each: SAC writes `use_sde` into the dictionary that it is given.
 SMALL: dict[str, Any] = {"width_scale": 0.1, "sparsity": 0.8}
 
 
-class Line(gym.Env[np.ndarray, np.ndarray]):
+class Line(gym.Env[Array, Array]):
     """Stay near the middle: an environment that needs nothing but Gymnasium."""
 
     def __init__(self) -> None:
@@ -60,15 +62,15 @@ class Line(gym.Env[np.ndarray, np.ndarray]):
         self.action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
         self.place, self.steps = 0.0, 0
 
-    def _observation(self) -> np.ndarray:
+    def _observation(self) -> Array:
         return np.array([self.place, self.place**2 / 2, 1.0], dtype=np.float32)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         super().reset(seed=seed)
         self.place, self.steps = float(self.np_random.uniform(-1.0, 1.0)), 0
         return self._observation(), {}
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         self.place = float(np.clip(self.place + 0.2 * float(action[0]), -2.0, 2.0))
         self.steps += 1
         return self._observation(), -abs(self.place), False, self.steps >= 50, {}
