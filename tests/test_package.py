@@ -3,6 +3,8 @@
 import ast
 import inspect
 import re
+import runpy
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -21,6 +24,9 @@ from sb3_sparse.streaming import StreamAC, StreamQ
 from sb3_sparse.streaming.policies import StreamACCnnPolicy, StreamACPolicy
 
 ROOT = Path(__file__).parent.parent
+release_check = runpy.run_path(str(ROOT / "scripts" / "release_check.py"))
+# Not in the extra "all": under the GPL; what only developers run.
+NOT_FOR_EVERYBODY = {"minatar", "docs"}
 
 
 def settings():
@@ -35,6 +41,31 @@ def requirements():
 
 def lowest(requirement):
     return max((Version(s.version) for s in requirement.specifier if s.operator in (">=", "~=", "==")), default=Version("0"))
+
+
+def test_one_version():
+    version = settings()["version"]
+    assert sb3_sparse.__version__ == version
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    newest = re.search(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    assert re.fullmatch(rf"{re.escape(version)}|Unreleased \({re.escape(version)}\)", newest)
+
+
+def test_classifiers_name_the_pythons_that_are_allowed():
+    classifiers = settings()["classifiers"]
+    named = {name.rpartition(" ")[2] for name in classifiers if re.search(r":: 3\.\d+$", name)}
+    allowed = SpecifierSet(settings()["requires-python"])
+    assert named == {f"3.{minor}" for minor in range(50) if f"3.{minor}" in allowed}
+    assert set(classifiers) <= pytest.importorskip("trove_classifiers").classifiers
+
+
+def test_the_extra_all_names_every_other_one():
+    extras = settings()["optional-dependencies"]
+    single = set(extras) - {"all", "dev"}
+    (everything,) = [Requirement(entry) for entry in extras["all"]]
+    (developers,) = [Requirement(entry) for entry in extras["dev"] if entry.startswith("sb3-sparse")]
+    assert everything.extras == single - NOT_FOR_EVERYBODY
+    assert developers.extras == single
 
 
 @pytest.mark.parametrize("package", ["stable_baselines3", "sb3_contrib", "rl_zoo3"])
@@ -174,8 +205,9 @@ def test_the_wheel_has_the_hyperparameters(distributions):
     (wheel,) = distributions.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {f"sb3_sparse/hyperparams/{path.name}" for path in (ROOT / "hyperparams").glob("*.yml")} <= set(names)
-    assert "sb3_sparse/py.typed" in names
-    assert {"sb3_sparse/results/studies/page.js", "sb3_sparse/results/studies/page.css"} <= set(names)
+    there = {str(path.relative_to(ROOT)) for path in (ROOT / "sb3_sparse").rglob("*") if path.is_file()}
+    assert {"sb3_sparse/py.typed", "sb3_sparse/results/studies/page.js"} <= there
+    assert {name for name in there if "__pycache__" not in name} <= set(names)
     assert not [name for name in names if name.startswith("tests")]
 
 
@@ -186,3 +218,44 @@ def test_the_source_distribution_has_what_the_readme_calls(distributions):
     assert {"Makefile", "constraints.txt", "README.md", "docs/images/demo.png", "examples/stream_ac.py"} <= names
     assert {"scripts/conformance.py", "hyperparams/sac.yml", "tests/envs.py"} <= names
     assert {"tests/compatibility/files/sac.zip", "tests/compatibility/files/manifest.json", "benchmarks/gpu.py"} <= names
+
+
+def test_the_release_check_installs_the_lower_bound_of_whatever_is_needed(distributions):
+    (wheel,) = distributions.glob("*.whl")
+    needed = {Requirement(entry).name: Requirement(entry) for entry in settings()["dependencies"]}
+    plan, pythons = release_check["make_plan"](wheel, ROOT, None, True)
+    assert pythons == SpecifierSet(settings()["requires-python"])
+    pins = [Requirement(pin) for pin in [*plan.pins, plan.torch]]
+    assert {pin.name: lowest(pin) for pin in pins} == {name: lowest(requirement) for name, requirement in needed.items()}
+    newest, _ = release_check["make_plan"](wheel, ROOT, None, False)
+    assert (plan.sources, newest.sources, newest.pins) == (ROOT, None, [])
+    assert f"TORCH ?= {newest.torch}\n" in (ROOT / "Makefile").read_text()
+
+
+def test_the_release_check_finds_a_python():
+    here = f"3.{sys.version_info.minor}"
+    found = release_check["interpreters"](SpecifierSet(f"=={here}"))
+    if not found:
+        pytest.skip(f"no python{here} on the path")
+    command = [found[here], "-c", "import sys; print(sys.version_info.minor)"]
+    assert subprocess.run(command, capture_output=True, text=True).stdout.strip() == str(sys.version_info.minor)
+
+
+def test_the_release_check_tells_what_failed(tmp_path, capsys):
+    call, row = release_check["call"], release_check["Row"]("3.11")
+    assert row.step("good", lambda: call(sys.executable, "-c", "print('fine')", folder=tmp_path))
+    assert not row.failed
+    assert not row.step("bad", lambda: call(sys.executable, "-c", "print('why'); exit(3)", folder=tmp_path))
+    assert row.failed
+    assert [text.partition(",")[0] for text in row.steps.values()] == ["fine", "**failed**"]
+    output, errors = capsys.readouterr()
+    assert "3.11: bad: **failed**" in output
+    assert "why" in errors
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("command", [["user.py", "."], ["-m", "mypy", "--strict", "--config-file=", "user.py"]])
+def test_a_users_script_runs_and_has_types(command, tmp_path):
+    shutil.copy(ROOT / "scripts" / "release_user.py", tmp_path / "user.py")
+    result = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr

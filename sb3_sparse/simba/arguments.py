@@ -28,8 +28,9 @@ def check_keywords(policy_class: type, kwargs: Mapping[str, Any]) -> None:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            # SB3 passes this one itself, to the policies of some algorithms.
-            hint = f" {WRONG_POLICY}" if name == "use_sde" else hint
+            if name == "use_sde":
+                # SB3 passes this one itself, to the policies of some algorithms, in the dictionary that it was given.
+                hint = f" {WRONG_POLICY} Or was the same policy_kwargs given to SAC before, which writes into it? Pass a copy."
             raise ValueError(f"{policy_class.__name__} has no keyword {name!r}.{hint} Keywords: {sorted(known)}.")
 
 

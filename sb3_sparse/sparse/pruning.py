@@ -66,7 +66,7 @@ def prune_(module: Module, topologies: Mapping[PrunableLayer, Topology], rescale
     return replace_layers(module, swaps)
 
 
-def to_dense(module: nn.Module) -> nn.Module:
+def to_dense(module: Module) -> Module:
     """
     A copy of a module in which every sparse layer is a plain torch layer that computes the same.
 

@@ -139,14 +139,14 @@ class Sparsity:
 
 
 def sparsify_(
-    module: nn.Module,
+    module: Module,
     sparsity: float,
     distribution: str = "erdos_renyi",
     *,
     exclude: Exclude = (),
     seed: int | None = None,
     rescale: bool = False,
-) -> nn.Module:
+) -> Module:
     """
     Prune a module at random, in place: every ``nn.Linear`` and ``nn.Conv2d`` becomes a sparse layer.
 

@@ -155,6 +155,13 @@ def test_the_policy_of_another_algorithm_is_named(algorithm, policy, missing):
         algorithm(policy, env, policy_kwargs=dict(SMALL), buffer_size=100, learning_starts=2).learn(10)
 
 
+def test_a_dictionary_that_sac_wrote_into_is_named():
+    shared = dict(SMALL)
+    SAC(POLICY_ALIAS, ReachEnv(), policy_kwargs=shared, buffer_size=100)
+    with pytest.raises(ValueError, match=r"'use_sde'.*the same policy_kwargs given to SAC before.*Pass a copy\."):
+        TD3(POLICY_ALIAS, ReachEnv(), policy_kwargs=shared, buffer_size=100)
+
+
 def test_what_the_replay_buffer_cannot_hold_is_said_at_once():
     number = spaces.Box(-1, 1, ())
     for space, message in [

@@ -9,7 +9,7 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import stable_baselines3 as sb3
 import torch as th
@@ -25,6 +25,7 @@ from sb3_sparse.resume.safe.limits import TensorLimit
 from sb3_sparse.resume.safe.values import Reader, Writer, check_attributes
 from sb3_sparse.resume.safe.vec_normalize import normalized, statistics_of, wrapped
 
+Algorithm = TypeVar("Algorithm", bound=BaseAlgorithm)
 # Where a user writes logs is of no interest to others, and no file decides where something is written.
 _NEVER_SAVED = {"tensorboard_log"}
 # A layer is drawn as a dense one before it is pruned: so many times more than is in the file, and enough for small ones.
@@ -116,6 +117,32 @@ def save_safe(
         raise ValueError(f"{path}: cannot save this {type(model).__name__}: {error}") from error
     write_container(path, {**content, "versions": _versions()}, writer.tensors)
     return path
+
+
+@overload
+def load_safe(
+    path: str | Path,
+    env: GymEnv | None = None,
+    device: th.device | str = "auto",
+    *,
+    algorithm: None = None,
+    allow: Iterable[Any] = (),
+    max_bytes: int = MAX_BYTES,
+    **kwargs: Any,
+) -> BaseAlgorithm: ...
+
+
+@overload
+def load_safe(
+    path: str | Path,
+    env: GymEnv | None = None,
+    device: th.device | str = "auto",
+    *,
+    algorithm: type[Algorithm],
+    allow: Iterable[Any] = (),
+    max_bytes: int = MAX_BYTES,
+    **kwargs: Any,
+) -> Algorithm: ...
 
 
 def load_safe(

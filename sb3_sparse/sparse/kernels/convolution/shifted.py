@@ -80,8 +80,8 @@ class Shifted:
 
     def may_sample(self, x: Images) -> bool:
         """
-        Whether :meth:`grad_values` is right for these images. Vectors of a row's pixels reach beyond the row's end, where weights
-        are multiplied with zeros for a gradient and pixels that they never see: those must be finite.
+        Whether :meth:`grad_values` is right for these images. Vectors of a row's pixels reach beyond the row's end, where
+        weights are multiplied with zeros for a gradient and pixels that they never see: those must be finite.
 
         :param x: From :meth:`pack`.
         """
