@@ -129,7 +129,7 @@ def goes_on(folder, how, undisturbed):
 
 
 def some(n_calls, request):
-    return range(1, n_calls + 1, 3 if request.config.getoption("--full") else n_calls // 3)
+    return range(1, n_calls + 1, 3 if request.config.getoption("--full") else n_calls // 2)
 
 
 def test_killed_at_any_call(run, request):
