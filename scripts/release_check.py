@@ -92,11 +92,12 @@ class Plan:
     torch: str
     # Exact versions, in the way of pip's constraints.
     pins: list[str]
-    # From which the tests come, if they run.
-    sources: Path | None
+    # From which the tests come, and which of them run.
+    sources: Path
+    tests: list[str]
 
 
-def make_plan(wheel: Path, sources: Path, torch: str | None, lowest: bool) -> tuple[Plan, SpecifierSet]:
+def make_plan(wheel: Path, sources: Path, torch: str | None, lowest: bool, tests: list[str]) -> tuple[Plan, SpecifierSet]:
     """From what the wheel says that it needs; also the Pythons that it is for."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
@@ -108,7 +109,7 @@ def make_plan(wheel: Path, sources: Path, torch: str | None, lowest: bool) -> tu
     elif torch is None:
         (torch,) = re.findall(r"^TORCH \?= (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     pins = [f"{name}=={version}" for name, version in bounds.items() if name != "torch"] if lowest else []
-    return Plan(wheel, torch, pins, sources if lowest else None), SpecifierSet(metadata["Requires-Python"])
+    return Plan(wheel, torch, pins, sources, tests if lowest else []), SpecifierSet(metadata["Requires-Python"])
 
 
 def interpreters(allowed: SpecifierSet) -> dict[str, Path]:
@@ -151,14 +152,14 @@ def check(python: Path, plan: Plan, folder: Path) -> Row:
         call(*pip, *TEST_TOOLS, folder=folder)
         # Of the source distribution, all but the package: the tests find the one that is installed.
         sources = shutil.copytree(plan.sources, folder / "sources", ignore=shutil.ignore_patterns("sb3_sparse"))
-        done = call(inside, "-m", "pytest", "--maxfail", "10", "--tb", "short", "-v", *TESTS, folder=sources)
+        done = call(inside, "-m", "pytest", "--maxfail", "10", "--tb", "short", "-v", *plan.tests, folder=sources)
         return done.splitlines()[-1].strip("= ")
 
     if row.step("installed", install):
         row.step("a user's script", lambda: call(inside, user, folder, folder=folder))
         row.step("its types", types)
         row.step("all extras", extras)
-        if plan.sources:
+        if plan.tests:
             row.step("tests", tests)
     return row
 
@@ -168,10 +169,11 @@ def main() -> None:
     parser.add_argument("--python", action="append", help="3.12, or a path; several times for several")
     parser.add_argument("--torch", help="installed first; by default that of the Makefile, with --lowest the oldest")
     parser.add_argument("--lowest", action="store_true", help="the oldest versions, if no Python is named on the oldest")
+    parser.add_argument("--tests", nargs="+", default=TESTS, help="which tests run with the oldest versions")
     parser.add_argument("--folder", type=Path, help="where everything is made, and deleted afterwards; needs about 6 GB")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        plan, allowed = make_plan(*build(Path(name)), options.torch, options.lowest)
+        plan, allowed = make_plan(*build(Path(name)), options.torch, options.lowest, options.tests)
         found = interpreters(allowed)
         wanted = options.python or list(found)[: 1 if options.lowest else None]
         if missing := [each for each in wanted if each not in found and not Path(each).exists()]:

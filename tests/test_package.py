@@ -223,12 +223,12 @@ def test_the_source_distribution_has_what_the_readme_calls(distributions):
 def test_the_release_check_installs_the_lower_bound_of_whatever_is_needed(distributions):
     (wheel,) = distributions.glob("*.whl")
     needed = {Requirement(entry).name: Requirement(entry) for entry in settings()["dependencies"]}
-    plan, pythons = release_check["make_plan"](wheel, ROOT, None, True)
+    plan, pythons = release_check["make_plan"](wheel, ROOT, None, True, ["tests"])
     assert pythons == SpecifierSet(settings()["requires-python"])
     pins = [Requirement(pin) for pin in [*plan.pins, plan.torch]]
     assert {pin.name: lowest(pin) for pin in pins} == {name: lowest(requirement) for name, requirement in needed.items()}
-    newest, _ = release_check["make_plan"](wheel, ROOT, None, False)
-    assert (plan.sources, newest.sources, newest.pins) == (ROOT, None, [])
+    newest, _ = release_check["make_plan"](wheel, ROOT, None, False, ["tests"])
+    assert (plan.tests, newest.tests, newest.pins) == (["tests"], [], [])
     assert f"TORCH ?= {newest.torch}\n" in (ROOT / "Makefile").read_text()
 
 
