@@ -7,8 +7,8 @@ Before a release: what is built is installed from scratch, on each Python, and u
 
 Builds the source distribution, and the wheel from it. Then, for each Python: a new environment, the wheel, ``sb3-sparse
 --version``; ``release_user.py`` run, and read by mypy in strict mode, in a folder without this repository; whether all extras
-can be had together. ``--lowest`` runs the tests of ``sparse/`` and ``simba/`` as well, against the installed wheel. An
-environment is deleted before the next one is made: with pip's own torch for Linux it has 5 GB.
+can be had together; the command, with the extra ``zoo``. ``--lowest`` runs the tests of ``sparse/`` and ``simba/`` as well,
+against the installed wheel. An environment is deleted before the next one is made: with pip's own torch for Linux it has 5 GB.
 """
 
 import argparse
@@ -148,6 +148,13 @@ def check(python: Path, plan: Plan, folder: Path) -> Row:
         call(*pip, "--dry-run", f"{plan.wheel}[all]", folder=folder)
         return "can be had"
 
+    def command() -> str:
+        # Trained by it is what finds a package that is imported and that nobody asked for.
+        call(*pip, f"{plan.wheel}[zoo]", folder=folder)
+        options = ("--algo", "sac", "--env", "Pendulum-v1", "-n", "120", "--eval-freq", "100", "--eval-episodes", "1")
+        call(inside.with_name("sb3-sparse"), "train", *options, folder=folder)
+        return "trains"
+
     def tests() -> str:
         call(*pip, *TEST_TOOLS, folder=folder)
         # Of the source distribution, all but the package: the tests find the one that is installed.
@@ -159,6 +166,7 @@ def check(python: Path, plan: Plan, folder: Path) -> Row:
         row.step("a user's script", lambda: call(inside, user, folder, folder=folder))
         row.step("its types", types)
         row.step("all extras", extras)
+        row.step("the command", command)
         if plan.tests:
             row.step("tests", tests)
     return row

@@ -71,6 +71,7 @@ def recorded(tmp_path, monkeypatch, code):
     (tmp_path / "script.py").write_text(f"import sys\nsys.path.insert(0, {str(ROOT / 'benchmarks')!r})\n{code}")
     monkeypatch.setitem(tables["record"].__globals__, "RECORDS", tmp_path / "records")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("SB3_SPARSE_BACKEND", raising=False)
     tables["record"]("name", [str(tmp_path / "script.py"), "--quick"])
     return json.loads((tmp_path / "records" / "name.json").read_text())
 

@@ -63,5 +63,6 @@ def warn_of_second_normalization(algorithm: BaseAlgorithm | None) -> None:
     if vec_normalize is not None and vec_normalize.norm_obs:
         warn_user(
             "VecNormalize around the environment of a policy that normalises observations by itself: leave it out, or pass "
-            "policy_kwargs=dict(normalize_observations=False), or VecNormalize(norm_obs=False)."
+            "policy_kwargs=dict(normalize_observations=False), or VecNormalize(norm_obs=False); in a file of hyperparameters, "
+            "remove normalize, or give it {'norm_obs': False}."
         )

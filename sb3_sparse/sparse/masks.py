@@ -8,6 +8,7 @@ import torch as th
 from torch import nn
 
 from sb3_sparse.common.validation import flag
+from sb3_sparse.common.warn import warn_user
 from sb3_sparse.sparse.pruning import is_prunable, prunable_layers, prune_
 from sb3_sparse.sparse.topology import Topology
 
@@ -47,6 +48,8 @@ def sparsify_by_masks_(
         if len(shared) > 1:
             raise ValueError(f"{' and '.join(shared)} share one weight, which sparse layers cannot: untie {name!r} first.")
     topologies = {layer: _topology(name, wanted[name], tuple(layer.weight.shape)) for name, layer in layers.items()}
+    if empty := [name for name, layer in layers.items() if topologies[layer].nnz == 0]:
+        warn_user(f"the masks of {empty} leave no weight: what these layers return does not depend on their input.")
     return prune_(module, topologies, rescale)
 
 

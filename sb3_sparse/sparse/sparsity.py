@@ -120,11 +120,14 @@ class Sparsity:
         :param name: Of the network, where several have layers of the same names: each gets positions of its own.
         :return: The module.
         """
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"module is a {type(module).__name__}: expected a torch.nn.Module, such as the network itself.")
         if self.amount == 0.0:
             return module
         layers = prunable_layers(module, exclude)
         if not layers:
-            warn_user(f"sparsify_ found no nn.Linear or nn.Conv2d in {type(module).__name__}: it is as it was.")
+            left = "that exclude does not name " if exclude else ""
+            warn_user(f"sparsify_ found no nn.Linear or nn.Conv2d {left}in {type(module).__name__}: it is as it was.")
         densities = DISTRIBUTIONS[self.distribution]({name: layer.weight.shape for name, layer in layers.items()}, self.amount)
         seed = th.initial_seed() if self.seed is None else self.seed
         seed = derive_seed(seed, name) if name else seed
@@ -163,7 +166,7 @@ def sparsify_(
     >>> net = sparsify_(nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512)), sparsity=0.9)
 
     :param module: Any module. If it is itself a layer, the sparse layer is only returned.
-    :param sparsity: Fraction of the weights to remove, in [0, 1), over all layers together.
+    :param sparsity: Fraction of the weights to remove, in [0, 1), over all layers together that are not excluded.
     :param distribution: How it is spread over the layers: ``"erdos_renyi"`` or ``"uniform"``.
     :param exclude: Names of submodules to leave out (with everything inside them), or a function of a layer's
         name and the layer that says True for what to leave out.

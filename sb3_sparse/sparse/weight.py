@@ -264,6 +264,7 @@ class SparseWeight(LoadsWhole):
         """Why what a state dict has for this layer cannot be loaded, apart from its topology."""
         errors = [
             f"size mismatch for {prefix}{key}: {tuple(given[key].shape)} in the state dict, {tuple(parameter.shape)} here."
+            + (" Prune with the same sparsity or masks first." if key == "values" else "")
             for key, parameter in self._parameters.items()
             if parameter is not None and key in given and given[key].shape != parameter.shape
         ]

@@ -209,6 +209,12 @@ class _LeavesNothing:
         finally:
             self.created = []
 
+    def hyperparameters_optimization(self) -> None:
+        try:
+            super().hyperparameters_optimization()  # type: ignore[misc]
+        finally:
+            _remove_beginning(Path(self.save_path))
+
     def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
         self.created = [*getattr(self, "created", []), super().create_envs(*args, **kwargs)]  # type: ignore[misc]
         return self.created[-1]

@@ -64,6 +64,8 @@ def test_tune_keeps_the_yamls_policy_kwargs(tmp_path):
         *("--seed", "0", "--n-startup-trials", "1"),
         cwd=tmp_path,
     )
+    # The newest run would be one without an agent.
+    assert not list((tmp_path / "logs/sac").glob("Pendulum-v1_*"))
     # rl-zoo3 takes trial 0 for none, hence the second.
     out = run("train", *arguments, "--trial-id", "1", "--n-timesteps", "40", "--eval-freq", "-1", "-f", "logs", cwd=tmp_path)
     config = next((tmp_path / "logs/sac").glob("Pendulum-v1_*/Pendulum-v1/config.yml"))

@@ -129,3 +129,23 @@ def test_a_layer_of_another_class_is_not_named_among_those_that_can_be_pruned():
 
     with pytest.raises(ValueError, match=r"masks for \['0'\].*are \['1'\]"), pytest.warns(UserWarning, match="stay dense"):
         sparsify_by_masks_(nn.Sequential(Own(3, 3), nn.Linear(3, 3)), {"0": th.eye(3)})
+
+
+def test_a_mask_that_leaves_nothing_is_said():
+    with pytest.warns(UserWarning, match=r"masks of \['2'\] leave no weight"):
+        net = sparsify_by_masks_(network(), {"2": np.zeros((5, 12)), "4": np.ones((2, 5))})
+    assert net[2].topology.nnz == 0
+
+
+def test_another_number_of_weights_says_what_to_do():
+    net = sparsify_by_masks_(network(), {"4": np.eye(2, 5)})
+    state = sparsify_by_masks_(network(), {"4": np.ones((2, 5))}).state_dict()
+    with pytest.raises(RuntimeError, match=r"size mismatch for 4\.values.*same sparsity or masks first"):
+        net.load_state_dict(state)
+
+
+def test_what_was_excluded_is_not_called_missing_and_what_is_no_module_is_named():
+    with pytest.warns(UserWarning, match="that exclude does not name in Sequential"):
+        sparsify_(network(), 0.5, exclude=("0", "2", "4"))
+    with pytest.raises(ValueError, match=r"module is a generator: expected a torch\.nn\.Module"):
+        sparsify_(network().parameters(), 0.5)

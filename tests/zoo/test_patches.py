@@ -132,3 +132,20 @@ def test_enjoy_allocates_no_buffer(tmp_path):
     assert type(model) is SAC
     assert model.buffer_size == 1
     assert ALGOS["sac"] is SAC
+
+
+@pytest.mark.parametrize(
+    ("lacking", "says"),
+    [
+        ("requests", "rl-zoo3 needs requests: pip install requests"),
+        ("rl_zoo3", r'this needs rl-zoo3: pip install "sb3-sparse\[zoo\]"'),
+        ("rl_zoo3.train", r'this needs rl-zoo3: pip install "sb3-sparse\[zoo\]"'),
+    ],
+)
+def test_what_is_missing_is_what_is_named(lacking, says, monkeypatch):
+    def import_module(name):
+        raise ModuleNotFoundError(f"No module named {lacking!r}", name=lacking)
+
+    monkeypatch.setattr(rl_zoo.importlib, "import_module", import_module)
+    with pytest.raises(ImportError, match=says):
+        rl_zoo.part("train")
