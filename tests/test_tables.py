@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import runpy
 import subprocess
 from pathlib import Path
@@ -31,6 +32,12 @@ def records(tmp_path):
 def test_pages_say_what_the_records_say(page):
     text = page.read_text()
     assert rendered(text) == text, "python scripts/tables.py write"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_no_line_of_a_paragraph_begins_with_a_comment(page):
+    # To Markdown, the rest of such a line would be HTML: no links, and a paragraph of its own.
+    assert not re.findall(r"^ *<!-- (?:value|command|machine) .*", page.read_text(), re.MULTILINE)
 
 
 def test_a_table(records):
