@@ -42,7 +42,8 @@ def evaluations(label: str, folder: Path) -> list[list[str]]:
 
 def newest(logs: Path) -> Path:
     """The folder of the last run of the demo."""
-    runs = sorted(logs.glob(f"sac/{ENV}_*"), key=lambda run: int(run.name.rpartition("_")[2]))
+    runs = [run for run in logs.glob(f"sac/{ENV}_*") if run.name.rpartition("_")[2].isdecimal()]
+    runs.sort(key=lambda run: int(run.name.rpartition("_")[2]))
     if not runs:
         raise SystemExit(f"{logs}/sac has no run of {ENV}: make demo trains one.")
     return runs[-1]
@@ -55,7 +56,7 @@ def draw(rows: list[list[str]], output: Path) -> None:
     for label, run in dict.fromkeys((label, run) for label, run, *_ in rows):
         x, y = zip(*[(int(t), float(r)) for a, b, t, r in rows if (a, b) == (label, run)], strict=True)
         name = None if label in colours else label
-        axes.plot(x, y, color=colours.setdefault(label, COLOURS[len(colours)]), marker=".", label=name)
+        axes.plot(x, y, color=colours.setdefault(label, COLOURS[len(colours) % len(COLOURS)]), marker=".", label=name)
     axes.set(xlabel="decisions of the agent", ylabel="evaluation return", title=TITLE)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)

@@ -29,6 +29,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sb3_sparse.common.files import written_beside
+
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "docs" / "data" / "benchmarks"
 # How benchmarks name the machine, in their first line.
@@ -59,8 +61,8 @@ def record(name: str, command: list[str]) -> None:
         raise ValueError(f"{shlex.join(command)} printed no table with a heading ### above it.")
     machine = next((line.strip() for line in lines if _MACHINE.search(line)), "")
     content = {"command": shlex.join([*settings, "python", *command]), "machine": machine, "tables": tables}
-    RECORDS.mkdir(parents=True, exist_ok=True)
-    (RECORDS / f"{name}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    with written_beside(RECORDS / f"{name}.json") as beside:
+        beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_tables(lines: list[str]) -> list[dict[str, Any]]:

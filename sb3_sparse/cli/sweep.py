@@ -140,7 +140,18 @@ def _one_job(study: Study, runs: Sequence[PlannedRun], options: argparse.Namespa
         sys.exit(
             f"sb3-sparse sweep: --run-index {options.run_index}: there are {len(runs)} runs, {options.runs_per_job} a job."
         )
+    given = os.environ.get(BACKEND_VARIABLE)
     os.environ.setdefault(BACKEND_VARIABLE, "deterministic")
+    try:
+        is_stopped, view = _work(study, own, options)
+    finally:
+        if given is None:
+            del os.environ[BACKEND_VARIABLE]
+    _end(study, own, is_stopped, view.disk_error)
+
+
+def _work(study: Study, own: Sequence[PlannedRun], options: argparse.Namespace) -> tuple[bool, View]:
+    """Make runs here, one after the other. Returns whether that was stopped, and what was shown."""
     how = study.prepare(own, _command(options))
     view = View([study.folder(run) for run in own], {run.name: run.settings["n_timesteps"] for run in own}, live=False)
     timer = None
@@ -153,7 +164,7 @@ def _one_job(study: Study, runs: Sequence[PlannedRun], options: argparse.Namespa
         is_stopped = work(study.runs, [run.name for run in own], how, view) is not None
     if timer is not None:
         timer.cancel()
-    _end(study, own, is_stopped, view.disk_error)
+    return is_stopped, view
 
 
 def _end(study: Study, runs: Sequence[PlannedRun], is_stopped: bool = False, disk_error: str = "") -> None:

@@ -194,16 +194,18 @@ class _LeavesNothing:
 
     save_path: str
     created: list[VecEnv]
+    # Whether the folder of the run was not there before.
+    is_new = False
 
     def setup_experiment(self) -> Any:
         self.created = []
-        is_new = not Path(self.save_path).exists()
+        self.is_new = not Path(self.save_path).exists()
         try:
             return super().setup_experiment()  # type: ignore[misc]
         except BaseException:
             for envs in self.created:
                 envs.close()
-            if is_new:
+            if self.is_new:
                 _remove_beginning(Path(self.save_path))
             raise
         finally:
@@ -213,7 +215,8 @@ class _LeavesNothing:
         try:
             super().hyperparameters_optimization()  # type: ignore[misc]
         finally:
-            _remove_beginning(Path(self.save_path))
+            if self.is_new:
+                _remove_beginning(Path(self.save_path))
 
     def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
         self.created = [*getattr(self, "created", []), super().create_envs(*args, **kwargs)]  # type: ignore[misc]

@@ -22,7 +22,7 @@ def part(path: str) -> Any:
         found: Any = importlib.import_module(f"rl_zoo3.{module}")
     except ImportError as error:
         lacking = (error.name or "rl_zoo3").partition(".")[0]
-        if lacking != "rl_zoo3":
+        if isinstance(error, ModuleNotFoundError) and lacking != "rl_zoo3":
             raise ImportError(f"rl-zoo3 needs {lacking}: pip install {lacking} ({error})") from error
         raise ImportError(f'this needs rl-zoo3: pip install "sb3-sparse[zoo]" ({error})') from error
     for name in names:

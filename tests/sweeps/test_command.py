@@ -1,6 +1,7 @@
 """`sb3-sparse sweep`."""
 
 import json
+import os
 
 import pytest
 import yaml
@@ -67,12 +68,15 @@ def test_nothing_is_written_by_a_dry_run(plan, tmp_path, capsys):
     assert not (tmp_path / "logs").exists()
 
 
-def test_parts_of_an_array_of_jobs(plan, capsys, tmp_path):
+def test_parts_of_an_array_of_jobs(plan, capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("SB3_SPARSE_BACKEND", raising=False)
     study = Study(make_plan(yaml.safe_load(plan.read_text())), tmp_path / "logs/sweeps")
     for index in (0, 1):
         main(["sweep", "plan.yml", "--run-index", str(index), "--runs-per-job", "1"])
         assert "1 of 1 runs are done" in capsys.readouterr().out
         assert [run.axes["gamma"] for run in study.to_do(study.plan.runs)] == [0.99][index:]
+        # Decided for the runs, and not for whoever called the command.
+        assert "SB3_SPARSE_BACKEND" not in os.environ
     with pytest.raises(SystemExit, match="--run-index 2: there are 2 runs, 1 a job"):
         main(["sweep", "plan.yml", "--run-index", "2"])
 
