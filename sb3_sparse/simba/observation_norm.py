@@ -172,7 +172,8 @@ def _is_vector(space: spaces.Space, normalize_images: bool) -> bool:
 
 def _holds_numbers(tensor: th.Tensor) -> bool:
     """Not one of the stand-ins that torch's tracers and function transforms work with."""
-    if type(tensor) is not th.Tensor or th.compiler.is_exporting():
+    # The flag, since torch.compile of torch 2.8 and 2.9 takes `is_exporting()` for True.
+    if type(tensor) is not th.Tensor or th.compiler._is_exporting_flag:
         return False
     return th.compiler.is_compiling() or not th._C._functorch.is_functorch_wrapped_tensor(tensor)
 

@@ -101,6 +101,13 @@ def test_compile_as_one_graph(make, backend):
             close(ours, theirs)
 
 
+def test_compile_without_memory():
+    layer = SparseLinear(40, 30, density=0.2, device="meta")
+    compiled = th.compile(layer, fullgraph=True, backend="aot_eager")
+    y = compiled(th.empty(4, 40, device="meta"))
+    assert (y.shape, y.device.type) == ((4, 30), "meta")
+
+
 def test_a_compiled_layer_follows_its_topology():
     layer = SparseLinear(40, 30, density=0.2, seed=1)
     compiled = th.compile(layer, fullgraph=True, backend="aot_eager")

@@ -116,7 +116,8 @@ def has_memory(tensor: th.Tensor) -> bool:
 def _wants_formula(*tensors: Any) -> bool:
     """Whether the tool that is at work has to see torch's own operations: what it makes is to run without this package."""
     if th.compiler.is_compiling():
-        return th.compiler.is_exporting()
+        # What `is_exporting()` answers; itself it is True in whatever torch.compile of torch 2.8 and 2.9 looks at.
+        return th.compiler._is_exporting_flag
     return (
         any(isinstance(tensor, th.fx.Proxy) for tensor in tensors)
         or _tracing_state() is not None
@@ -216,7 +217,9 @@ def _check_places(x: th.Tensor, values: th.Tensor, bias: th.Tensor | None) -> No
 
 def _autocast(x: th.Tensor, values: th.Tensor, bias: th.Tensor | None) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
     place = x.device.type
-    if th.amp.is_autocast_available(place) and th.is_autocast_enabled(place) and values.dtype != th.float64:
+    # torch.compile of torch 2.8 and 2.9 cannot look into the question which places have autocast.
+    available = place != "meta" if th.compiler.is_compiling() else th.amp.is_autocast_available(place)
+    if available and th.is_autocast_enabled(place) and values.dtype != th.float64:
         dtype = th.get_autocast_dtype(place)
         x, values = x.to(dtype), values.to(dtype)
         bias = None if bias is None else bias.to(dtype)
