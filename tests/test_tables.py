@@ -7,7 +7,11 @@ import runpy
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from sb3_sparse.cli import main
+from tests.results.studies.made import make_study
 
 ROOT = Path(__file__).parent.parent
 tables = runpy.run_path(str(ROOT / "scripts" / "tables.py"))
@@ -110,3 +114,30 @@ def test_the_picture_of_the_readme_is_drawn_from_the_records():
     with headline["PICTURE"].with_suffix(".csv").open(newline="") as file:
         drawn = list(csv.reader(file))
     assert drawn == [headline["HEADER"], *headline["numbers"]()], "python scripts/headline.py"
+
+
+def test_tables_of_a_study(tmp_path, monkeypatch, capsys):
+    list(make_study(tmp_path / "study", widths=(1,), seeds=3, envs=("dm_control/cheetah-run-v0",)))
+    (tmp_path / "published.csv").write_text(
+        "algorithm,task,frames,mean_return,sd,seeds\nsac_simba,cheetah_run,1000,300,20,10\n"
+    )
+    main(["report", str(tmp_path / "study"), "-o", str(tmp_path / "width"), "--reference", str(tmp_path / "published.csv")])
+    capsys.readouterr()
+    script = runpy.run_path(str(ROOT / "scripts" / "reproduction.py"))
+    monkeypatch.setitem(script["read"].__globals__, "STUDIES", tmp_path)
+    monkeypatch.setattr("sys.argv", ["reproduction.py", "width"])
+    script["main"]()
+    returns, published, plasticity = tables["read_tables"](capsys.readouterr().out.splitlines())
+    assert [found["title"] for found in (returns, published, plasticity)] == [
+        "Returns: cheetah-run",
+        "Published: cheetah-run",
+        "Plasticity: critic",
+    ]
+    rows = list(csv.DictReader((tmp_path / "width.csv").read_text().splitlines()))
+    for row, sparsity in zip(returns["rows"], ("0.0", "0.8"), strict=True):
+        finals = [f"{float(run['final_return']):.0f}" for run in rows if run["axis:sparsity"] == sparsity]
+        assert len(finals) == 3
+        assert row[1] == ", ".join(finals)
+    ours = np.mean([float(run["final_return"]) for run in rows if run["axis:sparsity"] == "0.8"])
+    assert published["rows"][1][4].startswith(f"{ours - 300:+.0f} [")
+    assert len(plasticity["rows"]) == 2

@@ -1,0 +1,118 @@
+"""
+The tables of a study in docs/reproduction.md, from the CSVs that ``sb3-sparse report`` wrote into docs/data/studies/.
+
+    sb3-sparse report logs/sweeps/agreement -o docs/data/studies/agreement --reference docs/data/simba_returns.csv
+    python scripts/tables.py record agreement scripts/reproduction.py agreement
+"""
+
+import argparse
+import csv
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from sb3_sparse.results.studies.tables import duration
+
+STUDIES = Path(__file__).parent.parent / "docs" / "data" / "studies"
+RETURNS = ["group", "final return of each seed", "IQM", "difference of means to the baseline", "learnable parameters", "time"]
+PUBLISHED = ["group", "mean ± sd (runs)", "published", "mean ± sd (seeds)", "difference [95 % interval]", "verdict"]
+# Plasticity at the end of training: columns of the report's groups, and what they are called.
+PLASTICITY = {
+    "dormant_redo": "dormant ratio",
+    "srank": "srank",
+    "gradient_norm": "gradient norm",
+    "parameter_norm": "parameter norm",
+    "interference_abs": "interference",
+}
+
+
+def read(name: str) -> list[dict[str, str]]:
+    """The lines of one CSV; none if the report had no such table."""
+    path = STUDIES / f"{name}.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def interval(row: dict[str, str], name: str, form: str) -> str:
+    """An estimate, and its interval if it has one."""
+    if not row.get(name):
+        return ""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{float(row[name]):{form}}" + (f" [{float(low):{form}}, {float(high):{form}}]" if low else "")
+
+
+def task(row: dict[str, str]) -> str:
+    """The environment as tables name it."""
+    return row["environment"].removeprefix("dm_control/").rpartition("-v")[0]
+
+
+def print_table(title: str, header: list[str], rows: Iterable[list[str]]) -> None:
+    """A Markdown table with the heading that ``scripts/tables.py`` looks for."""
+    print(f"\n### {title}\n")
+    for line in (header, ["---"] * len(header), *rows):
+        print("| " + " | ".join(line) + " |")
+
+
+def print_returns(study: str) -> None:
+    """Final returns of each group; a table for each task."""
+    finals = defaultdict(list)
+    for run in read(study):
+        if run["final_return"]:
+            finals[run["environment"], run["group"]].append(float(run["final_return"]))
+    tables = defaultdict(list)
+    for row in read(f"{study}_groups"):
+        own = finals.get((row["environment"], row["group"]))
+        if own is None:
+            # Several tasks put together.
+            continue
+        difference = interval(row, "difference_of_means", "+.0f")
+        tables[task(row)].append(
+            [
+                *(row["group"], ", ".join(f"{value:.0f}" for value in own), interval(row, "final_return_iqm", ".0f")),
+                *(difference, f"{float(row['learnable_parameters']):,.0f}", duration(float(row["seconds_mean"]))),
+            ]
+        )
+    for name, rows in tables.items():
+        print_table(f"Returns: {name}", RETURNS, rows)
+
+
+def print_published(study: str) -> None:
+    """Groups beside published returns; a table for each task."""
+    tables = defaultdict(list)
+    for row in read(f"{study}_references"):
+        own, other = (
+            f"{float(row[f'{kind}mean']):.0f} ± {float(row[f'{kind}sd']):.0f} ({row[f'{kind}runs']})"
+            for kind in ("", "published_")
+        )
+        difference = f"{float(row['difference']):+.0f} [{float(row['low']):+.0f}, {float(row['high']):+.0f}]"
+        tables[task(row)].append([row["group"], own, row["published"], other, difference, row["verdict"]])
+    for name, rows in tables.items():
+        print_table(f"Published: {name}", PUBLISHED, rows)
+
+
+def print_plasticity(study: str) -> None:
+    """What was measured at the end of training; a table for each network."""
+    groups = read(f"{study}_groups")
+    for network in ("critic", "actor"):
+        columns = {f"final_{network}_{key}_iqm": name for key, name in PLASTICITY.items()}
+        rows = [[row["group"], *(interval(row, column, ".3g") for column in columns)] for row in groups]
+        if any(any(row[1:]) for row in rows):
+            print_table(f"Plasticity: {network}", ["group", *columns.values()], rows)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", help="what the files in docs/data/studies/ are called")
+    study = parser.parse_args().study
+    if not (runs := read(study)):
+        raise SystemExit(f"{STUDIES / study}.csv is not there: sb3-sparse report logs/sweeps/{study} -o {STUDIES / study}")
+    print(", ".join(sorted({run["machine"] for run in runs if run["machine"]})))
+    for show in (print_returns, print_published, print_plasticity):
+        show(study)
+
+
+if __name__ == "__main__":
+    main()
