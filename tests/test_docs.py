@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in page.parts]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 pages = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
-COMMANDS = ("train", "tune", "enjoy", "evaluate", "describe", "plot", "report")
+COMMANDS = ("train", "tune", "enjoy", "evaluate", "describe", "export", "sweep", "plot", "report")
 
 
 def blocks(page, language):
@@ -139,6 +139,11 @@ def test_options_of_scripts_exist(page):
     for script, arguments in re.findall(r"python ((?:examples|benchmarks|scripts)/[\w./-]+\.py)([^`\n#;|]*)", text):
         for option in options(arguments):
             assert has_option(help_of_script(script), option), f"{script} has no {option}"
+
+
+def test_the_page_about_the_command_has_a_row_for_each_part():
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/cli.md").read_text(), re.MULTILINE)
+    assert set(cli.COMMANDS) <= set(rows)
 
 
 def test_a_page_about_a_command_names_its_options():

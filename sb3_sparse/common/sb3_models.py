@@ -54,7 +54,7 @@ def model_parts(model: BaseAlgorithm) -> ModelParts:
     :param model: Any model of SB3, sb3-contrib or this package, or one that has a method ``model_parts``.
     :raises NoKnownNetworks: If nobody knows. It is a ``ValueError``.
     :raises ValueError: If its own method returns something else than parts.
-    :raises TypeError: If the model has ``plasticity_networks``, by which version 0.2 of this package asked for the same.
+    :raises TypeError: If the model has ``plasticity_networks``, by which earlier versions of this package asked for the same.
     """
     if callable(getattr(model, "plasticity_networks", None)):
         raise TypeError(

@@ -16,8 +16,9 @@ class DER(Rainbow):
 
     Dopamine's agent starts with less noise: ``sigma=0.1``, where the paper has 0.5.
 
-    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a policy class. For the paper's network pass
-        ``policy_kwargs=dict(encoder="impala", width_scale=3, sparsity=0.8)``; Dopamine's has ``encoder="nature_same"``.
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, ``"SparseSimBaPolicy"``, or a policy class. For
+        the paper's network pass ``policy_kwargs=dict(encoder="impala", width_scale=3, sparsity=0.8)``; Dopamine's has
+        ``encoder="nature_same"``.
     :param env: The environment, with discrete actions.
     :param learning_rate: Learning rate, or a schedule of it.
     :param n_steps: Rewards of so many steps make a transition.

@@ -23,7 +23,7 @@ class LayerReport:
     """Weights of the dense layer."""
     backend: str
     """What multiplies with it: a backend's name (with "(not measured yet)" if it is not settled), ``"torch"`` for a dense
-    layer, ``"conv"`` for a convolution."""
+    layer; for a sparse convolution ``"shifted"`` (our kernels) or ``"dense"``, or ``"conv"`` before its first use."""
 
     @property
     def density(self) -> float:
