@@ -142,7 +142,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
         *("StreamPolicy", "StreamACPolicy", "StreamACCnnPolicy", "StreamQPolicy", "StreamQCnnPolicy"),
     ),
     **dict.fromkeys(("evaluation", "export", "results", "zoo"), ()),
-    # Addresses of version 0.2 and before.
+    # Addresses of earlier versions.
     **dict.fromkeys(("observations", "policies", "policy_networks"), ()),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

@@ -1,4 +1,4 @@
-"""The address of what saved networks name, up to version 0.2. See ``simba/observation_norm.py`` and ``simba/spaces.py``."""
+"""The address of what networks name that earlier versions saved. See ``simba/observation_norm.py`` and ``simba/spaces.py``."""
 
 from sb3_sparse.simba.observation_norm import ObservationNorm
 from sb3_sparse.simba.spaces import FlatSmallImages

@@ -1,4 +1,4 @@
-"""The address of the policies up to version 0.2, which saved agents name. They are in ``sb3_sparse/simba/policies.py``."""
+"""The address of the policies in earlier versions, which saved agents name. They are in ``sb3_sparse/simba/policies.py``."""
 
 from sb3_sparse.simba.policies import (
     POLICIES,

@@ -1,4 +1,4 @@
-"""The address of the networks up to version 0.2, which saved networks name. They are in ``sb3_sparse/simba/networks.py``."""
+"""The address of the networks in earlier versions, which saved networks name. They are in ``sb3_sparse/simba/networks.py``."""
 
 from sb3_sparse.simba.networks import (
     SimBaContinuousCritic,

@@ -21,7 +21,7 @@ commands:
   export     write an agent as another kind of file: sb3-sparse export --algo sac --env Pendulum-v1 --to onnx
   sweep      make all runs of a study: sb3-sparse sweep plan.yml; sb3-sparse sweep status plan.yml
   plot       draw return and plasticity of runs: sb3-sparse plot logs/sac/Pendulum-v1_1 logs/sac/Pendulum-v1_2
-  report     put the runs of a study together, as a page with plots, pictures and tables: sb3-sparse report studies/width
+  report     put the runs of a study together, as a page with plots, pictures and tables: sb3-sparse report logs/sweeps/width
   completion print what lets a shell complete all this: sb3-sparse completion bash
 
 Options of train, enjoy and tune are those of rl-zoo3 (sb3-sparse COMMAND --help). Hyperparameters come from the packaged file

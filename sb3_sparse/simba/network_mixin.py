@@ -101,7 +101,7 @@ class SimBaNetwork(ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "sparsity" not in state:
-            # Pickled by version 0.2 or before, which kept the keywords.
+            # Pickled by an earlier version, which kept the keywords.
             keywords = dict(state["simba_kwargs"])
             state = {**state, "sparsity": Sparsity.from_keywords(**Sparsity.take_keywords(keywords)), **keywords}
             del state["simba_kwargs"]

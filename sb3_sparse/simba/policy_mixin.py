@@ -189,7 +189,7 @@ class SimBaPolicy(ActsCompiled, ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "sparsity" not in state:
-            # Pickled by version 0.2 or before, which kept the keywords.
+            # Pickled by an earlier version, which kept the keywords.
             keywords = dict(state["simba_kwargs"])
             sparsity = Sparsity.per_network(list(self.network_classes), **Sparsity.take_keywords(keywords))
             state = {**state, "sparsity": sparsity, "simba_kwargs": keywords}

@@ -1,8 +1,8 @@
 """
 Normalisation of a stream: observations, rewards, and the time feature (Elsayed et al. 2024).
 
-All statistics are Welford's, in double precision, with the sample variance, and nothing is clipped. They are buffers
-of the policy, so a saved agent is complete and ``predict`` takes raw observations.
+All statistics are Welford's, in double precision, with the sample variance, and what is normalised is not clipped. They are
+buffers of the policy, so a saved agent is complete and ``predict`` takes raw observations.
 
 One absurd number would be remembered for ever: the deviation of its entry would be as absurd, and everything else that
 the entry says would vanish beside it. So what is beyond :func:`outlier_limit` is left out of the statistics, and seen

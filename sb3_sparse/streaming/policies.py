@@ -255,7 +255,7 @@ class StreamPolicy(LoadsWhole, BasePolicy):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "sparsity" in state["_constructor_kwargs"]:
-            # Pickled by version 0.2 or before, which kept the keywords.
+            # Pickled by an earlier version, which kept the keywords.
             keywords = dict(state["_constructor_kwargs"])
             sparsity = Sparsity.per_network(self.network_names, **Sparsity.take_keywords(keywords))
             state = {**state, "sparsity": sparsity, "_constructor_kwargs": keywords}

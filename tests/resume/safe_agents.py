@@ -33,6 +33,7 @@ KINDS |= {
     "dqn with nothing": lambda: rainbow(
         Rainbow, VECTOR, distributional=False, dueling=False, double=False, noisy=False, prioritized=False, n_steps=1
     ),
+    "rainbow simba": lambda: rainbow(Rainbow, VECTOR, "SparseSimBaPolicy", policy_kwargs={"width_scale": 0.125}),
     "der": lambda: rainbow(DER, VECTOR),
     "der impala": lambda: rainbow(DER, IMAGE, "CnnPolicy", policy_kwargs={"encoder": "impala", "sparsity": 0.5}),
     "drqv2 frames": lambda: drqv2(spaces.Box(0, 255, (6, 24, 24), np.uint8), sparsity_scope="critic", critic_width_scale=2),

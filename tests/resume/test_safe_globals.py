@@ -22,6 +22,7 @@ OURS = {
     *(f"sb3_sparse.streaming.policies.{name}" for name in ("StreamACPolicy", "StreamACCnnPolicy")),
     *(f"sb3_sparse.streaming.policies.{name}" for name in ("StreamQPolicy", "StreamQCnnPolicy")),
     *(f"sb3_sparse.rainbow.policies.{name}" for name in ("RainbowPolicy", "RainbowCnnPolicy", "RainbowMultiInputPolicy")),
+    "sb3_sparse.rainbow.simba.SparseSimBaRainbowPolicy",
     "sb3_sparse.drqv2.policies.DrQv2Policy",
     "sb3_sparse.replay.buffer.ComposedReplayBuffer",
     "sb3_sparse.replay.prioritized.PrioritizedReplayBuffer",

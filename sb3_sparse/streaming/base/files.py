@@ -1,4 +1,4 @@
-"""Whose agent a file holds. Streaming agents say so; of others, and of those before version 0.3, what is saved tells."""
+"""Whose agent a file holds. Streaming agents say so; of others, and of those of earlier versions, what is saved tells."""
 
 import inspect
 import io
@@ -55,7 +55,7 @@ def _saved(path: Any) -> dict[str, Any] | None:
 def _streaming_kind(saved: dict[str, Any]) -> str:
     if isinstance(named := saved.get("algorithm"), str):
         return named
-    # As version 0.2 and before wrote them.
+    # As earlier versions wrote them.
     if "kappa_policy" in saved:
         return "StreamAC"
     return "StreamSARSA" if "_next_action" in saved else "StreamQ"

@@ -17,7 +17,7 @@ from sb3_sparse.resume.files.lease import LEASE, FolderInUse, Lease, holder_of
 STATUS_FILE = "status.json"
 # A run that ends its process so often without a new checkpoint will end the next one, too.
 MAX_LOST = 3
-# Seconds for which others believe in a run without a sign of life.
+#: What a run may be, as :attr:`RunFolder.state` says it.
 STATES = ("done", "running", "failed", "stopped", "waiting")
 
 
