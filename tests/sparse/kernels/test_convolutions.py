@@ -1,5 +1,7 @@
 """Convolutions on our kernels against torch's with a dense weight in float64."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch as th
@@ -10,9 +12,11 @@ from sb3_sparse.networks.cnn import ImpalaEncoder, NatureEncoder
 from sb3_sparse.sparse import SparseConv2d, Topology, sparsify_
 from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
 from sb3_sparse.sparse.kernels.choosing import chooser, convolutions, measure
-from sb3_sparse.sparse.kernels.convolution import autograd
+from sb3_sparse.sparse.kernels.convolution import autograd, shifted
+from sb3_sparse.sparse.kernels.convolution.images import Result
 from sb3_sparse.sparse.kernels.convolution.shifted import Shifted, can_shift
 from sb3_sparse.sparse.kernels.convolution.window import Window
+from sb3_sparse.sparse.kernels.native import threads
 
 
 def dense_convolution(x, values, topology, window, bias, grad):
@@ -95,6 +99,37 @@ def test_a_weight_that_never_sees_an_infinite_pixel_has_a_finite_gradient(batch,
         assert th.equal(values.isfinite(), right.isfinite())
         assert values.isfinite().any()
         th.testing.assert_close(values[values.isfinite()], right[right.isfinite()], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("batch", "size"), [(16, 5), (48, 11), (3, 7)])
+@pytest.mark.parametrize("product", ["forward", "grad_input"])
+def test_no_two_threads_write_the_same_number(batch, size, product, monkeypatch):
+    """Of many channels sums are added up block by block, where they are: nobody else may write there meanwhile."""
+    topology, window = Topology.random((64, 64, 3, 3), 3686, 0), Window((3, 3), (1, 1), (1, 1), (1, 1))
+    products = Shifted(topology, window, (batch, 64, size, size))
+    images, values = th.randn(batch, 64, size, size), th.randn(topology.nnz)
+    packed = products.pack(images) if product == "forward" else products.pack_gradient(images)
+    results, written = [], []
+    monkeypatch.setattr(shifted, "Result", lambda *args: results.append(Result(*args)) or results[-1])
+    monkeypatch.setattr(threads, "MIN_WORK", 1)
+    monkeypatch.setattr(threads.th, "get_num_threads", lambda: 1000)
+
+    def one_after_the_other(kernel, arguments, bounds):
+        data, whole = results[-1].data, None
+        for begin, end in itertools.pairwise(bounds):
+            data.fill_(float("nan"))
+            kernel.call(*arguments, begin, end)
+            written.append(~data.isnan())
+            whole = data.nan_to_num(0.0) + (0.0 if whole is None else whole)
+        data.copy_(whole)
+
+    monkeypatch.setattr(shifted, "run", one_after_the_other)
+    y = products.forward(packed, values, None) if product == "forward" else products.grad_input(packed, values)
+    assert len(written) > 1
+    assert (th.stack(written).sum(dim=0) == 1).all()
+    weight = topology.scatter(values.double())
+    convolve = F.conv2d if product == "forward" else F.conv_transpose2d
+    th.testing.assert_close(y.double(), convolve(images.double(), weight, padding=1), rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_that_nobody_wants_are_not_made(on_kernels, monkeypatch):
