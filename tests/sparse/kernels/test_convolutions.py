@@ -335,6 +335,35 @@ class TestChoice:
         convolutions.shifts(self.topology, self.window, (batch, 16, 30, 30), wants)
         assert measured == [{"dense", "shifted"}]
 
+    def test_weights_that_fit_where_others_of_that_density_do_not_are_measured(self, fresh, monkeypatch):
+        monkeypatch.setenv(BACKEND_VARIABLE, "auto")
+        mask = th.zeros(8, 8, 3, 3)
+        mask[..., 1, 1] = 1
+        topology, window = Topology.from_mask(mask), Window((3, 3), dilation=(20, 20))
+        assert can_shift(topology, window, (16, 8, 60, 60))
+        convolutions.shifts(topology, window, (16, 8, 60, 60), (True, True))
+
+    @pytest.mark.parametrize("surroundings", [lambda: th.device("meta"), th.inference_mode])
+    def test_a_measurement_is_of_float32_on_the_cpu_whatever_the_default_is(self, surroundings, fresh, monkeypatch):
+        measured, forward = [], Shifted.forward
+        monkeypatch.setattr(convolutions, "compete", lambda steps: measured.append(steps) or original(steps))
+        original = measure.compete
+        monkeypatch.setattr(Shifted, "forward", lambda *args: measured.append(args[2]) or forward(*args))
+        monkeypatch.setenv(BACKEND_VARIABLE, "auto")
+        x = th.randn(16, 16, 20, 20)
+        layer = SparseConv2d(nn.Conv2d(16, 16, 3), Topology.random((16, 16, 3, 3), 200, 4712))
+        default = th.get_default_dtype()
+        try:
+            th.set_default_dtype(th.float64)
+            with surroundings():
+                y = layer(x).clone()
+        finally:
+            th.set_default_dtype(default)
+        assert all(values.is_cpu and values.dtype is th.float32 for values in measured[1:])
+        assert len(measured) > 2
+        th.testing.assert_close(y, layer.to_dense()(x), rtol=1e-4, atol=1e-4)
+        layer(x).sum().backward()
+
     def test_nothing_is_measured_on_a_busy_machine(self, fresh, monkeypatch):
         monkeypatch.setattr(measure.os, "getloadavg", lambda: (1000.0, 0.0, 0.0))
         monkeypatch.setattr(convolutions, "_measure", None)
