@@ -154,14 +154,26 @@ class SparseConv2d(SparseWeight):
 
     @property
     def _window(self) -> Window:
-        settings = self.settings
-        left, right, top, bottom = self._padding if settings["padding_mode"] == "zeros" else (0, 0, 0, 0)
-        sides = (top, left), (bottom, right)
-        return Window(settings["kernel_size"], settings["stride"], *sides, settings["dilation"], settings["groups"])
+        # Whatever torch takes: the settings of a convolution may be changed after it was made, to plain numbers too.
+        settings, kernel = self.settings, (self._topology.shape[2], self._topology.shape[3])
+        stride, dilation = _pair(settings["stride"]), _pair(settings["dilation"])
+        padding = settings["padding"]
+        if settings["padding_mode"] != "zeros" or padding == "valid":
+            before = after = (0, 0)
+        elif padding == "same":
+            both = [reach * (size - 1) for reach, size in zip(dilation, kernel, strict=True)]
+            before, after = (both[0] // 2, both[1] // 2), (both[0] - both[0] // 2, both[1] - both[1] // 2)
+        else:
+            before = after = _pair(padding)
+        return Window(kernel, stride, before, after, dilation, settings["groups"])
 
     def extra_repr(self) -> str:
         shape = "x".join(map(str, self._topology.shape))
         return f"kernel={shape}, nnz={self._topology.nnz}, density={self.density:.4g}, bias={self.bias is not None}"
+
+
+def _pair(setting: int | tuple[int, int]) -> tuple[int, int]:
+    return (setting, setting) if isinstance(setting, int) else (setting[0], setting[1])
 
 
 SparseLayer = SparseLinear | SparseConv2d

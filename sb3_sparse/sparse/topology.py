@@ -178,7 +178,8 @@ class Topology:
         tensors = self._tensors.get(device)
         if tensors is None:
             on_cpu = device.type == "cpu"
-            tensors = self._build_tensors() if on_cpu else TopologyTensors(*(t.to(device) for t in self.tensors()))
+            with _made_to_be_kept():
+                tensors = self._build_tensors() if on_cpu else TopologyTensors(*(t.to(device) for t in self.tensors()))
             self._tensors[device] = tensors
         return tensors
 
@@ -193,7 +194,8 @@ class Topology:
         keeps = th._C._len_torch_dispatch_stack() == 0
         index = self._flat_index.get(device) if keeps else None
         if index is None:
-            index = th.from_numpy(self._flat_positions()).to(device)
+            with _made_to_be_kept():
+                index = th.from_numpy(self._flat_positions()).to(device)
             if keep and keeps:
                 self._flat_index[device] = index
         return index
@@ -217,7 +219,7 @@ class Topology:
 
     def mask(self) -> th.Tensor:
         """Boolean tensor of the weight's shape: True where a weight exists."""
-        mask = th.zeros(self.numel, dtype=th.bool)
+        mask = th.zeros(self.numel, dtype=th.bool, device="cpu")
         mask[th.from_numpy(self._flat_positions())] = True
         return mask.view(self.shape)
 
@@ -282,6 +284,11 @@ class Topology:
     def __repr__(self) -> str:
         origin = "given" if self.seed is None else f"seed={self.seed}"
         return f"Topology({'x'.join(map(str, self.shape))}, nnz={self.nnz}, {origin})"
+
+
+def _made_to_be_kept() -> th.inference_mode:
+    """Where tensors are made that outlive the call: of inference mode they could not take part in training later."""
+    return th.inference_mode(False)
 
 
 def tensor_bytes(topology: Topology) -> int:

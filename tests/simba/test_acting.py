@@ -154,6 +154,7 @@ def test_observations_that_lie_otherwise_in_memory(passes):
         np.full(11, np.nan, np.float32),
         np.full(11, np.inf, np.float64),
         np.full(11, -1e300),
+        observations()[0] * np.float32(1e25),
     ],
     ids=lambda observation: (
         f"{type(observation).__name__}-{getattr(observation, 'shape', '')}-{getattr(observation, 'dtype', '')}"

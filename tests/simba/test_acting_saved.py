@@ -1,5 +1,6 @@
 """How an agent acts is decided once and saved with it, in files of every kind; those from before act as they did."""
 
+import copy
 import io
 import json
 import pickle
@@ -8,12 +9,13 @@ import zipfile
 import numpy as np
 import pytest
 import torch as th
-from stable_baselines3 import SAC
+from stable_baselines3 import DQN, SAC, TD3
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_sparse import SparseSimBaPolicy, load_safe, save_safe
+from sb3_sparse.simba.acting.written import WrittenPass
 from tests.compatibility import cases
-from tests.simba.acting import ALGORITHMS, by_torch, make, observations
+from tests.simba.acting import ALGORITHMS, by_torch, make, network_of, observations
 
 needs_numpy_2 = pytest.mark.skipif(
     np.lib.NumpyVersion(np.__version__) < "2.0.0", reason="the files were saved with NumPy 2, which NumPy 1 cannot read"
@@ -143,3 +145,30 @@ def test_loading_weights_into_an_agent_does_not_change_how_it_acts():
     assert model.policy.compiled_acting is True
     old.set_parameters(cases.AGENTS["sac"].build().get_parameters())
     assert old.policy.compiled_acting is False
+
+
+@pytest.mark.parametrize("algorithm", [SAC, TD3, DQN])
+def test_copies_act_with_weights_of_their_own(algorithm, passes):
+    model = make(algorithm)
+    right = model.predict(OBSERVATION, deterministic=True)[0]
+    passes.clear()
+    for again in (copy.deepcopy(model.policy), pickle.loads(pickle.dumps(model.policy))):
+        assert again._pass is None
+        np.testing.assert_array_equal(again.predict(OBSERVATION, deterministic=True)[0], right)
+        with th.no_grad():
+            for parameter in network_of(again).parameters():
+                parameter.add_(1.0)
+        assert not np.array_equal(again.predict(OBSERVATION, deterministic=True)[0], right) or algorithm is DQN
+        np.testing.assert_array_equal(model.predict(OBSERVATION, deterministic=True)[0], right)
+    assert len(passes) == 6
+
+
+def test_nothing_of_the_pass_is_saved():
+    model = make()
+    model.predict(OBSERVATION, deterministic=True)[0]
+    file = io.BytesIO()
+    th.save(model.policy, file)
+    state = model.policy.__getstate__()
+    assert "_pass" in vars(model.policy)
+    assert "_pass" not in state
+    assert isinstance(model.policy._pass, WrittenPass)

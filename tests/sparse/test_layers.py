@@ -256,6 +256,28 @@ def test_bad_arguments_are_named(arguments, message):
         SparseLinear(5, 4, **arguments)
 
 
+@pytest.mark.parametrize("changed", [dict(padding=(0, 0)), dict(padding="same"), dict(padding=2, stride=2, dilation=2)])
+def test_a_convolution_may_have_other_settings_than_it_was_made_with(changed):
+    dense = nn.Conv2d(3, 4, 3, padding=1)
+    for name, value in changed.items():
+        setattr(dense, name, value)
+    sparse, x = SparseConv2d.from_dense(dense, Topology.random((4, 3, 3, 3), 108, 0)), th.randn(2, 3, 9, 8)
+    assert th.allclose(sparse(x), dense(x), atol=1e-5)
+    assert th.allclose(sparse.to_dense()(x), dense(x), atol=1e-5)
+
+
+def test_what_was_first_used_in_inference_mode_can_be_trained():
+    layer, x = SparseConv2d(nn.Conv2d(3, 4, 3), Topology.random((4, 3, 3, 3), 40, 4711)), th.randn(2, 3, 8, 8)
+    with th.inference_mode():
+        expected = layer(x).clone()
+        layer.weight.sum()
+    y = layer(x)
+    y.sum().backward()
+    assert th.equal(y.detach(), expected)
+    assert layer.values.grad.any()
+    layer.weight.sum().backward()
+
+
 class Doubled(nn.Module):
     def forward(self, x):
         return 2 * x

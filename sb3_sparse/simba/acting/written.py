@@ -45,6 +45,7 @@ class WrittenPass:
             self._tensors.append(tensor)
         # They hold the memory, so that no other tensor can come to lie there unnoticed.
         self._aliases = [tensor.detach() for tensor in self._tensors]
+        self._addresses = [tensor.data_ptr() for tensor in self._tensors]
         modules = list(network.modules())
         self._places: list[Mapping[str, Any]] = [p for m in modules for p in (m._modules, m._parameters, m._buffers)]
         self._sizes = list(map(len, self._places))
@@ -82,7 +83,10 @@ class WrittenPass:
 
     def _is_in_place(self) -> bool:
         try:
-            return all(map(th.Tensor.is_set_to, self._tensors, self._aliases))
+            # Torch can move the memory of a tensor and all its aliases: who sends one to another process shares it.
+            return all(map(th.Tensor.is_set_to, self._tensors, self._aliases)) and (
+                list(map(th.Tensor.data_ptr, self._tensors)) == self._addresses
+            )
         except RuntimeError:
             # Torch cannot say it of tensors on all devices.
             return False
@@ -149,4 +153,6 @@ class _Room:
         self.observation = np.zeros(n_in, dtype=np.float64)
         self.outputs = np.zeros(sum(n_out), dtype=np.float32)
         self.is_finite = np.zeros(1, dtype=np.float32)
-        self.noise = th.zeros(1, n_out[0])
+        # Whatever surrounds the first action: what was made in inference mode could not be drawn into outside of it.
+        with th.inference_mode(False):
+            self.noise = th.zeros(1, n_out[0], dtype=th.float32, device="cpu")

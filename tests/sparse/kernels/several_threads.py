@@ -91,10 +91,15 @@ def test_results_do_not_depend_on_the_number_of_threads(backend, batch, who_work
 
 
 @pytest.mark.parametrize("batch", [1, 20, 32])
-def test_results_of_convolutions_do_not_depend_on_the_number_of_threads(batch, who_works, parts, monkeypatch):
+# Channels in one block, and in several.
+@pytest.mark.parametrize(("channels", "stride", "size"), [(8, 2, (21, 19)), (64, 1, (8, 11))])
+def test_results_of_convolutions_do_not_depend_on_the_number_of_threads(
+    batch, channels, stride, size, who_works, parts, monkeypatch
+):
     monkeypatch.setenv(BACKEND_VARIABLE, "blocked")
-    layer = SparseConv2d(th.nn.Conv2d(8, 24, 3, 2, 1), Topology.random((24, 8, 3, 3), 500, seed=0))
-    x = th.randn(batch, 8, 21, 19, requires_grad=True)
+    topology = Topology.random((64, channels, 3, 3), 60 * channels, seed=0)
+    layer = SparseConv2d(th.nn.Conv2d(channels, 64, 3, stride, 1), topology)
+    x = th.randn(batch, channels, *size, requires_grad=True)
 
     def results():
         y = layer(x)

@@ -1,5 +1,7 @@
 """Convolutions on our kernels against torch's with a dense weight in float64."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch as th
@@ -10,9 +12,11 @@ from sb3_sparse.networks.cnn import ImpalaEncoder, NatureEncoder
 from sb3_sparse.sparse import SparseConv2d, Topology, sparsify_
 from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
 from sb3_sparse.sparse.kernels.choosing import chooser, convolutions, measure
-from sb3_sparse.sparse.kernels.convolution import autograd
+from sb3_sparse.sparse.kernels.convolution import autograd, shifted
+from sb3_sparse.sparse.kernels.convolution.images import Result
 from sb3_sparse.sparse.kernels.convolution.shifted import Shifted, can_shift
 from sb3_sparse.sparse.kernels.convolution.window import Window
+from sb3_sparse.sparse.kernels.native import threads
 
 
 def dense_convolution(x, values, topology, window, bias, grad):
@@ -95,6 +99,37 @@ def test_a_weight_that_never_sees_an_infinite_pixel_has_a_finite_gradient(batch,
         assert th.equal(values.isfinite(), right.isfinite())
         assert values.isfinite().any()
         th.testing.assert_close(values[values.isfinite()], right[right.isfinite()], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("batch", "size"), [(16, 5), (48, 11), (3, 7)])
+@pytest.mark.parametrize("product", ["forward", "grad_input"])
+def test_no_two_threads_write_the_same_number(batch, size, product, monkeypatch):
+    """Of many channels sums are added up block by block, where they are: nobody else may write there meanwhile."""
+    topology, window = Topology.random((64, 64, 3, 3), 3686, 0), Window((3, 3), (1, 1), (1, 1), (1, 1))
+    products = Shifted(topology, window, (batch, 64, size, size))
+    images, values = th.randn(batch, 64, size, size), th.randn(topology.nnz)
+    packed = products.pack(images) if product == "forward" else products.pack_gradient(images)
+    results, written = [], []
+    monkeypatch.setattr(shifted, "Result", lambda *args: results.append(Result(*args)) or results[-1])
+    monkeypatch.setattr(threads, "MIN_WORK", 1)
+    monkeypatch.setattr(threads.th, "get_num_threads", lambda: 1000)
+
+    def one_after_the_other(kernel, arguments, bounds):
+        data, whole = results[-1].data, None
+        for begin, end in itertools.pairwise(bounds):
+            data.fill_(float("nan"))
+            kernel.call(*arguments, begin, end)
+            written.append(~data.isnan())
+            whole = data.nan_to_num(0.0) + (0.0 if whole is None else whole)
+        data.copy_(whole)
+
+    monkeypatch.setattr(shifted, "run", one_after_the_other)
+    y = products.forward(packed, values, None) if product == "forward" else products.grad_input(packed, values)
+    assert len(written) > 1
+    assert (th.stack(written).sum(dim=0) == 1).all()
+    weight = topology.scatter(values.double())
+    convolve = F.conv2d if product == "forward" else F.conv_transpose2d
+    th.testing.assert_close(y.double(), convolve(images.double(), weight, padding=1), rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_that_nobody_wants_are_not_made(on_kernels, monkeypatch):
@@ -299,6 +334,35 @@ class TestChoice:
         monkeypatch.setenv(BACKEND_VARIABLE, "auto")
         convolutions.shifts(self.topology, self.window, (batch, 16, 30, 30), wants)
         assert measured == [{"dense", "shifted"}]
+
+    def test_weights_that_fit_where_others_of_that_density_do_not_are_measured(self, fresh, monkeypatch):
+        monkeypatch.setenv(BACKEND_VARIABLE, "auto")
+        mask = th.zeros(8, 8, 3, 3)
+        mask[..., 1, 1] = 1
+        topology, window = Topology.from_mask(mask), Window((3, 3), dilation=(20, 20))
+        assert can_shift(topology, window, (16, 8, 60, 60))
+        convolutions.shifts(topology, window, (16, 8, 60, 60), (True, True))
+
+    @pytest.mark.parametrize("surroundings", [lambda: th.device("meta"), th.inference_mode])
+    def test_a_measurement_is_of_float32_on_the_cpu_whatever_the_default_is(self, surroundings, fresh, monkeypatch):
+        measured, forward = [], Shifted.forward
+        monkeypatch.setattr(convolutions, "compete", lambda steps: measured.append(steps) or original(steps))
+        original = measure.compete
+        monkeypatch.setattr(Shifted, "forward", lambda *args: measured.append(args[2]) or forward(*args))
+        monkeypatch.setenv(BACKEND_VARIABLE, "auto")
+        x = th.randn(16, 16, 20, 20)
+        layer = SparseConv2d(nn.Conv2d(16, 16, 3), Topology.random((16, 16, 3, 3), 200, 4712))
+        default = th.get_default_dtype()
+        try:
+            th.set_default_dtype(th.float64)
+            with surroundings():
+                y = layer(x).clone()
+        finally:
+            th.set_default_dtype(default)
+        assert all(values.is_cpu and values.dtype is th.float32 for values in measured[1:])
+        assert len(measured) > 2
+        th.testing.assert_close(y, layer.to_dense()(x), rtol=1e-4, atol=1e-4)
+        layer(x).sum().backward()
 
     def test_nothing_is_measured_on_a_busy_machine(self, fresh, monkeypatch):
         monkeypatch.setattr(measure.os, "getloadavg", lambda: (1000.0, 0.0, 0.0))

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch as th
 from torch.nn import functional as F
 
@@ -78,19 +77,17 @@ def _by(sizes: tuple[int, ...]) -> str:
 def _measure(
     topology: Topology, window: Window, shape: tuple[int, int, int, int], wants: tuple[bool, bool], work: int
 ) -> Measurement:
-    """A weight of the same density, for as many images as the bounds allow, but for whole vectors of them."""
+    """For as many images as the bounds allow, but for whole vectors of them."""
     batch, channels, height, width = shape
     batch = max(min(batch, LANES), min(batch, _MAX_WORK // work // LANES * LANES))
-    # A generator of its own: measuring must not change what a seed stands for.
-    alive = np.random.default_rng(0).random(topology.numel, dtype=np.float32) < topology.density
-    sample = Topology(topology.shape, np.flatnonzero(alive))
 
     def filled(*size: int) -> th.Tensor:
-        return th.linspace(-1, 1, math.prod(size)).view(size)
+        # As layers have it, whatever torch makes by default: kernels read at its address.
+        return th.linspace(-1, 1, math.prod(size), dtype=th.float32, device="cpu").view(size)
 
-    x, values = filled(batch, channels, height, width), filled(sample.nnz)
+    x, values = filled(batch, channels, height, width), filled(topology.nnz)
     grad = filled(batch, topology.rows, *window.out_size((height, width))) if any(wants) else None
-    products = Shifted(sample, window, (batch, channels, height, width))
+    products = Shifted(topology, window, (batch, channels, height, width))
 
     def shifted() -> None:
         packed = products.pack(x)
@@ -102,7 +99,7 @@ def _measure(
             if wants[1]:
                 products.grad_values(packed_grad, packed)
 
-    return compete({DENSE: _dense_step(x, values, grad, sample, window, wants), SHIFTED: shifted})
+    return compete({DENSE: _dense_step(x, values, grad, topology, window, wants), SHIFTED: shifted})
 
 
 def _dense_step(

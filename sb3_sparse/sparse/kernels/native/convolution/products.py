@@ -62,8 +62,9 @@ def _multiply(code: Code, sizes: Geometry, vectors: tuple[int, int], *arguments:
     tile = Tile(code, sizes, x, edges, vectors)
 
     def one(lane: ir.Value, down: ir.Value, across: ir.Value) -> None:
-        # The last ones begin earlier: what they share with those before is computed twice, alike.
-        top = code.minimum(build.mul(down, word(vectors[0])), build.sub(sizes.out_height, word(vectors[0])))
+        # The last ones begin earlier: what they share with those before is computed twice.
+        new_top = build.mul(down, word(vectors[0]))
+        top = code.minimum(new_top, build.sub(sizes.out_height, word(vectors[0])))
         left = code.minimum(build.mul(across, word(vectors[1])), build.sub(sizes.out_width, word(vectors[1])))
         corner = build.add(build.add(build.mul(top, sizes.to_row), build.mul(left, sizes.to_pixel)), lane)
 
@@ -88,14 +89,24 @@ def _multiply(code: Code, sizes: Geometry, vectors: tuple[int, int], *arguments:
                     lambda: code.splat(code.load_or_zero(bias, i)),
                     lambda: [code.load_vector(place, 0) for place in places],
                 )
-                for place, total in zip(places, code.loop(k, stop, weight, *sums), strict=True):
-                    code.store_vector(total, place, 0)
+                _store(code, vectors, code.loop(k, stop, weight, *sums), places, build.sub(new_top, top))
 
             code.loop(word(0), sizes.rows, row)
 
         code.loop(word(0), sizes.n_blocks, block)
 
     each_tile(code, sizes, vectors, first, last, one)
+
+
+def _store(code: Code, vectors: tuple[int, int], sums: list[ir.Value], places: list[ir.Value], first_new: ir.Value) -> None:
+    """
+    Store a tile from the row of pixels on that it does not share with the one above: another thread may be adding up sums
+    of further blocks in those, where they are.
+    """
+    for r in range(vectors[0]):
+        with code.build.if_then(code.build.icmp_signed(">=", word(r), first_new)):
+            for place, total in list(zip(places, sums, strict=True))[r * vectors[1] : (r + 1) * vectors[1]]:
+                code.store_vector(total, place, 0)
 
 
 def _weights(

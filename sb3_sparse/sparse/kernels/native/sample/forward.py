@@ -78,6 +78,8 @@ def _layer_norm(code: Code, *arguments: ir.Value) -> None:
 
     (squares,) = code.loop(zero, n, center, number(0.0))
     scale = code.div(number(1.0), code.call("llvm.sqrt", code.add(code.div(squares, length), code.load(settings, zero))))
+    # NaN if the squares became infinite, instead of zeros: then torch is asked, which adds them up otherwise.
+    scale = code.build.fadd(scale, code.build.fsub(squares, squares))
 
     def scaled(i: ir.Value) -> None:
         normal = code.mul(code.load(y, i), scale)
