@@ -13,6 +13,7 @@ from stable_baselines3 import DDPG, DQN, SAC, TD3
 from torch import nn
 from torch.func import functional_call, grad, jacfwd, jacrev, vmap
 from torch.utils import backend_registration
+from torch.utils.flop_counter import FlopCounterMode
 
 import sb3_sparse  # noqa: F401 - registers the name of the policies
 
@@ -284,3 +285,17 @@ def test_whole_policies_on_a_device_that_is_not_the_cpu():
     assert result.returncode == 0, result.stderr[:200] + result.stderr[-6000:]
     assert result.stdout.split()[-1] == "noticed"
     assert len(result.stdout.split()) == 7
+
+
+@ALGORITHMS
+def test_operations_of_acting_can_be_counted(algorithm):
+    model = make(algorithm)
+    observation = model.observation_space.sample()
+    model.predict(observation)
+    counts = []
+    for given in (observation, np.stack([observation] * 4)):
+        with FlopCounterMode(display=False) as counter:
+            model.predict(given)
+        counts.append(counter.get_total_flops())
+    assert counts[0] > 0
+    assert counts[1] == 4 * counts[0]

@@ -20,6 +20,8 @@ from sb3_sparse.sparse.kernels.native.sample.forward import ForwardProgram
 # The attribute of an algorithm, saved with it, that says how its policy acts.
 _RECORD = "compiled_acting"
 _LOADERS: tuple[Any, ...] = (BaseAlgorithm.load, BaseModel.load)
+# Asked before each action, so not looked up each time.
+_number_of_dispatch_modes = th._C._len_torch_dispatch_stack
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _NO_HOOKS = (
     "hooks on the network that acts are not called: this agent acts by one compiled pass, and goes on so, since a hook must "
@@ -90,7 +92,10 @@ class ActsCompiled:
         is_one = observation.shape == shape
         if not is_one and observation.shape != (1, *(shape or ())):
             return None
-        if not kernels_allowed() or th.is_autocast_enabled("cpu") or (written := self._written_pass()) is None:
+        # A mode, such as one that counts operations, is there to see those of torch.
+        if not kernels_allowed() or th.is_autocast_enabled("cpu") or _number_of_dispatch_modes():
+            return None
+        if (written := self._written_pass()) is None:
             return None
         self.set_training_mode(False)
         action = written.act(observation, deterministic)
