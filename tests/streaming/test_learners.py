@@ -7,9 +7,10 @@ import pytest
 import torch as th
 from torch import nn
 from torch.distributions import Categorical, Normal
+from torch.utils.flop_counter import FlopCounterMode
 
 from sb3_sparse.sparse import SparseLinear, Topology, sparsify_
-from sb3_sparse.streaming import AdaptiveObGD, ObGD
+from sb3_sparse.streaming import AdaptiveObGD, ObGD, StreamAC
 from sb3_sparse.streaming.learners import AutogradLearner, CompiledLearner
 from sb3_sparse.streaming.networks import StreamNetwork, lecun_uniform_, mlp_trunk, sparse_init_
 from sb3_sparse.streaming.stream_ac import categorical_gradient, gaussian_gradient
@@ -248,3 +249,26 @@ def test_gradients_stay_finite_where_softplus_underflows():
     outputs = np.array([0.0, -800.0], dtype=np.float32)
     assert np.isfinite(gaussian_gradient(outputs, np.array([1e-7]), 0.01)).all()
     assert np.isfinite(categorical_gradient(np.array([1000.0, -1000.0], dtype=np.float32), 0, 0.01)).all()
+
+
+def test_operations_of_learning_can_be_counted():
+    model = StreamAC("MlpPolicy", "Pendulum-v1", seed=0)
+    model.learn(3)
+    assert all(isinstance(learner, CompiledLearner) for learner in model._learners)
+    with FlopCounterMode(display=False) as counter:
+        model.learn(3)
+    n_weights = sum(p.numel() for p in model.policy.parameters() if p.ndim > 1)
+    # A multiplication and an addition for each weight, forward and for its gradient, in each of three updates.
+    assert counter.get_total_flops() >= 3 * 2 * 2 * n_weights
+    model.learn(3)
+    assert all(isinstance(learner, CompiledLearner) for learner in model._learners)
+
+
+def test_a_learner_is_on_the_cpu_whatever_torchs_default_device_is():
+    net = network()
+    values = [p.detach().clone() for p in net.parameters()]
+    optimizer = ObGD(net.parameters(), lr=1.0, gamma=0.99, trace_lambda=0.8, kappa=3.0)
+    with th.device("meta"):
+        CompiledLearner(net, optimizer)
+    for p, value in zip(net.parameters(), values, strict=True):
+        assert th.equal(p, value)

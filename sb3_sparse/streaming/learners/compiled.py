@@ -54,6 +54,9 @@ class CompiledLearner(Learner):
         """Whether the network has exactly the form, place and type that the kernels are for."""
         if not kernels_allowed() or type(network) is not StreamNetwork or type(optimizer) is not ObGD:
             return False
+        if th._C._len_torch_dispatch_stack():
+            # A mode, such as one that counts operations, is there to see those of torch.
+            return False
         trunk = list(network.trunk)
         linear, norms, activations = trunk[0::3], trunk[1::3], trunk[2::3]
         return (
@@ -71,7 +74,8 @@ class CompiledLearner(Learner):
         for p in self._parameters:
             offsets.append(size)
             size += -(-p.numel() // _ALIGNMENT) * _ALIGNMENT
-        parameters, traces = th.zeros(size, dtype=th.float32), th.zeros(size, dtype=th.float32)
+        # Where kernels read and write, whatever torch's default device is.
+        parameters, traces = (th.zeros(size, dtype=th.float32, device="cpu") for _ in range(2))
         views: dict[th.Tensor, tuple[np.ndarray, np.ndarray]] = {}
         self._traces = []
         for p, offset, trace in zip(self._parameters, offsets, self.optimizer.state_of("trace"), strict=True):
