@@ -35,6 +35,8 @@ class NoisyLinear(nn.Linear):
     noise_out: th.Tensor
     #: Whether the noise acts.
     noisy: bool = True
+    #: Of which size the deviations are at first.
+    sigma: float = 0.5
     # Memory for the weights with their noise, and whether it holds those of the moment: see `noise_added`.
     _sum: th.Tensor | None = None
     _added: bool = False
@@ -42,16 +44,26 @@ class NoisyLinear(nn.Linear):
     def __init__(self, in_features: int, out_features: int, sigma: float = 0.5):
         sigma = non_negative("sigma", sigma)
         super().__init__(in_features, out_features)
+        self.sigma = sigma
         self.weight_sigma = nn.Parameter(th.empty_like(self.weight))
         self.bias_sigma = nn.Parameter(th.empty_like(self.bias))
-        bound = 1.0 / math.sqrt(in_features)
-        with th.no_grad():
-            for mean, deviation in ((self.weight, self.weight_sigma), (self.bias, self.bias_sigma)):
-                mean.uniform_(-bound, bound)
-                deviation.fill_(sigma * bound)
+        self.reset_parameters()
         # Of no agent: each draw makes it anew.
         self.register_buffer("noise_in", th.zeros(in_features), persistent=False)
         self.register_buffer("noise_out", th.zeros(out_features), persistent=False)
+
+    @th.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw new means, uniformly up to ``1 / √in_features``, with the deviations that they had at first."""
+        if "bias_sigma" not in self._parameters:
+            # Called by nn.Linear, which makes the means.
+            super().reset_parameters()
+            return
+        self._added = False
+        bound = 1.0 / math.sqrt(self.in_features)
+        for mean, deviation in ((self.weight, self.weight_sigma), (self.bias, self.bias_sigma)):
+            mean.uniform_(-bound, bound)
+            deviation.fill_(self.sigma * bound)
 
     def reset_noise(self) -> None:
         """Draw another noise, from torch's generator."""
@@ -118,6 +130,7 @@ class SparseNoisyLinear(SparseLinear):
     noise_in: th.Tensor
     noise_out: th.Tensor
     noisy: bool = True
+    sigma: float = 0.5
 
     @classmethod
     def from_dense(cls, dense: nn.Linear, topology: Topology, rescale: bool = False) -> "SparseNoisyLinear":
@@ -131,12 +144,15 @@ class SparseNoisyLinear(SparseLinear):
         layer.bias_sigma = copy_parameter(dense.bias_sigma)
         for name in ("noise_in", "noise_out"):
             layer.register_buffer(name, getattr(dense, name).clone(), persistent=False)
-        layer.noisy = dense.noisy
+        layer.noisy, layer.sigma = dense.noisy, dense.sigma
         return layer
 
     def to_dense(self) -> NoisyLinear:
         """A :class:`NoisyLinear` that computes the same."""
-        dense = NoisyLinear(self.in_features, self.out_features).to(self.values)
+        # Nothing is drawn for what is overwritten.
+        with th.device("meta"):
+            dense = NoisyLinear(self.in_features, self.out_features, self.sigma).to(self.values.dtype)
+        dense = dense.to_empty(device=self.values.device)
         dense.noisy, dense.training = self.noisy, self.training
         with th.no_grad():
             for name, old in self.gathered.items():

@@ -43,6 +43,8 @@ class SparseWeight(LoadsWhole):
     bias: nn.Parameter | None
     topology_seed: th.Tensor
     topology_index: th.Tensor | None
+    #: Whether initial values are those of the dense layer times ``1 / sqrt(density)``.
+    rescale: bool = False
     # The dense weight that the values come from, for as long as somebody else holds it, and what they were divided by.
     _source: tuple["weakref.ref[th.Tensor] | None", float] = (None, 1.0)
     # The same, held: only of layers that `surgery/redraw.py` drew for a reset.
@@ -55,9 +57,9 @@ class SparseWeight(LoadsWhole):
         super().__init__()
         if tuple(weight.shape) != topology.shape:
             raise ValueError(f"topology of shape {topology.shape} does not fit a weight of shape {tuple(weight.shape)}.")
+        self.rescale, factor = rescale, math.sqrt(topology.density) if rescale and topology.nnz else 1.0
         with th.no_grad():
             values = weight.reshape(-1).index_select(0, topology.flat_index(weight.device))
-            factor = math.sqrt(topology.density) if rescale and topology.nnz else 1.0
             values = values if factor == 1.0 else values / factor
         self._source = (weakref.ref(weight), factor)
         self.values = nn.Parameter(values, requires_grad=weight.requires_grad)
@@ -323,6 +325,22 @@ class SparseWeight(LoadsWhole):
     def to_dense(self) -> nn.Module:
         """A plain layer that computes the same."""
         raise NotImplementedError
+
+    @th.no_grad()
+    def reset_parameters(self) -> None:
+        """
+        New values: those that the dense layer draws by its ``reset_parameters``, where weights live; which do stays as it is.
+
+        Loops that call it of all modules that have it, to begin anew or after ``to_empty``, find it here, too.
+        """
+        dense: Any = self.to_dense()
+        dense.reset_parameters()
+        factor = math.sqrt(self.density) if self.rescale and self.values.numel() else 1.0
+        for own, name in self.gathered.items():
+            self._parameters[own].copy_(self.topology.gather(getattr(dense, name)) / factor)  # type: ignore[union-attr]
+        for name in self.taken:
+            if getattr(self, name) is not None:
+                getattr(self, name).copy_(getattr(dense, name))
 
 
 def copy_parameter(parameter: th.Tensor | None) -> nn.Parameter | None:

@@ -8,7 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from sb3_sparse.sparse import SparseConv2d, SparseLinear, Topology
+from sb3_sparse.networks.noisy import NoisyLinear
+from sb3_sparse.sparse import SparseConv2d, SparseLinear, Topology, sparsify_
+from sb3_sparse.sparse.layers import sparse_layers
 from sb3_sparse.sparse.topology import MAX_SEED
 
 
@@ -306,3 +308,51 @@ def test_tensors_in_place_of_parameters():
     layer._parameters.clear()
     layer.values, layer.bias = given["values"], None
     assert th.equal(layer(x), th.zeros(4, 30))
+
+
+def reset_all(module):
+    """As it is written everywhere."""
+    for each in module.modules():
+        if hasattr(each, "reset_parameters"):
+            each.reset_parameters()
+
+
+def dense_network():
+    return nn.Sequential(
+        *(nn.Conv2d(3, 4, 3, padding="same", bias=False), nn.Conv2d(4, 4, 2), nn.Flatten()),
+        *(NoisyLinear(4 * 5 * 5, 12, sigma=0.3), nn.ReLU(), nn.Linear(12, 5)),
+    )
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+def test_who_resets_all_modules_resets_sparse_ones_too(rescale):
+    dense = dense_network()
+    sparse = sparsify_(copy.deepcopy(dense), 0.6, seed=0, rescale=rescale)
+    parameters, topologies = list(sparse.parameters()), [layer.topology for layer in sparse_layers(sparse).values()]
+    assert len(topologies) == 3
+    for again in (sparse, pickle.loads(pickle.dumps(sparse)), copy.deepcopy(sparse)):
+        with th.no_grad():
+            for p in again.parameters():
+                p.fill_(7.0)
+        for module in (dense, again):
+            th.manual_seed(3)
+            reset_all(module)
+        for name, layer in sparse_layers(again).items():
+            right = dense.get_submodule(name)
+            factor = layer.density**-0.5 if rescale else 1.0
+            for own, theirs in layer.gathered.items():
+                th.testing.assert_close(getattr(layer, own), factor * layer.topology.gather(getattr(right, theirs)))
+            assert layer.bias is None if right.bias is None else th.equal(layer.bias, right.bias)
+        assert th.equal(again[3].bias_sigma, dense[3].bias_sigma)
+    assert [layer.topology for layer in sparse_layers(sparse).values()] == topologies
+    assert all(p is q for p, q in zip(sparse.parameters(), parameters, strict=True))
+
+
+def test_what_was_made_without_memory_can_be_given_some():
+    with th.device("meta"):
+        layer = SparseLinear(40, 30, density=0.2, seed=1)
+    layer = layer.to_empty(device="cpu")
+    layer.reset_parameters()
+    assert layer.topology == Topology.random((30, 40), 240, 1)
+    assert 0 < layer.values.abs().max() <= 40**-0.5
+    assert layer(th.ones(1, 40)).isfinite().all()
