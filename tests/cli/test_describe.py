@@ -30,11 +30,11 @@ def test_describe(tmp_path):
     assert not list(tmp_path.iterdir()), "nothing is left behind"
 
 
-def test_describe_any_policy_and_algorithm(tmp_path):
-    out = run("describe", "--algo", "ppo", "--env", "CartPole-v1", cwd=tmp_path).stdout
-    assert "policy\n" in out
-    out = run("describe", "--algo", "qrdqn", "--env", "CartPole-v1", cwd=tmp_path).stdout
-    assert "quantile_net\n" in out
+@pytest.mark.parametrize(("algo", "network"), [("ppo", "policy"), ("qrdqn", "quantile_net")])
+def test_describe_any_policy_and_algorithm(algo, network, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["describe", "--algo", algo, "--env", "CartPole-v1"])
+    assert f"{network}\n" in capsys.readouterr().out
 
 
 def test_describe_takes_what_makes_the_environment(tmp_path):
