@@ -8,6 +8,7 @@ None of this is seen from outside: modules stay what they are, and hooks, ``torc
 
 import torch as th
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.modules import module as nn_module
 
 from sb3_sparse.sparse.kernels import hidden, norm
@@ -28,8 +29,8 @@ class LayerNorm(nn.LayerNorm):
 
 def linear_relu_linear(x: th.Tensor, first: nn.Module, activation: nn.Module, second: nn.Module) -> th.Tensor:
     """
-    ``second(activation(first(x)))``: in one operation, with the same numbers, if they are sparse layers and a ReLU, and
-    nobody looks at what is between them.
+    ``second(activation(first(x)))``: with the same numbers in one operation, if they are sparse layers and a ReLU, or at least
+    in place, if nobody looks at what is between them.
 
     :param x: ``(..., in)``
     :param first: A linear layer.
@@ -37,15 +38,18 @@ def linear_relu_linear(x: th.Tensor, first: nn.Module, activation: nn.Module, se
     :param second: Another linear layer.
     """
     if (
-        not th.compiler.is_compiling()
-        and type(first) is type(second) is SparseLinear
-        and type(activation) is nn.ReLU
-        and not any(map(_is_observed, (first, activation, second)))
+        th.compiler.is_compiling()
+        or type(x) is not th.Tensor
+        or type(activation) is not nn.ReLU
+        or type(first) not in (nn.Linear, SparseLinear)
+        or any(map(_is_observed, (first, activation, second)))
     ):
+        return second(activation(first(x)))
+    if type(first) is type(second) is SparseLinear:
         weights = [hidden.Weights(layer.values, layer.bias, layer.topology) for layer in (first, second)]
         if hidden.can_fuse(x, *weights):
             return hidden.linear_relu_linear(x, *weights)
-    return second(activation(first(x)))
+    return second(F.relu_(first(x)))
 
 
 def laid_for(layer: nn.Module, x: th.Tensor) -> th.Tensor:

@@ -1,6 +1,7 @@
 """SimBa: residual feed-forward blocks with pre-layer-normalisation (Lee et al. 2024; sizes of the paper, Table 2)."""
 
 import math
+from typing import Any
 
 import torch as th
 from torch import nn
@@ -77,9 +78,14 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.norm = LayerNorm(width, eps=LAYER_NORM_EPS)
         self.fc1 = he_linear(width, EXPANSION * width)
-        # In place where it can be: a hook that wants the input of the activation has to copy it.
-        self.activation = nn.ReLU(inplace=True) if activation_fn is nn.ReLU else activation_fn()
+        self.activation = activation_fn()
         self.fc2 = he_linear(EXPANSION * width, width)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if type(self.activation) is nn.ReLU:
+            # Pickled by an earlier version, where hooks found their tensors changed.
+            self.activation.inplace = False
 
     def forward(self, x: th.Tensor) -> th.Tensor:
         """``(batch, width)`` to ``(batch, width)``."""

@@ -1,6 +1,7 @@
 """Parts of SimBa that are faster between sparse layers: against torch's own, with hooks, and under torch's tools."""
 
 import copy
+import pickle
 
 import pytest
 import torch as th
@@ -166,8 +167,7 @@ def test_whoever_looks_between_sees_all_and_changes_no_number(hook, batch, spars
     elif hook == "pre":
         handle = block.fc1.register_forward_pre_hook(lambda *args: seen.append(args))
     elif hook == "backward":
-        # Of a module that works in place torch does not allow it.
-        handle = block.fc2.register_full_backward_hook(lambda *args: seen.append(args) and None)
+        handle = block.activation.register_full_backward_hook(lambda *args: seen.append(args) and None)
     elif hook == "backward pre":
         handle = block.fc2.register_full_backward_pre_hook(lambda *args: seen.append(args) and None)
     elif hook == "global":
@@ -184,7 +184,7 @@ def test_whoever_looks_between_sees_all_and_changes_no_number(hook, batch, spars
                 seen.append(x)
                 return super().forward(x)
 
-        block.activation = Watching(inplace=True)
+        block.activation = Watching()
     try:
         results = outputs_and_gradients(net, x, grad)
     finally:
@@ -193,6 +193,30 @@ def test_whoever_looks_between_sees_all_and_changes_no_number(hook, batch, spars
     assert seen
     assert len(calls) == (0 if hook.startswith("global") else 1)
     assert all(th.equal(a, b) for a, b in zip(results, expected, strict=True))
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("batch", [1, 100])
+@pytest.mark.parametrize("name", ["fc1", "activation"])
+@pytest.mark.parametrize("pickled_before", [False, True])
+def test_what_a_hook_keeps_stays_as_it_was(name, batch, sparsity, pickled_before):
+    """As whoever records what units compute does: no copies."""
+    net, x = encoder(sparsity), th.randn(batch, 20)
+    if pickled_before:
+        for block in net.blocks:
+            block.activation.inplace = True
+        net = pickle.loads(pickle.dumps(net))
+    kept = []
+    for block in net.blocks:
+        module = block.get_submodule(name)
+        module.register_forward_hook(lambda module, inputs, output: kept.append((inputs[0].detach(), output.detach())))
+        module.register_full_backward_hook(lambda module, *gradients: None)
+    net(x).sum().backward()
+    assert len(kept) == len(net.blocks) == 2
+    for block, (before, after) in zip(net.blocks, list(kept), strict=True):
+        right = block.fc1(before) if name == "fc1" else before.relu()
+        assert (right if name == "fc1" else before).min() < 0
+        th.testing.assert_close(after, right)
 
 
 def test_other_activations_and_layers_are_called_one_by_one(monkeypatch):
