@@ -373,8 +373,10 @@ def test_hooks_are_called_by_who_acts_by_torchs_pass():
 def default_dtype(dtype):
     before = th.get_default_dtype()
     th.set_default_dtype(dtype)
-    yield
-    th.set_default_dtype(before)
+    try:
+        yield
+    finally:
+        th.set_default_dtype(before)
 
 
 @pytest.mark.parametrize(
