@@ -149,7 +149,10 @@ def test_what_it_leaves_to_the_layers():
     assert not th.func.vmap(lambda x: th.tensor(can_fuse(x[None], *weights)))(x).any()
 
 
-def test_other_numbers_of_threads_change_nothing():
+@pytest.mark.parametrize("name", ["compiled", "blocked"])
+def test_other_numbers_of_threads_change_nothing(name, monkeypatch):
+    # Named, since each number of threads would be measured anew, and might get another one.
+    monkeypatch.setenv(BACKEND_VARIABLE, name)
     x, grad, weights = make(256, sizes=(600, 1100, 600))
     before, results = th.get_num_threads(), []
     try:
