@@ -151,7 +151,7 @@ def compare(args, clock):
     }
 
     found = alternate({name: heads(models[name], args.batch) for name in (wide, sparse)}, args.pairs, clock=clock)
-    print_ratios("Heads: online forward and backward, target forward", found, (wide, sparse))
+    print_ratios("Heads (online forward and backward, target forward)", found, (wide, sparse))
 
     updates = {name: (lambda model=model: model.train(1, args.batch)) for name, model in models.items()}
     baseline = plain(*shared)

@@ -3,10 +3,10 @@ Run a benchmark with MKL's kernels for AVX-512, on processors that have it and a
 
     python benchmarks/mkl_avx512.py benchmarks/sac_step.py --width 5
 
-Torch multiplies dense matrices with MKL, which asks for the processor's maker and gives all others its kernels for AVX2. Where a
-processor has the full width of AVX-512 (AMD from Zen 5 on), that is half of its speed. The question is a function,
-``mkl_serv_intel_cpu_true``, and a library that is loaded first can answer it. This is the strictest rival of a sparse network on
-such a machine: dense products as fast as they get. Nothing changes on Intel's processors. Needs Linux and a C compiler.
+Torch multiplies dense matrices with MKL, which asks for the processor's maker and gives all others its kernels for AVX2. Where
+a processor has the full width of AVX-512 (AMD from Zen 5 on), that is half of its speed. The question is a function,
+``mkl_serv_intel_cpu_true``, and a library that is loaded first can answer it. This is the strictest rival of a sparse network
+on such a machine: dense products as fast as they get. Nothing changes on Intel's processors. Needs Linux and a C compiler.
 """
 
 import os

@@ -61,10 +61,10 @@ def measure_time(width, sparsity, rounds):
             start = time.perf_counter()
             measure(model, metrics=name)
             rows.append([name, milliseconds(time.perf_counter() - start)])
-    print_table(f"Each metric alone, actor and critic, ms ({machine()})", ["metric", "ms"], rows)
+    print_table("Each metric alone, actor and critic", ["metric", "ms"], rows)
     share = times["fire"] / (LOG_FREQ * times["step"])
     print_table(
-        f"SAC, width {width}, sparsity {sparsity}",
+        f"SAC, width {width:g}, sparsity {sparsity:g}",
         ["gradient step, ms", "one firing, ms", f"share of {LOG_FREQ} steps"],
         [[milliseconds(times["step"]), milliseconds(times["fire"]), f"{100 * share:.2f} %"]],
     )
@@ -84,7 +84,7 @@ def measure_memory(width, sparsity):
     peak = status("VmHWM")
     weights = sum(p.numel() for p in part.module.parameters())
     print_table(
-        f"Interference matrix of the critic, width {width}, sparsity {sparsity} ({machine()})",
+        f"Interference matrix of the critic, width {width:g}, sparsity {sparsity:g}",
         ["parameters", "k", "model before, MiB", "growth, MiB", "peak of the process, MiB", "s"],
         [[f"{weights:,}", str(len(result.matrix)), f"{before:.0f}", f"{peak - before:.0f}", f"{peak:.0f}", f"{seconds:.1f}"]],
     )
@@ -99,6 +99,7 @@ if __name__ == "__main__":
     parser.add_argument("--memory", action="store_true")
     args = parser.parse_args()
     th.set_num_threads(args.threads)
+    print(machine())
     if args.memory:
         measure_memory(args.width, args.sparsity)
     else:

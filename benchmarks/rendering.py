@@ -62,7 +62,8 @@ def main():
         for env in envs:
             env.close()
     rows = [[name, *(f"{costs[task][name] * 1e3:.1f} / {changes[task][name]:.2f}" for task in TASKS)] for name in RENDERINGS]
-    title = f"ms / difference, {options.size} x {options.size} by {os.environ['MUJOCO_GL']}, {machine()}"
+    title = f"ms / difference, {options.size} x {options.size} by {os.environ['MUJOCO_GL']}"
+    print(machine())
     print_table(title, ["rendering", *("-".join(task) for task in TASKS)], rows)
     if options.picture:
         save_picture(options.picture, shown)

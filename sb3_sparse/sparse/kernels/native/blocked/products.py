@@ -89,9 +89,10 @@ def _multiply(
                 def four_weights(k: ir.Value, *sums: ir.Value) -> Sequence[ir.Value]:
                     # The loads are what takes the time: two for four values and their columns, instead of eight.
                     values = code.elements(code.load_four(arrays.packed, k))
+                    totals: Sequence[ir.Value] = sums
                     for value, local in zip(values, code.load_four_indices(here.local, k, INT8), strict=True):
-                        sums = add_weight(value, local, sums)
-                    return sums
+                        totals = add_weight(value, local, totals)
+                    return totals
 
                 # In the first block from the bias, then from what the blocks before have left.
                 is_first = code.build.icmp_signed("==", b, word(0))
