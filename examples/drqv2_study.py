@@ -4,10 +4,10 @@ Does DrQ-v2 learn from pixels with a critic of four times the width, and with fo
     python examples/drqv2_study.py run --jobs 2   # all runs; again after an interruption, which goes on where they were
     python examples/drqv2_study.py plot           # docs/images/drqv2_learning.png and .csv, and the table
     python examples/drqv2_study.py speed          # decisions per second of each arm, and the hours of the study
-    python examples/drqv2_study.py frames         # docs/images/drqv2_frames.png: what an agent sees
+    python examples/drqv2_study.py frames         # docs/images/drqv2_frames.png: what a trained agent sees
 
-Finished runs are skipped; one that was killed goes on from its last checkpoint, exactly. A run writes one CSV: the episodes of
-training, with noise, and ten episodes of the finished agent, without. Solved means 80 % of the return of SAC that sees the
+Finished runs are skipped; one that was killed goes on from its last checkpoint, exactly. A run writes one CSV, the episodes of
+training, with noise, and ten episodes of the finished agent, without; and the agent. Solved means 80 % of the return of SAC that sees the
 state, after as many decisions.
 
 The study is for one core and hours (``speed`` says how many), not for the sizes of the paper:
@@ -73,6 +73,8 @@ ARMS: dict[str, dict[str, float]] = {
 PIXEL_ARMS = tuple(ARMS)[:3]
 COLOURS = {"dense": "#1f77b4", "critic 4x dense": "#d62728", "critic 4x S=0.8": "#2ca02c", "sac": "#7f7f7f"}
 N_WINDOWS = 25
+# Pictures of an episode, and how many decisions lie between two.
+N_FRAMES, FRAME_EVERY = 8, 8
 
 
 def make_env(name: str, arm: str) -> gym.Env:
@@ -122,6 +124,7 @@ def train(name: str, arm: str, seed: int, n_steps: int, checkpoint: Path) -> lis
     env.reset(seed=10_000 + seed)
     returns, _ = evaluate_policy(model, env, EVALUATION_EPISODES, return_episode_rewards=True)
     env.close()
+    model.save(agent_of(checkpoint))
     rows = [(step, value, "train") for step, value in recorder.episodes]
     return rows + [(n_steps, float(value), "evaluate") for value in returns]  # type: ignore[union-attr]
 
@@ -134,6 +137,11 @@ def run_path(folder: Path, name: str, arm: str, seed: int, n_steps: int) -> Path
 def checkpoint_of(path: Path) -> Path:
     """The folder of the checkpoints of a run, while it is not finished."""
     return path.with_suffix(".checkpoint")
+
+
+def agent_of(path: Path) -> Path:
+    """The finished agent of a run."""
+    return path.with_suffix(".zip")
 
 
 def remove_checkpoint(path: Path) -> None:
@@ -228,20 +236,20 @@ def speed(names: list[str], n_decisions: int, warmup: int) -> None:
     print(f"{len(SEEDS)} seeds: {hours:.1f} hours of one core")
 
 
-def frames(names: list[str], output: Path) -> None:
-    """A row for each task: pictures of an episode of random actions, twice as large as they are."""
+def frames(folder: Path, names: list[str], seed: int, n_steps: int | None, output: Path) -> None:
+    """A row for each task: pictures of an episode of the finished sparse agent, twice as large as they are."""
     from PIL import Image
 
-    rows = []
+    arm, rows = PIXEL_ARMS[-1], []
     for name in names:
-        env = make_env(name, "dense")
-        env.action_space.seed(1)
+        model = DrQv2.load(agent_of(run_path(folder, name, arm, seed, n_steps or TASKS[name].n_steps)), device="cpu")
+        env = make_env(name, arm)
         observation, _ = env.reset(seed=1)
         row = []
-        for i in range(64):
-            if i % 8 == 0:
+        for i in range(N_FRAMES * FRAME_EVERY):
+            if i % FRAME_EVERY == 0:
                 row.append(observation[-3:].transpose(1, 2, 0))
-            observation = env.step(env.action_space.sample())[0]
+            observation = env.step(model.predict(observation, deterministic=True)[0])[0]
         env.close()
         rows.append(np.concatenate(row, axis=1))
     picture = np.concatenate(rows).repeat(2, axis=0).repeat(2, axis=1)
@@ -269,7 +277,7 @@ def main() -> None:
     elif args.command == "speed":
         speed(args.tasks, n_decisions=args.steps or 300, warmup=200)
     else:
-        frames(args.tasks, args.output)
+        frames(args.folder, args.tasks, args.seeds[0], args.steps, args.output)
 
 
 if __name__ == "__main__":

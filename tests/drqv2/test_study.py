@@ -97,3 +97,16 @@ def test_plot(study, tmp_path, capsys):
     assert len(table) == 8
     assert float(table[0]["return_window_25"]) == 40
     assert (tmp_path / "images/drqv2_learning.png").stat().st_size > 1000
+
+
+def test_frames_are_those_of_the_finished_agent(study, monkeypatch, tmp_path):
+    from PIL import Image
+
+    monkeypatch.setattr(study, "N_FRAMES", 3)
+    monkeypatch.setattr(study, "FRAME_EVERY", 1)
+    model = study.make_model("cartpole-balance", study.PIXEL_ARMS[-1], 0, 100)
+    path = study.run_path(tmp_path, "cartpole-balance", study.PIXEL_ARMS[-1], 0, 100)
+    model.save(study.agent_of(path))
+    model.get_env().close()
+    study.frames(tmp_path, ["cartpole-balance"], 0, 100, tmp_path / "images")
+    assert Image.open(tmp_path / "images/drqv2_frames.png").size == (3 * 96, 96)
