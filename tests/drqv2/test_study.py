@@ -109,4 +109,5 @@ def test_frames_are_those_of_the_finished_agent(study, monkeypatch, tmp_path):
     model.save(study.agent_of(path))
     model.get_env().close()
     study.frames(tmp_path, ["cartpole-balance"], 0, 100, tmp_path / "images")
-    assert Image.open(tmp_path / "images/drqv2_frames.png").size == (3 * 96, 96)
+    with Image.open(tmp_path / "images/drqv2_frames.png") as picture:
+        assert picture.size == (3 * 96, 96)
