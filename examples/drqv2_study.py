@@ -6,9 +6,9 @@ Does DrQ-v2 learn from pixels with a critic of four times the width, and with fo
     python examples/drqv2_study.py speed          # decisions per second of each arm, and the hours of the study
     python examples/drqv2_study.py frames         # docs/images/drqv2_frames.png: what a trained agent sees
 
-Finished runs are skipped; one that was killed goes on from its last checkpoint, exactly. A run writes the agent, and one CSV: the
-episodes of training, with noise, and ten episodes of the finished agent, without. Solved means 80 % of the return of SAC that
-sees the state, after as many decisions.
+Finished runs are skipped; one that was killed goes on from its last checkpoint, exactly. A run writes the agent, and one CSV:
+the episodes of training, with noise, and ten episodes of the finished agent, without. Solved means 80 % of the return of SAC
+that sees the state, after as many decisions.
 
 The study is for one core and hours (``speed`` says how many), not for the sizes of the paper:
 
