@@ -21,6 +21,9 @@ VARIABLE = "SB3_SPARSE_MKL_AVX512"
 
 def main() -> int:
     """Build the library, and run the rest of the command line with it."""
+    if sys.argv[1:] in ([], ["-h"], ["--help"]):
+        print(__doc__)
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "libmkl_avx512.so"
         source = "int mkl_serv_intel_cpu_true(void) { return 1; }"

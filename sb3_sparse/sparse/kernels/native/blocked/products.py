@@ -76,24 +76,6 @@ def _multiply(
                     is_whole = code.build.icmp_signed("==", b, last_block)
                     _fetch_row(code, sizes, gate, i, lane, vectors, is_whole)
 
-                def add_weight(value: ir.Value, local: ir.Value, sums: Sequence[ir.Value]) -> Sequence[ir.Value]:
-                    factor, x_row = code.splat(value), _panel_row(code, arrays.panel, local, vectors)
-                    return [
-                        code.fma(factor, code.load_vector(x_row, vector, align=4 * LANES), total)
-                        for vector, total in enumerate(sums)
-                    ]
-
-                def weight(k: ir.Value, *sums: ir.Value) -> Sequence[ir.Value]:
-                    return add_weight(code.load(arrays.packed, k), code.load_index(here.local, k, INT8), sums)
-
-                def four_weights(k: ir.Value, *sums: ir.Value) -> Sequence[ir.Value]:
-                    # The loads are what takes the time: two for four values and their columns, instead of eight.
-                    values = code.elements(code.load_four(arrays.packed, k))
-                    totals: Sequence[ir.Value] = sums
-                    for value, local in zip(values, code.load_four_indices(here.local, k, INT8), strict=True):
-                        totals = add_weight(value, local, totals)
-                    return totals
-
                 # In the first block from the bias, then from what the blocks before have left.
                 is_first = code.build.icmp_signed("==", b, word(0))
                 sums = code.vectors_or(
@@ -101,8 +83,7 @@ def _multiply(
                     partial(_splat_bias, code, bias, i),
                     lambda: [code.load_vector(place, vector) for vector in range(vectors)],
                 )
-                whole = code.whole(k, stop, 4)
-                sums = code.loop(whole, stop, weight, *code.loop(k, whole, four_weights, *sums, step=4))
+                sums = _add_weights(code, arrays, here, k, stop, sums)
                 if finish is None:
                     _store(code, sums, place)
                     return
@@ -120,6 +101,28 @@ def _multiply(
         each_group(code, sizes, arrays, first, last, group)
 
     return write
+
+
+def _add_weights(code: Code, arrays: Arrays, here: Group, k: ir.Value, stop: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+    """Sums with all weights from ``k`` to ``stop`` added, each times its row of the panel."""
+
+    def add(value: ir.Value, local: ir.Value, sums: Sequence[ir.Value]) -> Sequence[ir.Value]:
+        factor, x_row = code.splat(value), _panel_row(code, arrays.panel, local, len(sums))
+        return [code.fma(factor, code.load_vector(x_row, u, align=4 * LANES), total) for u, total in enumerate(sums)]
+
+    def one(k: ir.Value, *sums: ir.Value) -> Sequence[ir.Value]:
+        return add(code.load(arrays.packed, k), code.load_index(here.local, k, INT8), sums)
+
+    def four(k: ir.Value, *sums: ir.Value) -> Sequence[ir.Value]:
+        # The loads are what takes the time: two for four values and their columns, instead of eight.
+        values = code.elements(code.load_four(arrays.packed, k))
+        totals: Sequence[ir.Value] = sums
+        for value, local in zip(values, code.load_four_indices(here.local, k, INT8), strict=True):
+            totals = add(value, local, totals)
+        return totals
+
+    whole = code.whole(k, stop, 4)
+    return code.loop(whole, stop, one, *code.loop(k, whole, four, *sums, step=4))
 
 
 def _fetch_row(
