@@ -5,14 +5,16 @@ DrQ-v2 on quadruped-run with the packaged settings: how fast it is, how much mem
     python examples/drqv2_quadruped.py                   # a critic of width 4, 10,000 decisions at sparsity 0 and at 0.8
     python examples/drqv2_quadruped.py --decisions 30 --learning-starts 10 --every 10        # to see that it works
 
-Prints a line per measurement, which are also written as CSV. A decision is two frames. Active units are those of ReLUs alone,
-as in Figure 11 of the paper, on a batch of images that are not shifted. So few decisions say nothing of returns.
+Prints a line per measurement, which are also written as CSV. A run that was killed goes on from its last checkpoint, exactly,
+and one that is finished is not made again. A decision is two frames. Active units are those of ReLUs alone, as in Figure 11 of
+the paper, on a batch of images that are not shifted. So few decisions say nothing of returns.
 """
 
 import argparse
 import csv
 import multiprocessing
 import resource
+import shutil
 import time
 from pathlib import Path
 
@@ -20,8 +22,9 @@ import torch as th
 import yaml
 from stable_baselines3.common.callbacks import BaseCallback
 
-from sb3_sparse import DrQv2, make_dmc_pixels, measure
+from sb3_sparse import DrQv2, ExactCheckpoint, make_dmc_pixels, measure, resume_exact
 from sb3_sparse.common.files import written_beside
+from sb3_sparse.resume.files.folder import checkpoints
 from sb3_sparse.zoo import hyperparams_file
 
 NETWORKS = ["encoder", "actor", "critic"]
@@ -40,6 +43,9 @@ class Report(BaseCallback):
         super().__init__()
         self.every, self.path = every, path
         self.rows: list[list[float]] = []
+
+    def _on_training_start(self) -> None:
+        # Also where a run goes on: a clock cannot.
         self.since = time.perf_counter()
 
     def _on_step(self) -> bool:
@@ -58,6 +64,25 @@ class Report(BaseCallback):
 def run(sparsity: float, args: argparse.Namespace) -> None:
     """One agent."""
     th.set_num_threads(args.threads)
+    table = args.folder / f"width{args.width:g}-S{sparsity:g}-{args.seed}.csv"
+    report, checkpoint = Report(args.every, table), table.with_suffix(".checkpoint")
+    print(f"width {args.width:g}, sparsity {sparsity:g}", flush=True)
+    if checkpoints(checkpoint):
+        resume_exact(checkpoint, callback=[report])
+    elif not is_finished(table, args.decisions // args.every):
+        model = make_model(sparsity, args)
+        model.learn(args.decisions, callback=[ExactCheckpoint(checkpoint, args.every, keep=1), report])
+    if checkpoint.exists():
+        shutil.rmtree(checkpoint)
+
+
+def is_finished(table: Path, n_rows: int) -> bool:
+    """Whether all measurements are in a table."""
+    return table.exists() and len(table.read_text().splitlines()) == 1 + n_rows
+
+
+def make_model(sparsity: float, args: argparse.Namespace) -> DrQv2:
+    """An agent with the packaged settings and another critic."""
     settings = yaml.safe_load(hyperparams_file("drqv2").read_text())["dm_control/quadruped-run-v0"]
     (wrapper,) = settings.pop("env_wrapper")
     env = make_dmc_pixels("quadruped", "run", **wrapper["sb3_sparse.pixels.PixelObservations"])
@@ -65,16 +90,11 @@ def run(sparsity: float, args: argparse.Namespace) -> None:
     settings["policy_kwargs"] = {"critic_width_scale": args.width, "sparsity": sparsity}
     if args.learning_starts is not None:
         settings["learning_starts"] = args.learning_starts
-    print(f"width {args.width:g}, sparsity {sparsity:g}", flush=True)
-    model = DrQv2(env=env, seed=args.seed, **settings)
-    args.folder.mkdir(parents=True, exist_ok=True)
-    table = args.folder / f"width{args.width:g}-S{sparsity:g}-{args.seed}.csv"
-    model.learn(args.decisions, callback=Report(args.every, table))
-    env.close()
+    return DrQv2(env=env, seed=args.seed, **settings)
 
 
-def main() -> None:
-    """Each agent in a process of its own, which its memory is measured of."""
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """What is to be run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--decisions", type=int, default=10_000)
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.0, 0.8])
@@ -84,7 +104,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("logs/drqv2_quadruped"))
-    args = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Each agent in a process of its own, which its memory is measured of."""
+    args = parse()
     for sparsity in args.sparsity:
         process = multiprocessing.get_context("spawn").Process(target=run, args=(sparsity, args))
         process.start()
