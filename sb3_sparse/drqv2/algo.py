@@ -108,11 +108,8 @@ class DrQv2(OffPolicyAlgorithm):
         if kwargs.get("use_sde") or kwargs.get("use_sde_at_warmup"):
             raise ValueError("use_sde=True: DrQ-v2 explores by noise on its actions, see exploration_initial_std.")
         n_steps = whole_number("n_steps", n_steps, 1)
-        self.exploration_initial_std = non_negative("exploration_initial_std", exploration_initial_std)
-        self.exploration_final_std = non_negative("exploration_final_std", exploration_final_std)
-        self.exploration_steps = whole_number("exploration_steps", exploration_steps, 1)
-        self.noise_clip = positive("noise_clip", noise_clip)
-        self.shift_pad = whole_number("shift_pad", shift_pad, 0)
+        self.exploration_initial_std, self.exploration_final_std = exploration_initial_std, exploration_final_std
+        self.exploration_steps, self.noise_clip, self.shift_pad = exploration_steps, noise_clip, shift_pad
         super().__init__(
             policy,
             env,
@@ -136,6 +133,12 @@ class DrQv2(OffPolicyAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
+        # Here, since `load` sets them without the constructor.
+        self.exploration_initial_std = non_negative("exploration_initial_std", self.exploration_initial_std)
+        self.exploration_final_std = non_negative("exploration_final_std", self.exploration_final_std)
+        self.exploration_steps = whole_number("exploration_steps", self.exploration_steps, 1)
+        self.noise_clip = positive("noise_clip", self.noise_clip)
+        self.shift_pad = whole_number("shift_pad", self.shift_pad, 0)
         # Before memory is taken for what it cannot learn from.
         check_images(self.observation_space, self.policy_kwargs.get("normalize_images", True))
         if self.replay_buffer_kwargs.get("n_steps", self.n_steps) != self.n_steps:

@@ -36,7 +36,7 @@ class RandomShift(nn.Module):
             raise ValueError(f"images of shape {tuple(images.shape)}: expected (batch, channels, height, width).")
         if not self.training or self.pad == 0:
             return images
-        return shifted(images, *th.randint(-self.pad, self.pad + 1, (2, len(images)), device=images.device))
+        return shifted(images, *th.randint(-self.pad, self.pad + 1, (2, images.shape[0]), device=images.device))
 
     def extra_repr(self) -> str:
         """For ``print``."""

@@ -114,7 +114,7 @@ class MujocoFrames:
         return self._draw(self._offscreen)
 
     def picture(self) -> Any:
-        if self._env.render_mode != "rgb_array":
+        if self._env.render_mode not in (None, "rgb_array"):
             return self._env.render()
         if self._for_people is None:
             self._for_people = Offscreen(*self._scene.picture_size(), RENDERINGS["exact"])

@@ -61,6 +61,11 @@ class PixelObservations(gym.Wrapper, RecordConstructorArgs):
         rendering: str = "exact",
     ):
         size, n_stack = whole_number("size", size, MIN_SIZE), whole_number("n_stack", n_stack, 1)
+        if 3 * n_stack > size:
+            raise ValueError(
+                f"n_stack={n_stack}, size={size}: SB3 would take {3 * n_stack} channels of {size} x {size} pixels for images "
+                f"with channels last. Expected at most {size // 3} frames, or more pixels."
+            )
         action_repeat = whole_number("action_repeat", action_repeat, 1)
         if isinstance(camera_id, np.generic):
             camera_id = camera_id.item()
@@ -123,5 +128,6 @@ class PixelObservations(gym.Wrapper, RecordConstructorArgs):
         low, high = self._bounds
         if np.issubdtype(low.dtype, np.integer):
             middle = low + (high.astype(float) - low) * ((np.asarray(action, float) + 1) / 2)
-            return np.rint(middle).astype(low.dtype)
-        return low + (high - low) * ((np.asarray(action, low.dtype) + 1) / 2)
+            return np.clip(np.rint(middle).astype(low.dtype), low, high)
+        # Rounding may lead beyond the bounds.
+        return np.clip(low + (high - low) * ((np.asarray(action, low.dtype) + 1) / 2), low, high)

@@ -68,7 +68,9 @@ class ComposedReplayBuffer(ReplayBuffer):
         self.optimize_memory_usage = False
         self.handle_timeout_termination = flag("handle_timeout_termination", handle_timeout_termination)
         ring = (self.buffer_size, n_envs)
-        self.actions = np.zeros((*ring, self.action_dim), dtype=self._maybe_cast_dtype(action_space.dtype))
+        # SB3 gives actions in a Box as numbers in [-1, 1], also where those of the environment are whole ones.
+        kind = np.float32 if isinstance(action_space, spaces.Box) else action_space.dtype
+        self.actions = np.zeros((*ring, self.action_dim), dtype=kind)
         self.rewards, self.dones, self.timeouts = (np.zeros(ring, dtype=np.float32) for _ in range(3))
         self.storage = self._make_storage()
         self._check_gamma(sys._getframe(1))

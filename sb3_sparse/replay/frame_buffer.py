@@ -1,14 +1,17 @@
 """A uniform replay buffer for stacked images, in an eighth of the memory, or in a file that outlives a crash."""
 
 import os
+import sys
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from sb3_sparse.common.warn import warn_user
 from sb3_sparse.replay.buffer import ComposedReplayBuffer
 from sb3_sparse.replay.frames import FrameStacks
 from sb3_sparse.replay.mapped.store import FrameStore, Options
+from sb3_sparse.replay.owner import algorithm_behind
 from sb3_sparse.replay.storage import ObservationStorage
 
 # Besides frames, in rows: of each step one.
@@ -61,6 +64,10 @@ class FrameReplayBuffer(ComposedReplayBuffer):
         super().__init__(*args, **kwargs)
         if self.store is None:
             return
+        owner = algorithm_behind(sys._getframe(1))
+        if isinstance(owner, OffPolicyAlgorithm):
+            # What is saved of the agent names the same folder wherever it is loaded.
+            owner.replay_buffer_kwargs = {**owner.replay_buffer_kwargs, "storage_path": str(self.store.folder)}
         try:
             self._load(self.store)
         except BaseException:
@@ -70,6 +77,11 @@ class FrameReplayBuffer(ComposedReplayBuffer):
             warn_user(
                 f"{self.store.folder} holds {self.size() * self.n_envs} transitions of an earlier run, which are used. To "
                 "begin anew, name another folder, or remove this one."
+            )
+        elif owner is not None and owner.num_timesteps:
+            warn_user(
+                f"{self.store.folder} is new: an agent that has made {owner.num_timesteps} steps begins with no transitions "
+                "there. If it has some in another folder, name that: replay_buffer_kwargs=dict(storage_path=...)."
             )
 
     def _make_storage(self) -> ObservationStorage:

@@ -6,11 +6,14 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_sparse.common.validation import whole_number
-from sb3_sparse.replay.storage import check_size
+from sb3_sparse.common.warn import warn_user
+from sb3_sparse.replay.storage import check_shape
 
 # How the stack begins that is not the one before with a frame more: with black frames, kept whole, or with its newest frame
 # alone, again and again.
 _ZEROS, _WHOLE, _REPEATED = 0, 1, 2
+# After so many stacks it is looked at whether frames are what was said.
+_FIRST_STACKS = 100
 
 
 class FrameStacks:
@@ -64,6 +67,8 @@ class FrameStacks:
         # environment. Set at once, when a step is whole.
         self._state: tuple[int, int | None, list[bytes] | None] = 0, None, None
         self.nbytes = self._frames.nbytes + self._back.nbytes + self._kind.nbytes
+        # How many stacks were kept whole so far, and whether it was looked at.
+        self._n_whole, self._has_warned = 0, False
 
     @staticmethod
     def ring_shapes(space: spaces.Space, n_envs: int, n_stack: int) -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -80,7 +85,7 @@ class FrameStacks:
     def check(self, obs: Any, next_obs: Any) -> None:
         """See :class:`ObservationStorage`."""
         for given in (obs, next_obs):
-            check_size(given, (self._n_envs, *self._shape))
+            check_shape(given, (self._n_envs, *self._shape))
 
     def add(self, place: int, obs: Any, next_obs: Any) -> None:
         """See :class:`ObservationStorage`."""
@@ -124,6 +129,21 @@ class FrameStacks:
         self._back[new, env], self._kind[new, env] = 0, kind
         if kind == _WHOLE:
             self._stacks[new, env] = obs.copy()
+            self._n_whole += 1
+            self._check_whole()
+
+    def _check_whole(self) -> None:
+        """Warn once, after a hundred stacks, if most of them do not go on from the one before: then nothing is saved."""
+        n_stacks = (self._state[0] + 1) * self._n_envs
+        if n_stacks >= _FIRST_STACKS and not self._has_warned:
+            self._has_warned = True
+            if self._n_whole > n_stacks / 2:
+                warn_user(
+                    f"{self._n_whole} of the first {n_stacks} observations do not go on from the one before as stacks of "
+                    f"{self._n_stack} frames do, and are kept whole, in memory: as many times what was counted on. If they "
+                    "have another number of frames, say it: replay_buffer_kwargs=dict(n_stack=...). If they are no stacks, "
+                    "use another buffer."
+                )
 
     def _beginning(self, obs: np.ndarray) -> int:
         """How a stack begins that does not go on from another."""

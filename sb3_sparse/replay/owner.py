@@ -4,6 +4,7 @@ import inspect
 from functools import cache
 from types import CodeType, FrameType
 
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from torch import nn
@@ -48,8 +49,9 @@ def check_gamma(algorithm: BaseAlgorithm | None, buffer: ReplayBuffer | None) ->
 
 def check_buffer(algorithm: BaseAlgorithm, buffer: ReplayBuffer | None) -> None:
     """
-    See whether a buffer makes the transitions that an algorithm of this package learns from, of as many steps and discounted
-    alike. Attributes may have been set by hand, given to SB3's ``load`` as ``custom_objects``, or come with a file.
+    See whether a buffer makes the transitions that an algorithm of this package learns from: of its environments, of as many
+    steps, and discounted alike. Attributes may have been set by hand, given to SB3's ``load`` as ``custom_objects``, or come
+    with a file.
 
     :param algorithm: One with ``n_steps`` and ``gamma``.
     :param buffer: Its replay buffer.
@@ -63,6 +65,26 @@ def check_buffer(algorithm: BaseAlgorithm, buffer: ReplayBuffer | None) -> None:
             "the same. Make the agent with one n_steps, which a buffer of SB3's that is named takes from "
             "replay_buffer_kwargs, and do not set it afterwards."
         )
+    if buffer is None:
+        return
+    for what, mine, its in (
+        ("environments", algorithm.n_envs, buffer.n_envs),
+        ("observations", _shape(algorithm.observation_space), _shape(buffer.observation_space)),
+        ("actions", _shape(algorithm.action_space), _shape(buffer.action_space)),
+    ):
+        if mine != its:
+            raise ValueError(
+                f"the replay buffer has {what} {its}, and {type(algorithm).__name__} {mine}: its steps are those of another "
+                "environment or number of them. Go on with as many and the same, or without the buffer: "
+                "model.replay_buffer is made anew by load, if none is loaded into it."
+            )
+
+
+def _shape(space: spaces.Space) -> str:
+    """What has to be equal of spaces whose values fit into the same arrays."""
+    if isinstance(space, spaces.Dict):
+        return str({name: _shape(part) for name, part in space.items()})
+    return f"{type(space).__name__}{tuple(space.shape or ())}"
 
 
 @cache

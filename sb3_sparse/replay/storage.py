@@ -1,6 +1,5 @@
 """Where observations are kept: one array of observations and one of those that followed, for each part of them."""
 
-import math
 from typing import Any, Protocol
 
 import numpy as np
@@ -82,7 +81,7 @@ class WholeObservations:
             for given in (obs, next_obs):
                 if name and name not in given:
                     raise ValueError(f"observations with the parts {sorted(given)}: {name!r} is missing.")
-                check_size(given[name] if self._is_dict else given, rings[0].shape[1:])
+                check_shape(given[name] if self._is_dict else given, rings[0].shape[1:])
 
     def add(self, place: int, obs: Observations, next_obs: Observations) -> None:
         """See :class:`ObservationStorage`."""
@@ -110,11 +109,22 @@ class WholeObservations:
         return found if self._is_dict else found[""]
 
 
-def check_size(given: Any, shape: tuple[int, ...]) -> None:
+def check_shape(given: Any, shape: tuple[int, ...]) -> None:
     """
+    Axes of one element may be missing or too many, as in Discrete spaces: without them, the order of the numbers is the same.
+
     :param given: Observations of all environments.
     :param shape: ``(n_envs, ...)``
-    :raises ValueError: If they cannot have this shape.
+    :raises ValueError: If they have another shape.
     """
-    if np.size(given) != math.prod(shape):
-        raise ValueError(f"observations of shape {np.shape(given)}: expected {shape}.")
+    found, expected = ([size for size in sizes if size != 1] for sizes in (np.shape(given), shape))
+    if found == expected:
+        return
+    hint = ""
+    if sorted(found) == sorted(expected):
+        # SB3 puts VecTransposeImage on top of all wrappers that it is given, and VecNormalize keeps what is below.
+        hint = (
+            " Their axes are in another order. Under VecNormalize, put the channels of images first: "
+            "VecNormalize(VecTransposeImage(env)), and norm_obs=False."
+        )
+    raise ValueError(f"observations of shape {np.shape(given)}: expected {shape}.{hint}")

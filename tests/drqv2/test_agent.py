@@ -151,7 +151,8 @@ def test_a_buffer_that_is_named_gets_what_is_not_said(kind):
 def test_a_saved_agent_goes_on_with_a_buffer_in_a_file(tmp_path):
     agent(n_steps=2).learn(12).save(tmp_path / "agent")
     keywords = dict(storage_path=tmp_path / "store", rewind=0)
-    loaded = DrQv2.load(tmp_path / "agent", env=Dot(), replay_buffer_kwargs=keywords).learn(12)
+    with pytest.warns(UserWarning, match="is new: an agent that has made 12 steps"):
+        loaded = DrQv2.load(tmp_path / "agent", env=Dot(), replay_buffer_kwargs=keywords).learn(12)
     buffer = loaded.replay_buffer
     assert (buffer.n_steps, buffer.gamma, buffer.n_stack, buffer.store.folder) == (2, 0.99, 3, tmp_path / "store")
 

@@ -104,6 +104,16 @@ def test_actions_in_a_box_are_rescaled():
     assert np.allclose(env.unwrapped.seen, [[0.0, 5.0], [4.0, -10.0]])
 
 
+def test_rounding_leads_to_no_action_beyond_the_bounds():
+    bounds = [(low / 10, high / 10) for low in range(-12, 12) for high in range(low + 1, 13)]
+    low, high = np.array(bounds, np.float32).T
+    env = PixelObservations(Counting(actions=spaces.Box(low, high)), size=16, action_repeat=1)
+    env.reset()
+    for action in (-1.0, 1.0):
+        env.step(np.full(len(bounds), action, np.float32))
+    assert all(env.unwrapped.action_space.contains(seen) for seen in env.unwrapped.seen)
+
+
 def test_whole_numbers_as_actions_are_the_nearest_ones():
     env = PixelObservations(Counting(actions=spaces.Box(0, 10, (2,), np.int32)), size=16, action_repeat=1)
     env.reset()
@@ -167,6 +177,7 @@ def test_a_copy_goes_on_by_itself(copied):
         ("size", (84, 84), "a whole number of at least 16"),
         ("n_stack", 0, "a positive whole number"),
         ("n_stack", 1.5, "a positive whole number"),
+        ("n_stack", 29, "size=84: SB3 would take 87 channels of 84 x 84 pixels .* at most 28 frames"),
         ("action_repeat", 0, "a positive whole number"),
         ("action_repeat", True, "a positive whole number"),
         ("rendering", "fast", r"one of \['coarse_shadows'"),

@@ -1,6 +1,8 @@
 """Single frames give back the very stacks that were added."""
 
+import itertools
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -150,3 +152,18 @@ def test_memory_for_three_rgb_frames_that_begin_with_one_repeated():
 def test_what_are_no_stacks_is_refused(space, n_stack, expected):
     with pytest.raises(ValueError, match=expected):
         FrameStacks(space, 10, 1, n_stack)
+
+
+@pytest.mark.parametrize("n_stack", [3, 4])
+def test_a_wrong_number_of_frames_is_said(n_stack):
+    # Three frames of four channels, which could be four of three.
+    stacks = FrameStacks(spaces.Box(0, 255, (12, 14, 14), np.uint8), 200, 1, n_stack)
+    frames = [np.random.default_rng(i).integers(0, 256, (4, 14, 14), np.uint8) for i in range(130)]
+    observations = [np.concatenate(frames[i : i + 3])[None] for i in range(125)]
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for place, (obs, following) in enumerate(itertools.pairwise(observations)):
+            stacks.add(place, obs, following)
+    assert [str(warning.message)[:60] for warning in found] == (
+        ["100 of the first 100 observations do not go on from the one "] if n_stack == 4 else []
+    )

@@ -1,9 +1,10 @@
 """A buffer in a file holds what its twin in memory does, bit by bit, also when it is opened anew and goes back."""
 
 import copy
+import gc
 import io
-import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -199,7 +200,7 @@ def test_an_agent_that_is_loaded_without_its_buffer_touches_no_file(tmp_path):
     model.save(tmp_path / "agent")
     loaded = DQN.load(tmp_path / "agent", buffer_size=1)
     assert loaded.replay_buffer.store is None
-    with pytest.raises(StoreInUse, match=f"{path} is in use by process {os.getpid()} on .* pass buffer_size=1"):
+    with pytest.raises(StoreInUse, match=f"{path} is in use by another buffer of this process: .* pass buffer_size=1"):
         DQN.load(tmp_path / "agent")
     model.replay_buffer.close()
     with pytest.warns(UserWarning, match="32 transitions of an earlier run"):
@@ -248,3 +249,46 @@ def test_bad_values_are_refused_before_anything_is_made(options, expected, tmp_p
     with pytest.raises(ValueError, match=expected):
         make(10, path=tmp_path / "store", **options)
     assert not (tmp_path / "store").exists()
+
+
+def pictures(path, **kwargs):
+    """An agent with its frames in a file, after some steps."""
+    settings = dict(buffer_size=100, learning_starts=10, replay_buffer_class=FrameReplayBuffer)
+    policy = dict(features_extractor_kwargs=dict(features_dim=8), net_arch=[8])
+    options = dict(storage_path=path, rewind=0)
+    env = VecFrameStack(DummyVecEnv([PictureEnv]), 4)
+    return DQN("CnnPolicy", env, replay_buffer_kwargs=options, policy_kwargs=policy, **settings, **kwargs).learn(32)
+
+
+def test_a_deleted_agent_gives_its_folder_back(tmp_path):
+    model = pictures(tmp_path / "store")
+    model.save(tmp_path / "agent")
+    gc.disable()
+    try:
+        del model
+        with pytest.warns(UserWarning, match="transitions of an earlier run"):
+            DQN.load(tmp_path / "agent")
+    finally:
+        gc.enable()
+
+
+def test_a_saved_agent_finds_its_folder_from_everywhere(tmp_path, monkeypatch):
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path, folder in (("store", tmp_path / "here/store"), ("~/mine", tmp_path / "mine")):
+        monkeypatch.chdir(tmp_path / "here")
+        model = pictures(path)
+        assert model.replay_buffer.store.folder == folder
+        model.save(tmp_path / "agent")
+        model.replay_buffer.close()
+        monkeypatch.chdir(tmp_path / "there")
+        with pytest.warns(UserWarning, match="32 transitions of an earlier run"):
+            loaded = DQN.load(tmp_path / "agent")
+        assert not list((tmp_path / "there").iterdir())
+        loaded.replay_buffer.close()
+        folder.rename(tmp_path / "moved")
+        with pytest.warns(UserWarning, match="is new: an agent that has made 32 steps"):
+            DQN.load(tmp_path / "agent").replay_buffer.close()
+        shutil.rmtree(tmp_path / "moved")

@@ -118,10 +118,11 @@ def check_model(model: BaseAlgorithm, networks: str | Sequence[str] | None, opti
         if options.strategy == "last_layers":
             last_layers(part.network.chains(), options.n_layers)
         if options.strategy == "redo" and not hidden_layers(part.online, part.network.chains()):
+            others = sorted(p.name for p in parts if hidden_layers(p.online, p.network.chains()))
+            fix = f"name those that have: networks={others}" if others else "give it one by policy_kwargs=dict(net_arch=[...])"
             raise ValueError(
                 f"strategy='redo': the {part.name} of {type(model).__name__} has no hidden layer between linear layers "
-                "(features extractors are left alone). Give it one by policy_kwargs=dict(net_arch=[...]), or use another "
-                "strategy."
+                f"(features extractors are left alone). To reset others, {fix}, or use another strategy."
             )
     if options.include_temperature and "temperature" not in known.others:
         raise ValueError(f"include_temperature=True: {type(model).__name__} has no learned temperature (ent_coef='auto').")

@@ -5,6 +5,7 @@ A lock of the system, in contrast to that of a folder of checkpoints: mapped mem
 system lets go of the lock in the moment in which its process ends, however it ends.
 """
 
+import gc
 import os
 import socket
 import sys
@@ -28,15 +29,28 @@ class Lock:
     """
 
     def __init__(self, folder: Path):
-        path = folder / LOCK
+        path, me = folder / LOCK, f"process {os.getpid()} on {socket.gethostname()}"
         self._number: int | None = os.open(path, os.O_RDWR | os.O_CREAT)
         try:
-            _take(self._number)
+            try:
+                _take(self._number)
+            except BlockingIOError:
+                if path.read_text() != me:
+                    raise
+                # An agent that was deleted lives until its circles of references are looked for: SB3's callbacks have some.
+                gc.collect()
+                _take(self._number)
         except BlockingIOError as error:
             os.close(self._number)
+            holder = path.read_text() or "another process"
+            who = (
+                "another buffer of this process: close() it (model.replay_buffer.close())"
+                if holder == me
+                else f"{holder}: end that process, close() its buffer"
+            )
             raise StoreInUse(
-                f"{folder} is in use by {path.read_text() or 'another process'}: end that process, close() its buffer, or "
-                "name another folder. To load an agent without its replay buffer, pass buffer_size=1."
+                f"{folder} is in use by {who}, or name another folder. To load an agent without its replay buffer, pass "
+                "buffer_size=1."
             ) from error
         except OSError as error:
             os.close(self._number)
@@ -44,7 +58,7 @@ class Lock:
                 error.errno, f"{folder}: cannot be locked ({error.strerror}). Name a folder on a local disk."
             ) from error
         os.truncate(self._number, 0)
-        os.write(self._number, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        os.write(self._number, me.encode())
         _HELD.add(self)
 
     @property

@@ -43,7 +43,11 @@ class Options(NamedTuple):
     @staticmethod
     def checked(path: str | os.PathLike[str], flush_every: int, rewind: int) -> "Options":
         """:raises ValueError: If a value is out of range."""
-        return Options(os.fspath(path), whole_number("flush_every", flush_every, 1), whole_number("rewind", rewind, 0))
+        if not os.fspath(path):
+            raise ValueError(f"storage_path={path!r}: expected the name of a folder.")
+        # Absolute: what is written does not move when the working directory changes.
+        absolute = os.path.abspath(os.path.expanduser(path))
+        return Options(absolute, whole_number("flush_every", flush_every, 1), whole_number("rewind", rewind, 0))
 
 
 class FrameStore:
@@ -73,8 +77,7 @@ class FrameStore:
         rings: Columns,
         rows: Columns,
     ):
-        # Absolute: what is written does not move when the working directory changes.
-        self.folder = Path(options.path).absolute()
+        self.folder = Path(options.path)
         self._size, self._behind = size, n_stack - 1
         #: Steps, of all environments at once, after which there has to be a flush.
         self.flush_every = min(math.ceil(options.flush_every / n_envs), size)
