@@ -78,7 +78,7 @@ class FrameReplayBuffer(ComposedReplayBuffer):
                 f"{self.store.folder} holds {self.size() * self.n_envs} transitions of an earlier run, which are used. To "
                 "begin anew, name another folder, or remove this one."
             )
-        elif owner is not None and owner.num_timesteps:
+        elif self.store.is_new and owner is not None and owner.num_timesteps:
             warn_user(
                 f"{self.store.folder} is new: an agent that has made {owner.num_timesteps} steps begins with no transitions "
                 "there. If it has some in another folder, name that: replay_buffer_kwargs=dict(storage_path=...)."

@@ -42,7 +42,7 @@ def test_from_training_to_a_file(tmp_path, monkeypatch, capsys):
     assert "As they are in the saved agent, whatever is set: gamma, n_steps, policy, policy_kwargs" in said
     config = dict(yaml.unsafe_load(next(folder.parent.glob("*_2/*/config.yml")).read_text()))
     assert (config["n_steps"], config["tau"], config["policy"]) == (2, 0.5, "CnnPolicy")
-    assert config["replay_buffer_kwargs"]["storage_path"] == "store"
+    assert config["replay_buffer_kwargs"]["storage_path"] == str(tmp_path / "store")
     main(["enjoy", *arguments, "-n", "60", "--no-render"])
     main(["evaluate", str(folder), "-n", "1"])
     assert "DrQv2" in capsys.readouterr().out

@@ -90,7 +90,8 @@ class FrameStore:
         # Of what was killed while it reserved room.
         for path in (*self.folder.glob(f".{_FILE}-*"), *self.folder.glob(f".{ROOM}-*")):
             path.unlink()
-        is_new = not (self.folder / _FILE).exists()
+        #: Whether it was made now.
+        self.is_new = is_new = not (self.folder / _FILE).exists()
         try:
             if is_new:
                 Room(self.folder).make(self._room(rings, n_envs))
