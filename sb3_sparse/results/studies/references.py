@@ -2,13 +2,14 @@
 
 import csv
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sb3_sparse.results.runs import frames_per_step
 from sb3_sparse.results.statistics import Summarized, difference_of_means
 from sb3_sparse.results.studies.grouping import Group
 from sb3_sparse.results.studies.reading import FINAL
@@ -107,7 +108,7 @@ def beside_references(groups: Iterable[Group], references: Iterable[Published]) 
         finals, settings = [run.values[FINAL] for run in group.runs], group.runs[0].settings
         if len(finals) < 2:
             continue
-        frames = int(settings["n_timesteps"]) * action_repeat(settings)
+        frames = int(settings["n_timesteps"]) * frames_per_step((settings.get("hyperparams") or {}).get("env_wrapper"))
         own = Summarized(float(np.mean(finals)), spread(finals), len(finals))
         for each in published.get((task_of(group.env), frames), []):
             found.append(Beside(group, own, each, *difference_of_means(own, each.returns)))
@@ -122,16 +123,6 @@ def task_of(env: str) -> str:
     'cheetah_run'
     """
     return re.sub(r"-v\d+$", "", env.removeprefix("dm_control/")).replace("-", "_")
-
-
-def action_repeat(settings: Mapping[str, Any]) -> int:
-    """For how many frames a decision holds its action, as the wrappers in the settings of a run say."""
-    wrappers = (settings.get("hyperparams") or {}).get("env_wrapper") or []
-    repeat = 1
-    for wrapper in wrappers if isinstance(wrappers, list) else [wrappers]:
-        for arguments in wrapper.values() if isinstance(wrapper, dict) else []:
-            repeat *= int((arguments or {}).get("action_repeat", 1))
-    return repeat
 
 
 def _summarized(found: Summarized) -> str:

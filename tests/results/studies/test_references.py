@@ -1,6 +1,7 @@
 """Groups of a study beside published returns."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from sb3_sparse import cli
 from sb3_sparse.results.statistics import Summarized, difference_of_means, student_quantile
 from sb3_sparse.results.studies.grouping import group_study
 from sb3_sparse.results.studies.reading import read_study
-from sb3_sparse.results.studies.references import action_repeat, beside_references, read_references, task_of
+from sb3_sparse.results.studies.references import beside_references, read_references, task_of
 from tests.results.studies.made import write_run
 
 CSV = """algorithm,task,frames,mean_return,sd,seeds
@@ -22,9 +23,9 @@ sac_mlp,dog_run,2000,8.7,3.7,10
 REPEATED = {"env_wrapper": [{"sb3_sparse.dmc.DMCWrapper": {"action_repeat": 2}}]}
 
 
-def make(study, returns, **axes):
+def make(study, returns, env_wrapper=REPEATED["env_wrapper"], **axes):
     for seed, value in enumerate(returns):
-        settings = {"n_timesteps": 1000, "hyperparams": {**REPEATED, "policy_kwargs": axes}}
+        settings = {"n_timesteps": 1000, "hyperparams": {"env_wrapper": env_wrapper, "policy_kwargs": axes}}
         write_run(study, {**axes, "seed": seed}, [value], env="dm_control/cheetah-run-v0", settings=settings)
 
 
@@ -71,6 +72,18 @@ def test_groups_stand_beside_what_was_published_for_as_many_frames(tmp_path):
     assert found[1].difference == pytest.approx(430.0 - 178.6)
 
 
+@pytest.mark.parametrize(
+    "written", ["{0}", ["{0}"], [{"{0}": {}}], [{"{0}": None}], [{"{0}": {"action_repeat": None}}]], ids=str
+)
+def test_frames_are_as_many_where_the_default_of_a_wrapper_says_so(tmp_path, written):
+    path = tmp_path / "published.csv"
+    path.write_text(CSV)
+    wrapper = json.loads(json.dumps(written).replace("{0}", "sb3_sparse.dmc.DMCWrapper"))
+    make(tmp_path / "study", [400.0, 440.0], env_wrapper=wrapper, sparsity=0.0)
+    found = beside_references(group_study(read_study(tmp_path / "study")).groups, read_references(path))
+    assert [each.published.frames for each in found] == [2000, 2000]
+
+
 def test_the_command_writes_them_down(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "published.csv"
@@ -106,9 +119,6 @@ def test_files_that_are_something_else(tmp_path, text, message):
         read_references(path)
 
 
-def test_names_and_frames():
+def test_names_of_tasks():
     assert task_of("dm_control/ball_in_cup-catch-v0") == "ball_in_cup_catch"
     assert task_of("Pendulum-v1") == "Pendulum"
-    assert action_repeat({"hyperparams": REPEATED}) == 2
-    assert action_repeat({"hyperparams": {"env_wrapper": "a.B"}}) == 1
-    assert action_repeat({}) == 1
