@@ -1,5 +1,6 @@
 """What runs come of a plan."""
 
+import datetime
 import json
 
 import pytest
@@ -11,6 +12,7 @@ from sb3_sparse.sweeps.planning.yaml_plain import read_yaml
 from sb3_sparse.zoo import hyperparams_file, packaged_hyperparams
 
 SAC = {"algo": "sac", "env": "Pendulum-v1"}
+MLP = {"hyperparams": {"policy": "MlpPolicy", "policy_kwargs": {}}}
 
 
 def hyperparams(plan, **axes):
@@ -149,6 +151,28 @@ def test_no_steps(value):
         ({"axes": {"arm": {"a": {"gamma": 1}}}}, "axes.arm.a has no entry 'gamma'"),
         ({"axes": {"seed": [-1]}}, r"axes.seed\[0\]=-1"),
         ({"axes": {"seed": 0}}, "axes.seed=0"),
+        ({"axes": {"seed": []}}, "axes.seed has no values"),
+        ({"axes": {"seed": None}}, "axes.seed=None: expected a number of seeds"),
+        ({"axes": {"seed": "3"}}, "axes.seed='3': expected a number of seeds"),
+        ({"axes": {"seed": {0: {"hyperparams": {"gamma": 0.5}}, 1: {}}}}, "axes.seed=.*expected a number of seeds"),
+        ({"axes": {"arm": {"a": {"seed": 5}, "b": {"seed": 6}}}}, "axes.arm.a has a seed: seeds are an axis of their own"),
+        ({"axes": {"seed": 2, "arm": {"a": {"seed": 5}}}}, "axes.arm.a has a seed"),
+        ({"axes": {"arm": {"a": {}, "b": {}}, "seed": 2}}, r"axes: arm=a and arm=b are the same run \(of seed=0\)"),
+        (
+            {"axes": {"sparsity": [0, 0.9], "arm": {"ours": {}, "SB3": MLP}}},
+            r"sparsity=0 and sparsity=0.9 .* \(of arm=SB3, seed=0",
+        ),
+        ({"axes": {"gamma": [1, True]}}, "axes.gamma: True stands there twice, as 1 and True"),
+        ({"axes": {"normalize": [0, False, True]}}, "twice, as 0 and False"),
+        ({"axes": {"gamma": [float("nan")]}}, "axes.gamma: nan is no finite number"),
+        ({"axes": {"arm": {float("nan"): {}}}}, "axes.arm: nan is no finite number"),
+        ({"axes": {"arm": {datetime.date(2024, 1, 1): {}}}}, r"axes.arm: datetime.date\(2024, 1, 1\) is no number or word"),
+        ({"axes": {"arm": {1: {}, "1": MLP}}}, "axes.arm: 1 stands there twice, as 1 and '1'"),
+        ({"axes": {"arm": {1: {}}}, "also": [{"axes": {"arm": {"1": MLP}}}]}, "axes.arm has 1 and '1', which reports cannot"),
+        (
+            {"axes": {"arm": {1: {}}}, "also": [{"axes": {"arm": {True: MLP}}}]},
+            "axes.arm has 1 and True, which reports cannot",
+        ),
         ({"callbacks": "x"}, "callbacks='x': expected a list"),
         ({"callbacks": [{"a": {}, "b": {}}]}, "expected a list of names"),
         ({"evaluation": {"freq": 3}}, "evaluation has no entry 'freq'"),
