@@ -8,7 +8,7 @@ import yaml
 
 from sb3_sparse.sweeps.planning.paths import set_by_path
 from sb3_sparse.sweeps.planning.plan import PlannedRun, checkpoint_steps, make_plan, read_plan, steps_of
-from sb3_sparse.sweeps.planning.yaml_plain import read_yaml
+from sb3_sparse.sweeps.planning.yaml_plain import read_yaml, write_yaml
 from sb3_sparse.zoo import hyperparams_file, packaged_hyperparams
 
 SAC = {"algo": "sac", "env": "Pendulum-v1"}
@@ -225,6 +225,124 @@ def test_yaml_numbers_and_merges(tmp_path):
         "d": "1e",
         "f": "1e-4",
     }
+
+
+ODD = [
+    "1e3",
+    "-1E-4",
+    "+2.5e+3",
+    "1_0e2",
+    "1.e5",
+    "0x10",
+    "0o7",
+    "017",
+    "1:30",
+    "12_000",
+    "on",
+    "YES",
+    "n",
+    "~",
+    "null",
+    "Null",
+]
+ODD += [
+    ".nan",
+    ".inf",
+    "-.Inf",
+    "1.",
+    "1.0",
+    "-",
+    "- a",
+    "? a",
+    "=",
+    "<<",
+    "&a",
+    "*a",
+    "!a",
+    "%a",
+    "@a",
+    "`a`",
+    "a: b",
+    "a #b",
+]
+ODD += [
+    "#a",
+    "'a",
+    '"',
+    "a'b",
+    "",
+    " ",
+    " a ",
+    "a\nb",
+    "a\n",
+    "\ta",
+    "\ufeff",
+    "ширина",
+    "ä/ö",
+    "🦊",
+    "2024-01-01",
+    "{}",
+    "[a]",
+    "|",
+    ">",
+]
+ODD += [
+    "x" * 300,
+    "a  b " * 40,
+    "2001-12-14t21:59:43.10-05:00",
+    "---",
+    "...",
+    "true",
+    "a,b",
+    "0",
+    "1e",
+    "e-4",
+    "\x85",
+    "\u2028",
+]
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    path = tmp_path / "a.yml"
+    content = {
+        "names": {text: i for i, text in enumerate(ODD)},
+        "values": ODD,
+        "numbers": [1e-4, 1e3, 1e22, 1e-300, -0.5, True, None],
+    }
+    write_yaml(path, content)
+    assert read_yaml(path) == content
+    assert [type(value) for value in read_yaml(path)["numbers"]] == [type(value) for value in content["numbers"]]
+
+
+def test_the_plan_of_a_study_is_the_plan(tmp_path):
+    labels = [text for text in ODD if text]
+    arms = {text: {"hyperparams": {"gamma": i / 100}} for i, text in enumerate(labels)}
+    plan = make_plan({**SAC, "study": "1e3", "axes": {"arm": arms}})
+    write_yaml(tmp_path / "plan.yml", {"study": plan.study, **plan.content})
+    again = read_plan(tmp_path / "plan.yml")
+    assert again.study == "1e3"
+    assert [run.name for run in again.runs] == [run.name for run in plan.runs]
+    assert [run.axes for run in again.runs] == [run.axes for run in plan.runs]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("on", "yes"), ("1", "1.0"), ("16", "0x10"), ("~", "null"), ("1e3", "1000"), ("true", "1"), ("a", "'a'")],
+)
+def test_names_that_are_equal_as_values_are_no_two_names(tmp_path, one, other):
+    path = tmp_path / "plan.yml"
+    path.write_text(f"algo: sac\nenv: Pendulum-v1\naxes:\n  arm:\n    {one}: {{}}\n    {other}: {{n_timesteps: 9}}\n")
+    with pytest.raises(ValueError, match=r"same name|stands twice") as raised:
+        read_plan(path)
+    assert repr(one) in str(raised.value)
+    assert repr(other.strip("'")) in str(raised.value)
+    assert "line 6" in str(raised.value)
+
+
+def test_a_list_is_no_name(tmp_path):
+    (tmp_path / "plan.yml").write_text("? [a, b]\n: 1\n")
+    with pytest.raises(ValueError, match=r"\['a', 'b'\] is no name, line 1"):
+        read_yaml(tmp_path / "plan.yml")
 
 
 def test_paths():
