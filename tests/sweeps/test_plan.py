@@ -173,6 +173,16 @@ def test_no_steps(value):
             {"axes": {"arm": {1: {}}}, "also": [{"axes": {"arm": {True: MLP}}}]},
             "axes.arm has 1 and True, which reports cannot",
         ),
+        ({"hyperparams": {1: 2}}, "hyperparams: 1 is no name of a setting"),
+        ({"hyperparams": {True: 2}}, "hyperparams: True is no name of a setting"),
+        ({"hyperparams": {"policy_kwargs..sparsity": 2}}, "hyperparams: 'policy_kwargs..sparsity' is no name of a setting"),
+        ({"axes": {"policy_kwargs.": [2]}}, "hyperparams: 'policy_kwargs.' is no name of a setting"),
+        ({"checkpoint_every": "often"}, "checkpoint_every='often': expected a positive whole number, or a part of the run"),
+        ({"checkpoint_every": 0}, "checkpoint_every=0"),
+        ({"checkpoint_every": [1]}, r"checkpoint_every=\[1\]"),
+        ({"device": "gpu"}, "device='gpu': expected auto, cpu, cuda"),
+        ({"device": 5}, "device=5"),
+        ({"axes": {"device": ["cpu", "gpu"]}}, "device='gpu'"),
         ({"callbacks": "x"}, "callbacks='x': expected a list"),
         ({"callbacks": [{"a": {}, "b": {}}]}, "expected a list of names"),
         ({"evaluation": {"freq": 3}}, "evaluation has no entry 'freq'"),
@@ -210,6 +220,9 @@ def test_a_file_is_named_in_what_is_wrong_with_it(tmp_path):
         read_plan(path)
     path.write_text("a: !!python/object/apply:os.getcwd []\n")
     with pytest.raises(ValueError, match="no YAML of plain data"):
+        read_plan(path)
+    path.write_text("axes: {arm: [2024-13-45]}\n")
+    with pytest.raises(ValueError, match=r"plan\.yml is no YAML of plain data: month must be"):
         read_plan(path)
     with pytest.raises(ValueError, match=r"missing\.yml cannot be read"):
         read_plan(tmp_path / "missing.yml")

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch as th
+
 from sb3_sparse.common.validation import finite, flag, fraction, names, non_negative, whole_number
 from sb3_sparse.sweeps.planning.axes import OF_RUN, SHORT, Point, as_label, axes_of, check_labels, check_names, mapping
 from sb3_sparse.sweeps.planning.paths import set_by_path
@@ -111,6 +113,8 @@ def make_plan(content: Any, default_name: str = "study") -> Plan:
         points = itertools.product(*axes_of(block).values())
         runs += _all_different([_run(base, own, point, packaged) for point in points])
     check_labels(run.axes for run in runs)
+    for run in runs:
+        checkpoint_steps(content.get("checkpoint_every"), run.settings["n_timesteps"])
     different = {run.hash: run for run in runs}
     if len({run.name for run in different.values()}) < len(different):
         raise ValueError("two runs have one name: rename the labels of the axes.")
@@ -138,7 +142,12 @@ def steps_of(name: str, value: Any, n_timesteps: int) -> int:
     """
     if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?\s*%", value):
         return max(1, round(float(value.rstrip(" %")) / 100 * n_timesteps))
-    return whole_number(name, value, 1)
+    try:
+        return whole_number(name, value, 1)
+    except ValueError as error:
+        raise ValueError(
+            f"{name}={value!r}: expected a positive whole number, or a part of the run, such as '25%'."
+        ) from error
 
 
 def checkpoint_steps(given: str | int | None, n_timesteps: int) -> int:
@@ -182,7 +191,7 @@ def _run(
         "env": last["env"],
         "seed": whole_number("seed", last.get("seed", 0), 0, 2**32 - 1),
         "n_timesteps": n_timesteps,
-        "device": last.get("device", "auto"),
+        "device": _device(last.get("device", "auto")),
         "hyperparams": hyperparams,
         "evaluation": _evaluation(evaluation, n_timesteps),
         "callbacks": _with_steps(callbacks, n_timesteps),
@@ -213,6 +222,16 @@ def _all_different(runs: list[PlannedRun]) -> list[PlannedRun]:
 def _for_algo(algo: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The width of DrQ-v2 is that of its critic."""
     return {_WIDTH_OF_DRQV2 if algo == "drqv2" and path == SHORT["width"] else path: value for path, value in changes.items()}
+
+
+def _device(given: Any) -> str:
+    try:
+        # Whether this machine has it is another matter: the runs may be made elsewhere.
+        if isinstance(given, str) and (given == "auto" or th.device(given)):
+            return given
+    except RuntimeError:
+        pass
+    raise ValueError(f"device={given!r}: expected auto, cpu, cuda, cuda:0 or another device of PyTorch.")
 
 
 def _evaluation(given: dict[str, Any], n_timesteps: int) -> dict[str, Any]:

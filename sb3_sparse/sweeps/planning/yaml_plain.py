@@ -55,7 +55,8 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(path.read_text(), Loader)
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error.strerror or error}): expected a file of YAML.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
+        # Dates that there are not are such errors, and texts of another encoding.
         raise ValueError(about_yaml(path, error)) from error
 
 
