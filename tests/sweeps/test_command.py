@@ -145,6 +145,14 @@ def test_what_users_do_wrong(plan, arguments, message, capsys):
         main(["sweep", *arguments])
 
 
+def test_the_folder_of_a_study_has_its_place(plan, tmp_path):
+    (tmp_path / "a/runs").mkdir(parents=True)
+    (tmp_path / "a/plan.yml").write_text(plan.read_text())
+    for arguments in (["sweep"], ["sweep", "status"]):
+        with pytest.raises(SystemExit, match="--folder elsewhere: a is the folder of a study, where"):
+            main([*arguments, "a", "--folder", "elsewhere"])
+
+
 def test_options_that_do_not_go_together(plan, capsys):
     with pytest.raises(SystemExit):
         main(["sweep", "plan.yml", "--backend", "processes", "--address", "auto"])
