@@ -173,6 +173,7 @@ def test_no_steps(value):
             {"axes": {"arm": {1: {}}}, "also": [{"axes": {"arm": {True: MLP}}}]},
             "axes.arm has 1 and True, which reports cannot",
         ),
+        ({"hyperparams": {"seed": 7}}, "hyperparams.seed=7: seeds are an axis, axes.seed"),
         ({"hyperparams": {1: 2}}, "hyperparams: 1 is no name of a setting"),
         ({"hyperparams": {True: 2}}, "hyperparams: True is no name of a setting"),
         ({"hyperparams": {"policy_kwargs..sparsity": 2}}, "hyperparams: 'policy_kwargs..sparsity' is no name of a setting"),

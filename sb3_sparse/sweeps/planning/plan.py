@@ -178,6 +178,10 @@ def _run(
     hyperparams = packaged(last["algo"], last["env"])
     for change in changes:
         hyperparams = set_by_path(hyperparams, _for_algo(last["algo"], mapping("hyperparams", change.get("hyperparams"))))
+    if "seed" in hyperparams:
+        raise ValueError(
+            f"hyperparams.seed={hyperparams['seed']!r}: seeds are an axis, axes.seed, a number of seeds or a list."
+        )
     in_file = hyperparams.pop("n_timesteps", None)
     n_timesteps = whole_number("n_timesteps", last.get("n_timesteps", in_file), 1)
     in_file = hyperparams.pop("callback", None) or []
