@@ -10,7 +10,9 @@ page with all plots of it, and ``sb3-sparse sweep`` makes only the runs that are
 
 import argparse
 import io
+import lzma
 import shutil
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -37,8 +39,10 @@ def pack(study: Path, archive: Path) -> int:
     :param study: Folder of the study.
     :param archive: The file, ``.tar.xz``.
     :return: How many runs there are.
-    :raises ValueError: If none has finished.
+    :raises ValueError: If none has finished, or there is no plan, without which none of it can be unpacked.
     """
+    if not (study / "plan.yml").is_file():
+        raise ValueError(f"{study} has no plan.yml: expected the folder of a study.")
     if not (runs := finished(study)):
         raise ValueError(f"{study} has no finished run.")
     files = [study / "plan.yml", *(path for run in runs for path in sorted(run.rglob("*")))]
@@ -59,7 +63,17 @@ def unpack(archive: Path, study: Path) -> int:
     :param archive: The file.
     :param study: Folder of the study; it need not be there.
     :return: How many runs came.
+    :raises ValueError: If there is no such file, or no plan in it; the folder is as before then.
     """
+    if not archive.is_file():
+        raise ValueError(f"there is no {archive}: expected what `pack` has written.")
+    try:
+        with tarfile.open(archive) as tar:
+            has_plan = "plan.yml" in tar.getnames()
+    except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
+        raise ValueError(f"{archive} cannot be read ({error}): expected what `pack` has written.") from error
+    if not has_plan:
+        raise ValueError(f"{archive} has no plan.yml: expected what `pack` has written.")
     study.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=study) as beside, tarfile.open(archive) as tar:
         tar.extractall(beside, filter="data")
@@ -84,7 +98,10 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.study:
         study, archive = options.folder / name, KEPT / f"{name}.tar.xz"
-        runs = pack(study, archive) if options.do == "pack" else unpack(archive, study)
+        try:
+            runs = pack(study, archive) if options.do == "pack" else unpack(archive, study)
+        except ValueError as error:
+            sys.exit(f"{options.do} {name}: {error}")
         print(f"{name}: {runs} runs {options.do}ed, {archive.stat().st_size / 1024:.0f} kB")
 
 

@@ -33,12 +33,12 @@ def report(args: list[str]) -> None:
     new_figure()
     library = plotting_library()
     check_writable(output.with_name(output.name + PAGE))
-    references = [] if options.reference is None else read_references(options.reference)
+    references, left_out = ([], []) if options.reference is None else read_references(options.reference)
     summary = summarize(read_study(options.folder), parse_baseline(options.baseline or []))
     published = beside_references(summary.grouping.groups, references)
-    if references and not published:
+    if options.reference is not None and not published:
         print(f"sb3-sparse report: nothing in {options.reference} has the tasks and frames of the study.", file=sys.stderr)
-    for warning in summary.warnings:
+    for warning in [*left_out, *summary.warnings]:
         print(f"sb3-sparse report: {warning}", file=sys.stderr)
     made_by = f"{shlex.join(['sb3-sparse', 'report', *args])} (sb3-sparse {sb3_sparse.__version__})"
     contents = {**_tables(summary, published), **_pictures(summary), PAGE: to_html(summary, made_by, library, published)}

@@ -76,7 +76,11 @@ def _prepare(args: list[str]) -> Callable[[], None] | None:
     done = len(runs) - len(to_do) - len(failed)
     print(f"{study.plan.study}: {len(runs)} runs, {done} done, {len(failed)} failed, {len(to_do)} to do, in {study.path}")
     if options.run_index is not None:
-        return lambda: _one_job(study, runs, options)
+        own = _part(runs, options)
+        if not options.dry_run:
+            return lambda: _one_job(study, own, options)
+        _tell_part(study, own, options)
+        return None
     if not to_do:
         return lambda: _end(study, runs)
     jobs = options.jobs or max(1, (os.cpu_count() or 1) // study.plan.threads)
@@ -133,13 +137,28 @@ def _url(study: Study, options: argparse.Namespace) -> str | None:
     return None if options.storage is None else f"{options.storage.rstrip('/')}/{study.plan.study}/{RUNS_FOLDER}"
 
 
-def _one_job(study: Study, runs: Sequence[PlannedRun], options: argparse.Namespace) -> None:
+def _part(runs: Sequence[PlannedRun], options: argparse.Namespace) -> Sequence[PlannedRun]:
     """The part of one job of an array."""
     own = runs[options.run_index * options.runs_per_job : (options.run_index + 1) * options.runs_per_job]
     if not own:
         sys.exit(
             f"sb3-sparse sweep: --run-index {options.run_index}: there are {len(runs)} runs, {options.runs_per_job} a job."
         )
+    return own
+
+
+def _tell_part(study: Study, own: Sequence[PlannedRun], options: argparse.Namespace) -> None:
+    """What one job of an array has to do, and what that costs."""
+    to_do = study.to_do(own)
+    print(f"--run-index {options.run_index}: {len(own)} of these runs, {len(to_do)} to do")
+    for run in own:
+        print(f"  {study.folder(run).state():8}{run.name}")
+    if to_do and options.estimate:
+        print(overview(study.plan, to_do, measure_kinds(study.plan, to_do, study.path), 1, study.path), flush=True)
+
+
+def _one_job(study: Study, own: Sequence[PlannedRun], options: argparse.Namespace) -> None:
+    """Make the part of one job, here."""
     given = os.environ.get(BACKEND_VARIABLE)
     os.environ.setdefault(BACKEND_VARIABLE, "deterministic")
     try:
@@ -156,7 +175,8 @@ def _work(study: Study, own: Sequence[PlannedRun], options: argparse.Namespace) 
     view = View([study.folder(run) for run in own], {run.name: run.settings["n_timesteps"] for run in own}, live=False)
     timer = None
     if options.max_hours != float("inf"):
-        timer = threading.Timer(3600 * options.max_hours, os.kill, [os.getpid(), signal.SIGTERM])
+        # More than a thread can wait for is no limit.
+        timer = threading.Timer(min(3600 * options.max_hours, threading.TIMEOUT_MAX), os.kill, [os.getpid(), signal.SIGTERM])
         timer.daemon = True
         timer.start()
     is_stopped = True

@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,14 @@ RETURNS = {
 PLASTICITY = "plasticity/"
 PLASTICITY_FILE = "plasticity.csv"
 EVALUATIONS_FILE = "evaluations.npz"
+#: Wrappers that hold an action for several steps: the argument that says for how many, and its default.
+REPEATING = {
+    "DMCWrapper": ("action_repeat", 2),
+    "PixelObservations": ("action_repeat", 2),
+    "DopamineAtari": ("frame_skip", 4),
+    "AtariWrapper": ("frame_skip", 4),
+    "MaxAndSkipEnv": ("skip", 4),
+}
 LOOKED_FOR = "evaluations.npz, *.monitor.csv, progress.csv, plasticity.csv, events.out.tfevents*"
 
 
@@ -87,7 +95,7 @@ def read_run(argument: str) -> Run:
     plasticity = plasticity_curves(folder)
     config = settings_file(folder)
     settings = None if config is None else read_settings(config)
-    monitor = _read_monitor(folder, _frames_per_step(settings or {}))
+    monitor = _read_monitor(folder, frames_per_step((settings or {}).get("env_wrapper")))
     returns = {}
     if (evaluations := evaluation_curve(folder)) is not None:
         returns["evaluations"] = evaluations
@@ -172,14 +180,25 @@ def _read_monitor(folder: Path, frames_per_step: int) -> dict[str, Series]:
     }
 
 
-def _frames_per_step(settings: dict[str, Any]) -> int:
-    """rl-zoo3's monitor sits below the wrappers: with repeated actions it counts more steps than the algorithm."""
-    wrappers = settings.get("env_wrapper") or []
+def frames_per_step(env_wrapper: Any) -> int:
+    """
+    For how many steps of the environment a decision of the agent holds its action, as wrappers in the settings of a run say.
+
+    rl-zoo3's monitor sits below the wrappers and counts these, as publications do.
+
+    >>> frames_per_step(["sb3_sparse.dmc.DMCWrapper"])
+    2
+
+    :param env_wrapper: A name, a name with its arguments, or a list of both; None: no wrapper.
+    """
     frames = 1
-    for wrapper in wrappers if isinstance(wrappers, list) else [wrappers]:
-        for name, keywords in wrapper.items() if isinstance(wrapper, dict) else [(wrapper, None)]:
-            default = {"AtariWrapper": 4, "DMCWrapper": 2}.get(str(name).rpartition(".")[2], 1)
-            frames *= int((keywords or {}).get("action_repeat", (keywords or {}).get("frame_skip", default)))
+    for wrapper in env_wrapper if isinstance(env_wrapper, list) else [env_wrapper]:
+        for name, keywords in wrapper.items() if isinstance(wrapper, Mapping) else [(wrapper, None)]:
+            argument, repeat = REPEATING.get(str(name).rpartition(".")[2], (None, 1))
+            given = keywords if isinstance(keywords, Mapping) else {}
+            # Of an unknown wrapper by the names that are usual.
+            names = (argument,) if argument else ("action_repeat", "frame_skip")
+            frames *= int(next((given[each] for each in names if given.get(each) is not None), repeat))
     return frames
 
 

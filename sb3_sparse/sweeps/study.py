@@ -93,6 +93,8 @@ def open_study(place: Path, folder: Path | None) -> Study:
             raise ValueError(
                 f"{place} has no {PLAN_FILE} beside a folder {RUNS_FOLDER}: expected a plan, or a study's folder."
             )
+        if folder is not None:
+            raise ValueError(f"--folder {folder}: {place} is the folder of a study, where its runs are. Leave out --folder.")
         plan = read_plan(place / PLAN_FILE)
         # Under whatever name it lies there.
         study = Study(plan, place.parent)

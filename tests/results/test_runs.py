@@ -1,13 +1,15 @@
 """What is read from the folder of a run."""
 
+import inspect
 from collections import OrderedDict
 
 import numpy as np
 import pytest
+from stable_baselines3.common.atari_wrappers import AtariWrapper, MaxAndSkipEnv
 
-from sb3_sparse import cli
+from sb3_sparse import DMCWrapper, DopamineAtari, PixelObservations, cli
 from sb3_sparse.results.groups import group_runs
-from sb3_sparse.results.runs import EmptyRun, read_run, read_runs
+from sb3_sparse.results.runs import REPEATING, EmptyRun, read_run, read_runs
 from tests.results.made import monitor_run, zoo_run
 
 yaml = pytest.importorskip("yaml")
@@ -41,6 +43,9 @@ def test_episodes_of_all_environments_count(tmp_path):
         ([{"sb3_sparse.dmc.DMCWrapper": {"action_repeat": 2}}], 2),
         ("stable_baselines3.common.atari_wrappers.AtariWrapper", 4),
         (["sb3_sparse.dmc.DMCWrapper"], 2),
+        ("sb3_sparse.pixels.PixelObservations", 2),
+        ([{"sb3_sparse.pixels.PixelObservations": {"size": 84, "action_repeat": None}}], 2),
+        ([{"stable_baselines3.common.atari_wrappers.AtariWrapper": {"frame_skip": 2}}], 2),
         (["some.Wrapper", {"some.FrameSkip": {"frame_skip": 5}}, {"some.Other": None}], 5),
     ],
 )
@@ -52,6 +57,14 @@ def test_a_monitor_below_repeated_actions(tmp_path, wrapper, frames):
     run = read_run(str(folder))
     np.testing.assert_allclose(run.returns["monitor"].x, np.arange(10, 70, 10) / frames)
     np.testing.assert_array_equal(run.clock.x[1:], run.returns["monitor"].x)
+
+
+@pytest.mark.parametrize(
+    "wrapper", [DMCWrapper, PixelObservations, DopamineAtari, AtariWrapper, MaxAndSkipEnv], ids=lambda kind: kind.__name__
+)
+def test_defaults_are_those_of_the_wrappers(wrapper):
+    argument, default = REPEATING[wrapper.__name__]
+    assert inspect.signature(wrapper.__init__).parameters[argument].default == default
 
 
 def test_saved_python_objects_are_read_without_running_code(tmp_path):

@@ -81,6 +81,25 @@ def test_parts_of_an_array_of_jobs(plan, capsys, tmp_path, monkeypatch):
         main(["sweep", "plan.yml", "--run-index", "2"])
 
 
+def test_a_dry_run_of_a_job_says_what_it_has_to_do(plan, capsys, tmp_path):
+    main(["sweep", "plan.yml", "--run-index", "0", "--dry-run", "--no-estimate"])
+    said = capsys.readouterr().out
+    assert "--run-index 0: 1 of these runs, 1 to do\n  waiting gamma-0.9_seed-0-" in said
+    assert "gamma-0.99" not in said
+    assert not (tmp_path / "logs").exists()
+    main(["sweep", "plan.yml", "--run-index", "1", "--dry-run"])
+    assert "measuring 1 of 1: " in capsys.readouterr().out
+    assert not (tmp_path / "logs/sweeps/a/runs").exists()
+    with pytest.raises(SystemExit, match="--run-index 2: there are 2 runs, 1 a job"):
+        main(["sweep", "plan.yml", "--run-index", "2", "--dry-run"])
+
+
+def test_a_limit_beyond_what_a_thread_can_wait_for(plan, capsys):
+    # A warning of the thread would be an error here.
+    main(["sweep", "plan.yml", "--run-index", "0", "--max-hours", "1e7"])
+    assert "1 of 1 runs are done" in capsys.readouterr().out
+
+
 def test_exit_status(plan, capsys, monkeypatch):
     # Whoever started it can start it again.
     monkeypatch.setattr(worker, "execute", lambda folder, how, **others: Outcome(folder.name, STOPPED))
@@ -124,6 +143,14 @@ def test_a_failed_run_is_named_with_its_log(plan, capsys, monkeypatch):
 def test_what_users_do_wrong(plan, arguments, message, capsys):
     with pytest.raises(SystemExit, match=message):
         main(["sweep", *arguments])
+
+
+def test_the_folder_of_a_study_has_its_place(plan, tmp_path):
+    (tmp_path / "a/runs").mkdir(parents=True)
+    (tmp_path / "a/plan.yml").write_text(plan.read_text())
+    for arguments in (["sweep"], ["sweep", "status"]):
+        with pytest.raises(SystemExit, match="--folder elsewhere: a is the folder of a study, where"):
+            main([*arguments, "a", "--folder", "elsewhere"])
 
 
 def test_options_that_do_not_go_together(plan, capsys):

@@ -14,6 +14,7 @@ from sb3_sparse.evaluation import evaluate_saved, find_saved
 from sb3_sparse.results.runs import read_run
 from sb3_sparse.sweeps.backends.worker import work
 from sb3_sparse.sweeps.planning.plan import make_plan
+from sb3_sparse.sweeps.runs import execute as execution
 from sb3_sparse.sweeps.runs.execute import DONE, FAILED, STOPPED, TAKEN, How, execute, how_of, write_run
 from sb3_sparse.sweeps.runs.run_folder import MAX_LOST, RunFolder
 from sb3_sparse.zoo import train_agent
@@ -173,6 +174,25 @@ def test_wrong_settings_are_failures_with_a_sentence(tmp_path, changes, message)
     outcome = execute(folder, how)
     assert outcome.kind == FAILED
     assert message in outcome.error
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
+def test_returns_that_are_not_finite_are_no_result(tmp_path, monkeypatch, value):
+    _, how, (folder,) = prepared(tmp_path)
+    real = evaluate_saved
+
+    def play(*args, **kwargs):
+        played = real(*args, **kwargs)
+        played[0].returns[1] = value
+        return played
+
+    monkeypatch.setattr(execution, "evaluate_saved", play)
+    outcome = execute(folder, how)
+    assert (outcome.kind, outcome.error) == (FAILED, "ValueError: the finished agent's returns are not finite")
+    assert (folder.state(), folder.is_done) == ("failed", False)
+    # What a second try needs is there.
+    monkeypatch.setattr(execution, "evaluate_saved", real)
+    assert execute(folder, how).kind == DONE
 
 
 def test_one_process_at_a_time(tmp_path):

@@ -51,6 +51,31 @@ def test_a_study_goes_on_somewhere_else(sweep, tmp_path):
 
 
 def test_nothing_to_pack(tmp_path):
+    with pytest.raises(ValueError, match=r"has no plan\.yml"):
+        pack(tmp_path, tmp_path / "a.tar.xz")
+    (tmp_path / "plan.yml").touch()
     with pytest.raises(ValueError, match="no finished run"):
         pack(tmp_path, tmp_path / "a.tar.xz")
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.yml"]
+
+
+def test_a_study_without_its_plan_is_not_packed(sweep, tmp_path):
+    sweep("here", "--only", "gamma=0.9")
+    (tmp_path / "here/a/plan.yml").unlink()
+    with pytest.raises(ValueError, match=r"has no plan\.yml"):
+        pack(tmp_path / "here/a", tmp_path / "a.tar.xz")
+    assert not (tmp_path / "a.tar.xz").exists()
+
+
+def test_what_cannot_be_unpacked_leaves_nothing(tmp_path):
+    archive, study = tmp_path / "a.tar.xz", tmp_path / "there/a"
+    with pytest.raises(ValueError, match=r"there is no .*a\.tar\.xz"):
+        unpack(archive, study)
+    archive.write_bytes(b"something else")
+    with pytest.raises(ValueError, match=r"a\.tar\.xz cannot be read"):
+        unpack(archive, study)
+    with tarfile.open(archive, "w:xz"):
+        pass
+    with pytest.raises(ValueError, match=r"a\.tar\.xz has no plan\.yml"):
+        unpack(archive, study)
+    assert not (tmp_path / "there").exists()

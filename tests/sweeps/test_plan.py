@@ -1,5 +1,6 @@
 """What runs come of a plan."""
 
+import datetime
 import json
 
 import pytest
@@ -7,10 +8,11 @@ import yaml
 
 from sb3_sparse.sweeps.planning.paths import set_by_path
 from sb3_sparse.sweeps.planning.plan import PlannedRun, checkpoint_steps, make_plan, read_plan, steps_of
-from sb3_sparse.sweeps.planning.yaml_plain import read_yaml
+from sb3_sparse.sweeps.planning.yaml_plain import read_yaml, write_yaml
 from sb3_sparse.zoo import hyperparams_file, packaged_hyperparams
 
 SAC = {"algo": "sac", "env": "Pendulum-v1"}
+MLP = {"hyperparams": {"policy": "MlpPolicy", "policy_kwargs": {}}}
 
 
 def hyperparams(plan, **axes):
@@ -149,6 +151,39 @@ def test_no_steps(value):
         ({"axes": {"arm": {"a": {"gamma": 1}}}}, "axes.arm.a has no entry 'gamma'"),
         ({"axes": {"seed": [-1]}}, r"axes.seed\[0\]=-1"),
         ({"axes": {"seed": 0}}, "axes.seed=0"),
+        ({"axes": {"seed": []}}, "axes.seed has no values"),
+        ({"axes": {"seed": None}}, "axes.seed=None: expected a number of seeds"),
+        ({"axes": {"seed": "3"}}, "axes.seed='3': expected a number of seeds"),
+        ({"axes": {"seed": {0: {"hyperparams": {"gamma": 0.5}}, 1: {}}}}, "axes.seed=.*expected a number of seeds"),
+        ({"axes": {"arm": {"a": {"seed": 5}, "b": {"seed": 6}}}}, "axes.arm.a has a seed: seeds are an axis of their own"),
+        ({"axes": {"seed": 2, "arm": {"a": {"seed": 5}}}}, "axes.arm.a has a seed"),
+        ({"axes": {"arm": {"a": {}, "b": {}}, "seed": 2}}, r"axes: arm=a and arm=b are the same run \(of seed=0\)"),
+        (
+            {"axes": {"sparsity": [0, 0.9], "arm": {"ours": {}, "SB3": MLP}}},
+            r"sparsity=0 and sparsity=0.9 .* \(of arm=SB3, seed=0",
+        ),
+        ({"axes": {"gamma": [1, True]}}, "axes.gamma: True stands there twice, as 1 and True"),
+        ({"axes": {"normalize": [0, False, True]}}, "twice, as 0 and False"),
+        ({"axes": {"gamma": [float("nan")]}}, "axes.gamma: nan is no finite number"),
+        ({"axes": {"arm": {float("nan"): {}}}}, "axes.arm: nan is no finite number"),
+        ({"axes": {"arm": {datetime.date(2024, 1, 1): {}}}}, r"axes.arm: datetime.date\(2024, 1, 1\) is no number or word"),
+        ({"axes": {"arm": {1: {}, "1": MLP}}}, "axes.arm: 1 stands there twice, as 1 and '1'"),
+        ({"axes": {"arm": {1: {}}}, "also": [{"axes": {"arm": {"1": MLP}}}]}, "axes.arm has 1 and '1', which reports cannot"),
+        (
+            {"axes": {"arm": {1: {}}}, "also": [{"axes": {"arm": {True: MLP}}}]},
+            "axes.arm has 1 and True, which reports cannot",
+        ),
+        ({"hyperparams": {"seed": 7}}, "hyperparams.seed=7: seeds are an axis, axes.seed"),
+        ({"hyperparams": {1: 2}}, "hyperparams: 1 is no name of a setting"),
+        ({"hyperparams": {True: 2}}, "hyperparams: True is no name of a setting"),
+        ({"hyperparams": {"policy_kwargs..sparsity": 2}}, "hyperparams: 'policy_kwargs..sparsity' is no name of a setting"),
+        ({"axes": {"policy_kwargs.": [2]}}, "hyperparams: 'policy_kwargs.' is no name of a setting"),
+        ({"checkpoint_every": "often"}, "checkpoint_every='often': expected a positive whole number, or a part of the run"),
+        ({"checkpoint_every": 0}, "checkpoint_every=0"),
+        ({"checkpoint_every": [1]}, r"checkpoint_every=\[1\]"),
+        ({"device": "gpu"}, "device='gpu': expected auto, cpu, cuda"),
+        ({"device": 5}, "device=5"),
+        ({"axes": {"device": ["cpu", "gpu"]}}, "device='gpu'"),
         ({"callbacks": "x"}, "callbacks='x': expected a list"),
         ({"callbacks": [{"a": {}, "b": {}}]}, "expected a list of names"),
         ({"evaluation": {"freq": 3}}, "evaluation has no entry 'freq'"),
@@ -187,6 +222,9 @@ def test_a_file_is_named_in_what_is_wrong_with_it(tmp_path):
     path.write_text("a: !!python/object/apply:os.getcwd []\n")
     with pytest.raises(ValueError, match="no YAML of plain data"):
         read_plan(path)
+    path.write_text("axes: {arm: [2024-13-45]}\n")
+    with pytest.raises(ValueError, match=r"plan\.yml is no YAML of plain data: month must be"):
+        read_plan(path)
     with pytest.raises(ValueError, match=r"missing\.yml cannot be read"):
         read_plan(tmp_path / "missing.yml")
 
@@ -201,6 +239,124 @@ def test_yaml_numbers_and_merges(tmp_path):
         "d": "1e",
         "f": "1e-4",
     }
+
+
+ODD = [
+    "1e3",
+    "-1E-4",
+    "+2.5e+3",
+    "1_0e2",
+    "1.e5",
+    "0x10",
+    "0o7",
+    "017",
+    "1:30",
+    "12_000",
+    "on",
+    "YES",
+    "n",
+    "~",
+    "null",
+    "Null",
+]
+ODD += [
+    ".nan",
+    ".inf",
+    "-.Inf",
+    "1.",
+    "1.0",
+    "-",
+    "- a",
+    "? a",
+    "=",
+    "<<",
+    "&a",
+    "*a",
+    "!a",
+    "%a",
+    "@a",
+    "`a`",
+    "a: b",
+    "a #b",
+]
+ODD += [
+    "#a",
+    "'a",
+    '"',
+    "a'b",
+    "",
+    " ",
+    " a ",
+    "a\nb",
+    "a\n",
+    "\ta",
+    "\ufeff",
+    "ширина",
+    "ä/ö",
+    "🦊",
+    "2024-01-01",
+    "{}",
+    "[a]",
+    "|",
+    ">",
+]
+ODD += [
+    "x" * 300,
+    "a  b " * 40,
+    "2001-12-14t21:59:43.10-05:00",
+    "---",
+    "...",
+    "true",
+    "a,b",
+    "0",
+    "1e",
+    "e-4",
+    "\x85",
+    "\u2028",
+]
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    path = tmp_path / "a.yml"
+    content = {
+        "names": {text: i for i, text in enumerate(ODD)},
+        "values": ODD,
+        "numbers": [1e-4, 1e3, 1e22, 1e-300, -0.5, True, None],
+    }
+    write_yaml(path, content)
+    assert read_yaml(path) == content
+    assert [type(value) for value in read_yaml(path)["numbers"]] == [type(value) for value in content["numbers"]]
+
+
+def test_the_plan_of_a_study_is_the_plan(tmp_path):
+    labels = [text for text in ODD if text]
+    arms = {text: {"hyperparams": {"gamma": i / 100}} for i, text in enumerate(labels)}
+    plan = make_plan({**SAC, "study": "1e3", "axes": {"arm": arms}})
+    write_yaml(tmp_path / "plan.yml", {"study": plan.study, **plan.content})
+    again = read_plan(tmp_path / "plan.yml")
+    assert again.study == "1e3"
+    assert [run.name for run in again.runs] == [run.name for run in plan.runs]
+    assert [run.axes for run in again.runs] == [run.axes for run in plan.runs]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("on", "yes"), ("1", "1.0"), ("16", "0x10"), ("~", "null"), ("1e3", "1000"), ("true", "1"), ("a", "'a'")],
+)
+def test_names_that_are_equal_as_values_are_no_two_names(tmp_path, one, other):
+    path = tmp_path / "plan.yml"
+    path.write_text(f"algo: sac\nenv: Pendulum-v1\naxes:\n  arm:\n    {one}: {{}}\n    {other}: {{n_timesteps: 9}}\n")
+    with pytest.raises(ValueError, match=r"same name|stands twice") as raised:
+        read_plan(path)
+    assert repr(one) in str(raised.value)
+    assert repr(other.strip("'")) in str(raised.value)
+    assert "line 6" in str(raised.value)
+
+
+def test_a_list_is_no_name(tmp_path):
+    (tmp_path / "plan.yml").write_text("? [a, b]\n: 1\n")
+    with pytest.raises(ValueError, match=r"\['a', 'b'\] is no name, line 1"):
+        read_yaml(tmp_path / "plan.yml")
 
 
 def test_paths():

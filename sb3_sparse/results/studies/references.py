@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from sb3_sparse.common.validation import finite, non_negative, whole_number
+from sb3_sparse.results.runs import frames_per_step
 from sb3_sparse.results.statistics import Summarized, difference_of_means
 from sb3_sparse.results.studies.grouping import Group
 from sb3_sparse.results.studies.reading import FINAL
@@ -30,29 +32,55 @@ class Published:
     returns: Summarized
 
 
-def read_references(path: Path) -> list[Published]:
+def read_references(path: Path) -> tuple[list[Published], list[str]]:
     """
     Published returns.
 
     :param path: A CSV with the columns algorithm, task (``cheetah_run``), frames, mean_return, sd and seeds.
+    :return: Its lines, and a sentence about each that was left out: of one seed there is no interval.
     :raises ValueError: If it is missing or something else.
     """
+    found, left_out, line = [], [], 1
     try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-            return [
-                Published(
-                    row["algorithm"],
-                    row["task"],
-                    int(row["frames"]),
-                    Summarized(float(row["mean_return"]), float(row["sd"]), int(row["seeds"])),
-                )
-                for row in rows
-            ]
+        # Spreadsheets begin a file with a mark that is no part of the first name.
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if missing := [name for name in COLUMNS if name not in (reader.fieldnames or [])]:
+                raise ValueError(f"there is no {', '.join(missing)}")
+            for row in reader:
+                line = reader.line_num
+                if (seeds := whole_number("seeds", _number(row["seeds"]), 1)) == 1:
+                    left_out.append(f"{path}, line {line}: one seed, of which no interval is known. It is left out.")
+                else:
+                    found.append(_published(row, seeds))
+            if not found and not left_out:
+                raise ValueError("there is no line below them")
     except OSError as error:
         raise ValueError(f"--reference {path}: {error.strerror or error}.") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"--reference {path}: expected a CSV with the columns {', '.join(COLUMNS)} ({error!r}).") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--reference {path}: {error}: expected a CSV in UTF-8.") from error
+    except csv.Error as error:
+        raise ValueError(f"--reference {path}, line {line + 1}: {error}.") from error
+    except ValueError as error:
+        expected, wrong = f"expected a CSV with the columns {', '.join(COLUMNS)}", str(error).rstrip(".")
+        raise ValueError(f"--reference {path}, line {line}: {expected} ({wrong}).") from error
+    return found, left_out
+
+
+def _published(row: Mapping[str | None, Any], seeds: int) -> Published:
+    if None in row or None in row.values():
+        raise ValueError("as many cells as columns are needed")
+    mean, sd = finite("mean_return", _number(row["mean_return"])), non_negative("sd", _number(row["sd"]))
+    frames = whole_number("frames", _number(row["frames"]), 1)
+    return Published(row["algorithm"], row["task"], frames, Summarized(mean, sd, seeds))
+
+
+def _number(text: Any) -> Any:
+    """Of a cell; what is none stays as it is, for the message."""
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return text
 
 
 @dataclass(frozen=True)
@@ -107,7 +135,7 @@ def beside_references(groups: Iterable[Group], references: Iterable[Published]) 
         finals, settings = [run.values[FINAL] for run in group.runs], group.runs[0].settings
         if len(finals) < 2:
             continue
-        frames = int(settings["n_timesteps"]) * action_repeat(settings)
+        frames = int(settings["n_timesteps"]) * frames_per_step((settings.get("hyperparams") or {}).get("env_wrapper"))
         own = Summarized(float(np.mean(finals)), spread(finals), len(finals))
         for each in published.get((task_of(group.env), frames), []):
             found.append(Beside(group, own, each, *difference_of_means(own, each.returns)))
@@ -122,16 +150,6 @@ def task_of(env: str) -> str:
     'cheetah_run'
     """
     return re.sub(r"-v\d+$", "", env.removeprefix("dm_control/")).replace("-", "_")
-
-
-def action_repeat(settings: Mapping[str, Any]) -> int:
-    """For how many frames a decision holds its action, as the wrappers in the settings of a run say."""
-    wrappers = (settings.get("hyperparams") or {}).get("env_wrapper") or []
-    repeat = 1
-    for wrapper in wrappers if isinstance(wrappers, list) else [wrappers]:
-        for arguments in wrapper.values() if isinstance(wrapper, dict) else []:
-            repeat *= int((arguments or {}).get("action_repeat", 1))
-    return repeat
 
 
 def _summarized(found: Summarized) -> str:

@@ -30,10 +30,12 @@ def set_by_path(settings: dict[str, Any], changes: Mapping[str, Any]) -> dict[st
 
     :param settings: They stay as they are.
     :param changes: By path. A value that is a mapping takes the place of the whole entry.
-    :raises ValueError: If a path leads into something that has no entries.
+    :raises ValueError: If a path is none, or leads into something that has no entries.
     """
     changed = copy.deepcopy(settings)
     for path, value in changes.items():
+        if not isinstance(path, str) or not all(path.split(".")):
+            raise ValueError(f"hyperparams: {path!r} is no name of a setting: expected text, such as policy_kwargs.sparsity.")
         _set(changed, path.split("."), copy.deepcopy(value), path)
     return changed
 

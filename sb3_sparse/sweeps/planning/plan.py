@@ -1,27 +1,25 @@
 """What a study is: a file that names algorithms, tasks, settings and axes, and the runs that come of it."""
 
-import difflib
 import functools
 import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sb3_sparse.common.validation import finite, flag, fraction, names, non_negative, whole_number, whole_numbers
+import torch as th
+
+from sb3_sparse.common.validation import finite, flag, fraction, names, non_negative, whole_number
+from sb3_sparse.sweeps.planning.axes import OF_RUN, SHORT, Point, as_label, axes_of, check_labels, check_names, mapping
 from sb3_sparse.sweeps.planning.paths import set_by_path
 from sb3_sparse.sweeps.planning.yaml_plain import read_yaml
 from sb3_sparse.zoo import WrongSettingError, import_packages, packaged_hyperparams
 
 # What is the same for all runs of a study, and changes no result.
 OF_STUDY = ("study", "checkpoint_every", "threads", "gpus", "memory", "tensorboard", "gym_packages", "axes", "also")
-# What a run is made of; a point of an axis and a block of `also` may change any of it.
-OF_RUN = ("algo", "env", "n_timesteps", "hyperparams", "evaluation", "callbacks", "device")
-# Axes by a short name, and the hyperparameter that each is.
-SHORT = {"width": "policy_kwargs.width_scale", "depth": "policy_kwargs.depth_scale", "sparsity": "policy_kwargs.sparsity"}
 _WIDTH_OF_DRQV2 = "policy_kwargs.critic_width_scale"
 # `deterministic` and `epsilon` are those of the evaluation of the finished agent.
 EVALUATION = {
@@ -51,7 +49,7 @@ class PlannedRun:
     @property
     def name(self) -> str:
         """Of its folder: the axes to read, and of the hash what keeps others apart."""
-        text = "_".join(f"{axis}-{_as_label(value)}" for axis, value in self.axes.items())
+        text = "_".join(f"{axis}-{as_label(value)}" for axis, value in self.axes.items())
         readable = re.sub(r"[^A-Za-z0-9.+_-]+", "-", text)[:NAME_LENGTH].strip("-._")
         return f"{readable}-{self.hash[:10]}"
 
@@ -100,7 +98,7 @@ def make_plan(content: Any, default_name: str = "study") -> Plan:
     :param default_name: Of the study, where the plan has none.
     :raises ValueError: If something in it is wrong.
     """
-    _check_names("the plan", content, (*OF_STUDY, *OF_RUN))
+    check_names("the plan", content, (*OF_STUDY, *OF_RUN))
     study = content.get("study", default_name)
     if not isinstance(study, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", study):
         raise ValueError(f"study={study!r}: expected a name of letters, digits, '.', '_' and '-'.")
@@ -111,10 +109,12 @@ def make_plan(content: Any, default_name: str = "study") -> Plan:
     runs: list[PlannedRun] = []
     packaged = functools.cache(packaged_hyperparams)
     for block in (content, *_blocks(content)):
-        axes = {name: _points(name, values) for name, values in _axes(block).items()}
-        axes.setdefault("seed", {0: {"seed": 0}})
         own = [] if block is content else [{name: block[name] for name in OF_RUN if name in block}]
-        runs += [_run(base, own, point, packaged) for point in itertools.product(*(_labelled(axes, name) for name in axes))]
+        points = itertools.product(*axes_of(block).values())
+        runs += _all_different([_run(base, own, point, packaged) for point in points])
+    check_labels(run.axes for run in runs)
+    for run in runs:
+        checkpoint_steps(content.get("checkpoint_every"), run.settings["n_timesteps"])
     different = {run.hash: run for run in runs}
     if len({run.name for run in different.values()}) < len(different):
         raise ValueError("two runs have one name: rename the labels of the axes.")
@@ -142,7 +142,12 @@ def steps_of(name: str, value: Any, n_timesteps: int) -> int:
     """
     if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?\s*%", value):
         return max(1, round(float(value.rstrip(" %")) / 100 * n_timesteps))
-    return whole_number(name, value, 1)
+    try:
+        return whole_number(name, value, 1)
+    except ValueError as error:
+        raise ValueError(
+            f"{name}={value!r}: expected a positive whole number, or a part of the run, such as '25%'."
+        ) from error
 
 
 def checkpoint_steps(given: str | int | None, n_timesteps: int) -> int:
@@ -159,7 +164,7 @@ def checkpoint_steps(given: str | int | None, n_timesteps: int) -> int:
 def _run(
     base: dict[str, Any],
     own: list[dict[str, Any]],
-    point: tuple[tuple[str, Any, dict[str, Any]], ...],
+    point: tuple[Point, ...],
     packaged: Callable[[str, str], dict[str, Any]],
 ) -> PlannedRun:
     """One run: of the plan, then the block, then the axes in turn."""
@@ -172,7 +177,11 @@ def _run(
             raise ValueError(f"{needed}={last.get(needed)!r}: expected a name, in the plan or as an axis.")
     hyperparams = packaged(last["algo"], last["env"])
     for change in changes:
-        hyperparams = set_by_path(hyperparams, _for_algo(last["algo"], _mapping("hyperparams", change.get("hyperparams"))))
+        hyperparams = set_by_path(hyperparams, _for_algo(last["algo"], mapping("hyperparams", change.get("hyperparams"))))
+    if "seed" in hyperparams:
+        raise ValueError(
+            f"hyperparams.seed={hyperparams['seed']!r}: seeds are an axis, axes.seed, a number of seeds or a list."
+        )
     in_file = hyperparams.pop("n_timesteps", None)
     n_timesteps = whole_number("n_timesteps", last.get("n_timesteps", in_file), 1)
     in_file = hyperparams.pop("callback", None) or []
@@ -180,13 +189,13 @@ def _run(
     evaluation: dict[str, Any] = dict(EVALUATION)
     for change in changes:
         callbacks += _callbacks(change.get("callbacks"))
-        evaluation |= _mapping("evaluation", change.get("evaluation"))
+        evaluation |= mapping("evaluation", change.get("evaluation"))
     settings = {
         "algo": last["algo"],
         "env": last["env"],
         "seed": whole_number("seed", last.get("seed", 0), 0, 2**32 - 1),
         "n_timesteps": n_timesteps,
-        "device": last.get("device", "auto"),
+        "device": _device(last.get("device", "auto")),
         "hyperparams": hyperparams,
         "evaluation": _evaluation(evaluation, n_timesteps),
         "callbacks": _with_steps(callbacks, n_timesteps),
@@ -198,13 +207,39 @@ def _run(
     return PlannedRun({name: label for name, label, _ in point}, settings)
 
 
+def _all_different(runs: list[PlannedRun]) -> list[PlannedRun]:
+    """Runs of one block, if no two of other labels have the same settings: one of these would not be made."""
+    known: dict[str, PlannedRun] = {}
+    for run in runs:
+        twin = known.setdefault(run.hash, run)
+        if twin is not run:
+            differing = [name for name in run.axes if run.axes[name] != twin.axes[name]]
+            one, other = (", ".join(f"{name}={as_label(each.axes[name])}" for name in differing) for each in (twin, run))
+            same = ", ".join(f"{name}={as_label(value)}" for name, value in run.axes.items() if name not in differing)
+            raise ValueError(
+                f"axes: {one} and {other} are the same run{f' (of {same})' if same else ''}: none of their settings differ. "
+                "Leave one out; what needs fewer axes is a block of `also`."
+            )
+    return runs
+
+
 def _for_algo(algo: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The width of DrQ-v2 is that of its critic."""
     return {_WIDTH_OF_DRQV2 if algo == "drqv2" and path == SHORT["width"] else path: value for path, value in changes.items()}
 
 
+def _device(given: Any) -> str:
+    try:
+        # Whether this machine has it is another matter: the runs may be made elsewhere.
+        if isinstance(given, str) and (given == "auto" or th.device(given)):
+            return given
+    except RuntimeError:
+        pass
+    raise ValueError(f"device={given!r}: expected auto, cpu, cuda, cuda:0 or another device of PyTorch.")
+
+
 def _evaluation(given: dict[str, Any], n_timesteps: int) -> dict[str, Any]:
-    _check_names("evaluation", given, (*EVALUATION,))
+    check_names("evaluation", given, (*EVALUATION,))
     # 0: none during training.
     every = 0 if given["every"] in (0, None) else steps_of("evaluation.every", given["every"], n_timesteps)
     stop_at, stop_after = given["stop_at"], given["stop_after"]
@@ -248,55 +283,8 @@ def _blocks(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     if not isinstance(blocks, list):
         raise ValueError(f"also={blocks!r}: expected a list of blocks, each with axes of its own.")
     for i, block in enumerate(blocks):
-        _check_names(f"also[{i}]", block, ("axes", *OF_RUN))
+        check_names(f"also[{i}]", block, ("axes", *OF_RUN))
     return blocks
-
-
-def _axes(block: Mapping[str, Any]) -> dict[str, Any]:
-    axes = dict(_mapping("axes", block.get("axes")))
-    for name in axes:
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"axes: {name!r} is no name.")
-    return axes
-
-
-def _points(name: str, values: Any) -> dict[Any, dict[str, Any]]:
-    """What each point of an axis changes, by its label."""
-    if name == "seed":
-        seeds = range(whole_number("axes.seed", values, 1)) if isinstance(values, (int, float)) else values
-        return {seed: {"seed": seed} for seed in _unique("seed", whole_numbers("axes.seed", list(seeds), 0))}
-    if isinstance(values, Mapping):
-        for label, change in values.items():
-            _check_names(f"axes.{name}.{label}", change or {}, (*OF_RUN, "seed"))
-        points = {label: dict(change or {}) for label, change in values.items()}
-    elif isinstance(values, list):
-        points = {label: _change(name, label) for label in _unique(name, values)}
-    else:
-        raise ValueError(f"axes.{name}={values!r}: expected a list of values, or labels with what each changes.")
-    if not points:
-        raise ValueError(f"axes.{name} has no values: leave it out, or name some.")
-    return points
-
-
-def _change(name: str, value: Any) -> dict[str, Any]:
-    if name in ("algo", "env", "n_timesteps", "device"):
-        return {name: value}
-    return {"hyperparams": {SHORT.get(name, name): value}}
-
-
-def _unique(name: str, values: Iterable[Any]) -> list[Any]:
-    values = list(values)
-    for value in values:
-        if not isinstance(value, (str, int, float, bool)) and value is not None:
-            raise ValueError(f"axes.{name}: {value!r} is no number or word; give it a label, LABEL: {{hyperparams: ...}}.")
-    labels = [_as_label(value) for value in values]
-    if twice := [label for i, label in enumerate(labels) if label in labels[:i]]:
-        raise ValueError(f"axes.{name}: {twice[0]} stands there twice.")
-    return values
-
-
-def _labelled(axes: dict[str, dict[Any, dict[str, Any]]], name: str) -> list[tuple[str, Any, dict[str, Any]]]:
-    return [(name, label, change) for label, change in axes[name].items()]
 
 
 def _one_kind(value: Any) -> Any:
@@ -308,29 +296,7 @@ def _one_kind(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _as_label(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def _seed_place(runs: list[PlannedRun]) -> Any:
     """Sorts by the place of the seed among all seeds, so that what there is after some hours has all arms."""
     seeds = list(dict.fromkeys(run.settings["seed"] for run in runs))
     return lambda run: seeds.index(run.settings["seed"])
-
-
-def _mapping(name: str, given: Any) -> Mapping[str, Any]:
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise ValueError(f"{name}={given!r}: expected names with their values.")
-    return given
-
-
-def _check_names(place: str, given: Any, allowed: tuple[str, ...]) -> None:
-    if not isinstance(given, Mapping):
-        raise ValueError(f"{place} is {given!r}: expected names with their values.")
-    for name in given:
-        if name not in allowed:
-            close = difflib.get_close_matches(str(name), allowed, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"{place} has no entry {name!r}.{hint} It may have {', '.join(allowed)}.")

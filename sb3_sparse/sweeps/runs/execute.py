@@ -232,6 +232,8 @@ def _finish(folder: RunFolder, start: float) -> None:
         epsilon=evaluation["epsilon"],
         device=settings["device"],
     )[0]
+    if not np.isfinite(played.returns).all():
+        raise ValueError("the finished agent's returns are not finite")
     folder.end_try(DONE, time.monotonic() - start)
     folder.forget_failure()
     done = {
@@ -327,7 +329,7 @@ def _heartbeat(folder: RunFolder, watched: BaseCallback) -> Iterator[None]:
                 returns = [episode["r"] for episode in [*(model.ep_info_buffer or [])][-10:]]
             tries = folder.read(STATUS_FILE).get("tries") or [{}]
             tries[-1]["seconds"] = round(time.monotonic() - start, 1)
-            mean = float(np.mean(returns)) if returns else None
+            mean = float(np.mean(returns)) if returns and np.isfinite(returns).all() else None
             folder.sign(timesteps=int(model.num_timesteps), mean_return=mean, tries=tries, seen=now())
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
