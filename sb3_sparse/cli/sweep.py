@@ -64,8 +64,9 @@ def _prepare(args: list[str]) -> Callable[[], None] | None:
         there = Storage(url)
         for run in runs:
             there.fetch_marks(run.name, study.folder(run).path)
+    own = runs if options.run_index is None else _part(runs, options)
     if options.retry_failed and not options.dry_run:
-        for run in study.failed(runs):
+        for run in study.failed(own):
             study.folder(run).forget_failure()
     if not options.dry_run:
         for run in runs:
@@ -76,7 +77,6 @@ def _prepare(args: list[str]) -> Callable[[], None] | None:
     done = len(runs) - len(to_do) - len(failed)
     print(f"{study.plan.study}: {len(runs)} runs, {done} done, {len(failed)} failed, {len(to_do)} to do, in {study.path}")
     if options.run_index is not None:
-        own = _part(runs, options)
         if not options.dry_run:
             return lambda: _one_job(study, own, options)
         _tell_part(study, own, options)

@@ -94,6 +94,15 @@ def test_a_dry_run_of_a_job_says_what_it_has_to_do(plan, capsys, tmp_path):
         main(["sweep", "plan.yml", "--run-index", "2", "--dry-run"])
 
 
+def test_a_job_forgets_the_failures_of_its_own_runs_alone(plan, tmp_path):
+    main(["sweep", "plan.yml", "--backend", "processes", "--jobs", "1", "--no-estimate"])
+    runs = sorted((tmp_path / "logs/sweeps/a/runs").iterdir())
+    for run in runs:
+        (run / "done.json").rename(run / "failed.json")
+    main(["sweep", "plan.yml", "--run-index", "0", "--retry-failed"])
+    assert [(run / "failed.json").exists() for run in runs] == [False, True]
+
+
 def test_a_limit_beyond_what_a_thread_can_wait_for(plan, capsys):
     # A warning of the thread would be an error here.
     main(["sweep", "plan.yml", "--run-index", "0", "--max-hours", "1e7"])
