@@ -389,7 +389,7 @@ def test_data_parallel_ranks_with_different_seeds_become_one_network(tmp_path):
     processes = [context.Process(target=_train_a_step, args=(rank, tmp_path / "store", results)) for rank in range(2)]
     for process in processes:
         process.start()
-    found = sorted(results.get(timeout=120) for _ in processes)
+    found = sorted(results.get(timeout=300) for _ in processes)
     for process in processes:
         process.join()
     assert found[0][1:] == found[1][1:]
