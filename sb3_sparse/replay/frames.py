@@ -33,6 +33,9 @@ class FrameStacks:
     :raises ValueError: If the channels are no multiple of ``n_stack``, or the space is another one.
     """
 
+    # How many stacks were kept whole so far, and whether it was looked at. Here, since pickles of before have neither.
+    _n_whole, _has_warned = 0, False
+
     def __init__(
         self,
         space: spaces.Space,
@@ -67,8 +70,6 @@ class FrameStacks:
         # environment. Set at once, when a step is whole.
         self._state: tuple[int, int | None, list[bytes] | None] = 0, None, None
         self.nbytes = self._frames.nbytes + self._back.nbytes + self._kind.nbytes
-        # How many stacks were kept whole so far, and whether it was looked at.
-        self._n_whole, self._has_warned = 0, False
 
     @staticmethod
     def ring_shapes(space: spaces.Space, n_envs: int, n_stack: int) -> dict[str, tuple[tuple[int, ...], Any]]:

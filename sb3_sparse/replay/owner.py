@@ -84,6 +84,8 @@ def _shape(space: spaces.Space) -> str:
     """What has to be equal of spaces whose values fit into the same arrays."""
     if isinstance(space, spaces.Dict):
         return str({name: _shape(part) for name, part in space.items()})
+    if isinstance(space, spaces.Discrete):
+        return f"Discrete({space.n})"
     return f"{type(space).__name__}{tuple(space.shape or ())}"
 
 
