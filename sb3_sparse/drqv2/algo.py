@@ -218,7 +218,7 @@ class DrQv2(OffPolicyAlgorithm):
         actor_losses, critic_losses = [], []
         for _ in range(gradient_steps):
             samples = self._sample(batch_size)
-            features = self.policy.encode(samples.observations)
+            features = self._encode(samples.observations)
             critic_loss = self._critic_losses(features, samples).mean()
             self._step(self.critic.optimizer, critic_loss)
             # Features from before the encoder's step, without its graph: the actor does not train the encoder.
@@ -241,11 +241,18 @@ class DrQv2(OffPolicyAlgorithm):
             observations=self.shift(samples.observations), next_observations=self.shift(samples.next_observations)
         )
 
+    def _encode(self, images: th.Tensor) -> th.Tensor:
+        """Features of a batch, which is encoded in pieces, and goes backward in pieces too: the last one first."""
+        size = getattr(self.policy.encoder, "piece_size", None)
+        if size is None or images.device.type != "cpu":
+            return self.policy.encode(images)
+        return th.cat([self.policy.encode(piece) for piece in images.split(size)])
+
     def _targets(self, samples: ReplayBufferSamples) -> th.Tensor:
         """``(batch, 1)``: returns that the critic learns, by the online encoder and actor and the target critic."""
         discounts = self.gamma if samples.discounts is None else samples.discounts
         with th.no_grad():
-            features = self.policy.encode(samples.next_observations)
+            features = self._encode(samples.next_observations)
             actions = noisy_actions(self.actor(features), self.exploration_std, self.noise_clip)
             values = th.cat(self.critic_target(features, actions), dim=1).min(dim=1, keepdim=True).values
             return samples.rewards + (1 - samples.dones) * discounts * values

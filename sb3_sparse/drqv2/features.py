@@ -1,6 +1,6 @@
 """Encoders as features extractors of Stable-Baselines3: DrQ-v2's own, and any of SB3's behind random shifts."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
@@ -18,6 +18,10 @@ class DrQFeatures(BaseFeaturesExtractor):
     :param channels: Of each of its four convolutions.
     :raises ValueError: If the images are too small.
     """
+
+    piece_size: ClassVar[int | None] = 16
+    """Images that an update of :class:`DrQv2` on the CPU encodes at a time, whose activations stay in its caches. None, as of
+    encoders that do not have it: all. So it must be where images of a batch change each other's features."""
 
     def __init__(self, observation_space: spaces.Box, channels: int = 32):
         n_channels, *size = observation_space.shape

@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.torch_layers import NatureCNN
 from torch.nn import functional as F
 
+from sb3_sparse.drqv2 import DrQFeatures
 from sb3_sparse.sparse import SparseLinear
 from tests.drqv2.pictures import Dot, agent
 
 RATE = 0.05
+# Of the batch of the whole update: two pieces of the encoder's, and a rest.
+N = 37
 
 
 def tensors(module):
@@ -83,11 +87,11 @@ def test_an_update_is_its_formulas(sparsity, scope):
     assert bool(living) == (sparsity > 0)
 
     np.random.seed(1)
-    samples = model.replay_buffer.sample(6)
+    samples = model.replay_buffer.sample(N)
     assert set(samples.discounts.flatten().tolist()) > {np.float32(0.99) ** 3}
     th.manual_seed(2)
-    shifts = th.randint(-4, 5, (2, 6)), th.randint(-4, 5, (2, 6))
-    noise = th.randn(6, 2), th.randn(6, 2)
+    shifts = th.randint(-4, 5, (2, N)), th.randint(-4, 5, (2, N))
+    noise = th.randn(N, 2), th.randn(N, 2)
     std = 1.0 - 0.9 * 40 / 100
 
     observations, next_observations = moved(samples.observations, shifts[0]), moved(samples.next_observations, shifts[1])
@@ -113,7 +117,7 @@ def test_an_update_is_its_formulas(sparsity, scope):
 
     np.random.seed(1)
     th.manual_seed(2)
-    model.train(1, 6)
+    model.train(1, N)
     for part, expected in (
         (model.policy.encoder, encoder),
         (model.actor, actor),
@@ -141,6 +145,40 @@ def test_the_encoder_learns_from_the_critic_alone():
     assert all(p.grad.any() for p in model.actor.parameters())
     model._critic_losses(features, samples).mean().backward()
     assert all(p.grad.any() for p in model.policy.encoder.parameters())
+
+
+class Mixing(DrQFeatures):
+    """Features that the other images of a batch change."""
+
+    piece_size = None
+
+    def forward(self, observations):
+        features = super().forward(observations)
+        return features - features.mean(0)
+
+
+def test_batches_are_encoded_in_pieces_where_images_stand_alone(monkeypatch):
+    sizes = []
+    forward = DrQFeatures.forward
+    monkeypatch.setattr(DrQFeatures, "forward", lambda self, x: sizes.append(len(x)) or forward(self, x))
+    for encoder, expected in ((DrQFeatures, [16, 16, 5]), (Mixing, [N])):
+        model = agent(policy_kwargs=dict(features_extractor_class=encoder))
+        model.learn(20)
+        sizes.clear()
+        images = model._sample(N).observations
+        features = model._encode(images)
+        assert sizes == expected
+        th.testing.assert_close(features, model.policy.encode(images), rtol=1e-5, atol=1e-6)
+        sizes.clear()
+        model.train(1, N)
+        # Of observations and next observations.
+        assert sizes == 2 * expected
+    # One that says nothing of it.
+    model = agent(policy_kwargs=dict(features_extractor_class=NatureCNN, features_extractor_kwargs={}), env=Dot(size=36))
+    whole = []
+    model.policy.encoder.register_forward_hook(lambda module, inputs, output: whole.append(len(output)))
+    model._encode(th.zeros(N, 9, 36, 36, dtype=th.uint8))
+    assert whole == [N]
 
 
 def test_the_target_is_made_by_the_online_actor_and_encoder():
