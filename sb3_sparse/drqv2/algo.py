@@ -23,6 +23,7 @@ from sb3_sparse.drqv2.noise import noisy_actions
 from sb3_sparse.drqv2.policies import DrQv2Policy, check_images
 from sb3_sparse.networks.drq import DrQActor, DrQCritic
 from sb3_sparse.networks.frozen import frozen
+from sb3_sparse.networks.pieces import encode_in_pieces
 from sb3_sparse.networks.random_shift import RandomShift
 from sb3_sparse.replay.buffer import ComposedReplayBuffer, cut_off
 from sb3_sparse.replay.frame_buffer import FrameReplayBuffer
@@ -242,11 +243,8 @@ class DrQv2(OffPolicyAlgorithm):
         )
 
     def _encode(self, images: th.Tensor) -> th.Tensor:
-        """Features of a batch, which is encoded in pieces, and goes backward in pieces too: the last one first."""
-        size = getattr(self.policy.encoder, "piece_size", None)
-        if size is None or images.device.type != "cpu":
-            return self.policy.encode(images)
-        return th.cat([self.policy.encode(piece) for piece in images.split(size)])
+        """Features of a batch."""
+        return encode_in_pieces(self.policy.encoder, self.policy.encode, images)
 
     def _targets(self, samples: ReplayBufferSamples) -> th.Tensor:
         """``(batch, 1)``: returns that the critic learns, by the online encoder and actor and the target critic."""

@@ -257,7 +257,7 @@ class Rainbow(DQN):
             samples = self._sample(batch_size)
             self.q_net.reset_noise()
             self.q_net_target.reset_noise()
-            with noise_added(self.q_net, self.q_net_target):
+            with noise_added(self.q_net, self.q_net_target), self.q_net.in_pieces(), self.q_net_target.in_pieces():
                 found = self._losses(samples)
             losses.append(self._update(found.losses, samples))
             if found.clipped is not None:

@@ -50,6 +50,8 @@ class ImageEncoder(BaseFeaturesExtractor):
             )
         super().__init__(observation_space, features_dim=1)
         self.channels_last = _channels_are_last(observation_space)
+        # Of updates, see `encode_in_pieces`. The others are too small to gain by it.
+        self.piece_size = 16 if encoder == "impala" else None
         self.network = _BUILDERS[encoder](shape[2 if self.channels_last else 0], width_scale)
         example = th.zeros(1, *shape)
         try:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch as th
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.dqn.policies import QNetwork
 from torch import nn
@@ -13,6 +14,7 @@ from torch import nn
 from sb3_sparse.common.model_parts import leaves
 from sb3_sparse.networks.heads import DuelingHead, Linear, PlainHead, Support
 from sb3_sparse.networks.noisy import NoisyLinear, noisy_layers
+from sb3_sparse.networks.pieces import encode_in_pieces
 from sb3_sparse.sparse.sparsity import Sparsity
 from sb3_sparse.sparse.state.loading import LoadsWhole
 
@@ -32,6 +34,8 @@ class RainbowParts(QNetwork):
     :param kwargs: Of SB3's ``QNetwork``.
     :raises ValueError: If actions do not begin with 0.
     """
+
+    _in_pieces = False
 
     def __init__(
         self,
@@ -133,6 +137,28 @@ class RainbowParts(QNetwork):
         finally:
             for layer, noisy in zip(layers, before, strict=True):
                 layer.noisy = noisy
+
+    @contextmanager
+    def in_pieces(self) -> Iterator[None]:
+        """Inside, batches are encoded as updates do it on the CPU, see :func:`encode_in_pieces`."""
+        self._in_pieces = True
+        try:
+            yield
+        finally:
+            self._in_pieces = False
+
+    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
+        """
+        Preprocess and encode.
+
+        :param obs: Observations.
+        :param features_extractor: The encoder.
+        :return: ``(batch, features)``
+        """
+        if not self._in_pieces or not isinstance(obs, th.Tensor):
+            return super().extract_features(obs, features_extractor)
+        encode = super().extract_features
+        return encode_in_pieces(features_extractor, lambda obs: encode(obs, features_extractor), obs)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = True) -> th.Tensor:
         if deterministic:

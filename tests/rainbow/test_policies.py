@@ -1,5 +1,7 @@
 """Networks of Rainbow: sizes and densities of the paper's, noise where it belongs, files."""
 
+import copy
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -319,3 +321,31 @@ def test_a_buffer_of_another_agent_is_refused(tmp_path):
     model.save_replay_buffer(tmp_path / "buffer.pkl")
     model.load_replay_buffer(tmp_path / "buffer.pkl")
     assert model.replay_buffer is not before
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.8])
+def test_updates_encode_large_images_in_pieces_and_measurements_do_not(sparsity, monkeypatch):
+    policy_kwargs = dict(
+        encoder="impala", width_scale=0.25, net_arch=[8], sparsity=sparsity, optimizer_class=th.optim.SGD, optimizer_kwargs={}
+    )
+    model = DER("CnnPolicy", Random(ATARI), policy_kwargs=policy_kwargs, **{**SETTINGS, "learning_starts": 50})
+    model.learn(40)
+    whole = DER("CnnPolicy", Random(ATARI), policy_kwargs=policy_kwargs, **{**SETTINGS, "learning_starts": 50})
+    whole.policy.load_state_dict(model.policy.state_dict())
+    whole.replay_buffer, whole._logger = copy.deepcopy(model.replay_buffer), model.logger
+    for net in (whole.q_net, whole.q_net_target):
+        net.features_extractor.piece_size = None
+    sizes, forward = [], ImageEncoder.forward
+    monkeypatch.setattr(ImageEncoder, "forward", lambda self, x: sizes.append(len(x)) or forward(self, x))
+    # Of one update: of the next observations by both networks, and of the observations.
+    for agent, expected in ((whole, 3 * [37]), (model, 3 * [16, 16, 5])):
+        sizes.clear()
+        np.random.seed(0)
+        th.manual_seed(0)
+        agent.train(1, 37)
+        assert sizes == expected
+    for name, tensor in whole.policy.state_dict().items():
+        th.testing.assert_close(model.policy.state_dict()[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+    sizes.clear()
+    model.per_sample_losses("critic", model._sample(37))
+    assert sizes == 3 * [37]
