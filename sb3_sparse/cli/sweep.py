@@ -22,7 +22,7 @@ from sb3_sparse.sweeps.backends.ray_cluster import run_on_ray
 from sb3_sparse.sweeps.backends.worker import interruptible, work
 from sb3_sparse.sweeps.planning.estimate import cost_of, free_memory, kind_of, measure_kinds, overview
 from sb3_sparse.sweeps.planning.measure import Measured
-from sb3_sparse.sweeps.planning.plan import PlannedRun
+from sb3_sparse.sweeps.planning.plan import PlannedRun, check_places
 from sb3_sparse.sweeps.runs.execute import tidy
 from sb3_sparse.sweeps.runs.storage import Storage
 from sb3_sparse.sweeps.study import Study, open_study, status_text
@@ -65,6 +65,7 @@ def _prepare(args: list[str]) -> Callable[[], None] | None:
         for run in runs:
             there.fetch_marks(run.name, study.folder(run).path)
     own = runs if options.run_index is None else _part(runs, options)
+    _check_places(study, own, options)
     if options.retry_failed and not options.dry_run:
         for run in study.failed(own):
             study.folder(run).forget_failure()
@@ -93,6 +94,12 @@ def _prepare(args: list[str]) -> Callable[[], None] | None:
     if options.dry_run:
         return None
     return lambda: _make(study, runs, to_do, measured, jobs, options)
+
+
+def _check_places(study: Study, own: Sequence[PlannedRun], options: argparse.Namespace) -> None:
+    """Of what is not done. Machines of a cluster may have what is missing here."""
+    if options.address is None:
+        check_places(run for run in own if not study.folder(run).is_done)
 
 
 def _make(

@@ -12,7 +12,13 @@ from sb3_sparse.zoo.algorithms import algorithms, register_algorithms
 from sb3_sparse.zoo.commands import options_of, prepare_command
 from sb3_sparse.zoo.environments import import_packages, make_known
 from sb3_sparse.zoo.exact_runs import ExactRun, recorded_run
-from sb3_sparse.zoo.hyperparameters import WrongSettingError, hyperparams_file, literal_names, named_class
+from sb3_sparse.zoo.hyperparameters import (
+    WrongSettingError,
+    check_classes,
+    hyperparams_file,
+    literal_names,
+    named_class,
+)
 from sb3_sparse.zoo.manager import experiment_manager
 from sb3_sparse.zoo.patches import registered
 
@@ -20,6 +26,7 @@ __all__ = [
     "ExactRun",
     "WrongSettingError",
     "algorithms",
+    "check_classes",
     "experiment_manager",
     "find_agent",
     "hyperparams_file",

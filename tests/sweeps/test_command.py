@@ -122,12 +122,12 @@ def test_exit_status(plan, capsys, monkeypatch):
 
 def test_a_failed_run_is_named_with_its_log(plan, capsys, monkeypatch):
     monkeypatch.chdir(plan.parent)
-    plan.write_text(plan.read_text() + "callbacks: [os.getcwd]\n")
+    plan.write_text(plan.read_text() + "callbacks: [{stable_baselines3.common.callbacks.EveryNTimesteps: {n_steps: 9}}]\n")
     with pytest.raises(SystemExit) as ended:
         main(["sweep", "plan.yml", "--run-index", "0", "--runs-per-job", "2"])
     assert ended.value.code == 1
     said = capsys.readouterr().err
-    assert said.count("is no class of") == 2
+    assert said.count("EveryNTimesteps") == 2
     assert "log.txt" in said
     assert "--retry-failed tries them again" in said
     with pytest.raises(SystemExit):
@@ -204,3 +204,24 @@ def test_the_live_view(capsys):
     assert "no [such] thing" in said
     assert "50 (50 %)" in said
     assert view.outcomes == {"failed": {"[b]<x>": "no [such] thing"}}
+
+
+@pytest.mark.parametrize("how", [["--dry-run", "--no-estimate"], ["--run-index", "0"], ["--run-index", "0", "--dry-run"], []])
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (dict(callbacks=["sb3_sparse.PlasticityCalback"]), "callback: 'sb3_sparse.PlasticityCalback' cannot be imported"),
+        (dict(callbacks=[{"sb3_sparse.SAC": {}}]), "'sb3_sparse.SAC'"),
+        (dict(hyperparams={"env_wrapper": "gymnasium.wrappers.Nowhere"}), "env_wrapper: 'gymnasium.wrappers.Nowhere'"),
+    ],
+)
+def test_what_is_named_by_its_place_is_looked_for_before_anything_begins(plan, wrong, said, how, tmp_path, capsys):
+    content = yaml.safe_load(plan.read_text())
+    hyperparams = {**content.get("hyperparams", {}), **wrong.get("hyperparams", {})}
+    plan.write_text(yaml.safe_dump({**content, **wrong, "hyperparams": hyperparams}))
+    with pytest.raises(SystemExit) as end:
+        main(["sweep", "plan.yml", "--backend", "processes", *how])
+    assert said in str(end.value.code)
+    assert not (tmp_path / "logs").exists()
+    # Who reads the plan needs not have it.
+    assert "2 runs: 2 waiting" in status(capsys, "plan.yml")

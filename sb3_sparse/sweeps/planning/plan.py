@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from sb3_sparse.common.validation import finite, flag, fraction, names, non_nega
 from sb3_sparse.sweeps.planning.axes import OF_RUN, SHORT, Point, as_label, axes_of, check_labels, check_names, mapping
 from sb3_sparse.sweeps.planning.paths import set_by_path
 from sb3_sparse.sweeps.planning.yaml_plain import read_yaml
-from sb3_sparse.zoo import WrongSettingError, import_packages, packaged_hyperparams
+from sb3_sparse.zoo import WrongSettingError, check_classes, import_packages, packaged_hyperparams
 
 # What is the same for all runs of a study, and changes no result.
 OF_STUDY = ("study", "checkpoint_every", "threads", "gpus", "memory", "tensorboard", "gym_packages", "axes", "also")
@@ -159,6 +159,21 @@ def checkpoint_steps(given: str | int | None, n_timesteps: int) -> int:
     :param n_timesteps: Of the run.
     """
     return max(FEW_STEPS, n_timesteps // 10) if given is None else steps_of("checkpoint_every", given, n_timesteps)
+
+
+def check_places(runs: Iterable[PlannedRun]) -> None:
+    """
+    See whether policies, wrappers and callbacks that runs name by their place are there. Who makes the runs needs them, and
+    who only reads the plan does not.
+
+    :raises WrongSettingError: If one is missing, or no such thing.
+    """
+    known: list[dict[str, Any]] = []
+    for run in runs:
+        named = {**run.settings["hyperparams"], "callback": run.settings["callbacks"]}
+        if named not in known:
+            check_classes(named)
+            known.append(named)
 
 
 def _run(
