@@ -16,8 +16,8 @@ from gymnasium import spaces
 def machine() -> str:
     """Processor, threads and versions, for the heading of a table."""
     device = f", {th.cuda.get_device_name()}" if th.cuda.is_available() else ""
-    # Set by mkl_avx512.py.
-    library = ", MKL with AVX-512" if "SB3_SPARSE_MKL_AVX512" in os.environ else ""
+    # Set by best_dense.py.
+    library = ", MKL with AVX-512, memory kept" if "SB3_SPARSE_BEST_DENSE" in os.environ else ""
     return (
         f"{platform.machine()} {llvm.get_host_cpu_name()}, {os.cpu_count()} cores, {th.get_num_threads()} threads{device}, "
         f"torch {th.__version__.partition('+')[0]}{library}, Python {platform.python_version()}"

@@ -136,7 +136,7 @@ def test_options_in_the_makefile_and_in_examples_exist():
 @pages
 def test_options_of_scripts_exist(page):
     # What is behind the first one is the command line of another.
-    text = page.read_text().replace("\\\n", " ").replace("benchmarks/mkl_avx512.py ", "")
+    text = page.read_text().replace("\\\n", " ").replace("benchmarks/best_dense.py ", "")
     for script, arguments in re.findall(r"python ((?:examples|benchmarks|scripts)/[\w./-]+\.py)([^`\n#;|]*)", text):
         for option in options(arguments):
             assert has_option(help_of_script(script), option), f"{script} has no {option}"
