@@ -112,9 +112,9 @@ def encoder(model, images):
     gradient = th.randn(len(images), model.policy.encoder.features_dim)
 
     def run():
-        model.policy.encode(images).backward(gradient)
+        model._encode(images).backward(gradient)
         with th.no_grad():
-            model.policy.encode(images)
+            model._encode(images)
         model.critic.optimizer.zero_grad()
 
     return run
