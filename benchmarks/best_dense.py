@@ -4,12 +4,12 @@ Run a benchmark with dense networks as fast as a user can make them, which is th
     python benchmarks/best_dense.py benchmarks/sac_step.py --width 5
 
 - MKL's kernels for AVX-512, on processors that have it and are not from Intel. Torch multiplies dense matrices with MKL, which
-  asks for the processor's maker and gives all others its kernels for AVX2. Where a processor has the full width of AVX-512 (AMD
-  from Zen 5 on), that is half of its speed. The question is a function, ``mkl_serv_intel_cpu_true``, and a library that is
-  loaded first can answer it.
-- Memory stays with the process. The allocator of Linux gives what is larger than 32 MB back to the system when it is freed, and
-  gets it anew, page by page, for the next step: gradients of wide dense networks and activations of images are that large.
-  Allocators such as tcmalloc keep it, too.
+  asks for the processor's maker and gives all others its kernels for AVX2. Where a processor has the full width of AVX-512
+  (AMD from Zen 5 on), that is half of its speed. The question is a function, ``mkl_serv_intel_cpu_true``, and a library that
+  is loaded first can answer it.
+- Memory stays with the process. The allocator of Linux gives what is larger than 32 MB back to the system when it is freed,
+  and gets it anew, page by page, for the next step: gradients of wide dense networks and activations of images are that
+  large. Allocators such as tcmalloc keep it, too.
 
 Both hold for the sparse contenders as well. Needs Linux and a C compiler.
 """

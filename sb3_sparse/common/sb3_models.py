@@ -100,9 +100,20 @@ def networks_by_attribute(policy: Any) -> dict[str, Network]:
                 target = getattr(policy, f"{attribute}_target", None)
                 optimizer: Any = getattr(module, "optimizer", None) or getattr(policy, "optimizer", None)
                 forward, layers = _forward(module, attribute), _layers(module, attribute)
-                networks[name] = Network(module, forward, attribute, target, optimizer, layers=layers)
+                networks[name] = Network(
+                    module, forward, attribute, target, optimizer, _without_shared_extractor(module, optimizer), layers
+                )
                 break
     return networks
+
+
+def _without_shared_extractor(network: Any, optimizer: th.optim.Optimizer | None) -> frozenset[str] | None:
+    """What TD3 and DDPG train of a critic that shares the actor's features extractor, which its optimizer only lists."""
+    if not getattr(network, "share_features_extractor", False):
+        return None
+    trained = Network(network, _forward(network, ""), optimizer=optimizer).parameter_names(network)
+    extractor = {name for name in trained if name.startswith("features_extractor.")}
+    return trained - extractor if extractor else None
 
 
 def _forward(module: nn.Module, attribute: str) -> Callable[[Any], Any]:
@@ -141,11 +152,13 @@ def _on_policy_networks(policy: ActorCriticPolicy) -> dict[str, Network]:
     everything = frozenset(name for name, _ in named)
     extractor = policy.mlp_extractor
     trunks = [getattr(extractor, name, extractor) for name in ("policy_net", "value_net")]
+    # Without these two nobody knows whose the hidden layers are: enough to measure, not to reset.
+    place = None if extractor in trunks else ""
     return {
         "actor": Network(
             _actor_part(policy),
             lambda batch: policy.get_distribution(batch.observations),
-            place="",
+            place=place,
             optimizer=policy.optimizer,
             parameters=everything - alone["critic"],
             layers=[leaves(trunks[0]) + leaves(policy.action_net)],
@@ -153,7 +166,7 @@ def _on_policy_networks(policy: ActorCriticPolicy) -> dict[str, Network]:
         "critic": Network(
             _critic_part(policy),
             lambda batch: policy.predict_values(batch.observations),
-            place="",
+            place=place,
             optimizer=policy.optimizer,
             parameters=everything - alone["actor"],
             layers=[leaves(trunks[1]) + leaves(policy.value_net)],

@@ -4,8 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 ASK = """
 import ctypes, resource, sys
@@ -25,13 +23,18 @@ sys.exit(7)
 """
 
 
-@pytest.mark.parametrize("best", [True, False])
-def test_dense_networks_have_all_of_the_processor_and_keep_their_memory(best):
-    script = [str(BENCHMARKS / "best_dense.py")] if best else []
+def ask(*script):
     command = [sys.executable, *script, "-c", ASK, str(BENCHMARKS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 7, done.stderr
     faults, answer, machine = done.stdout.splitlines()
-    assert (int(faults.split()[1]) < 1_000) == best
-    assert (answer == "answer 1") == best
-    assert ("MKL with AVX-512, memory kept" in machine) == best
+    return int(faults.split()[1]), answer, machine
+
+
+def test_dense_networks_have_all_of_the_processor_and_keep_their_memory():
+    (faults, answer, machine), (plain_faults, plain_answer, plain_machine) = ask(str(BENCHMARKS / "best_dense.py")), ask()
+    # With huge pages there are fewer of them.
+    assert 4 * faults < plain_faults
+    assert (answer, plain_answer) == ("answer 1", "answer 0")
+    assert "MKL with AVX-512, memory kept" in machine
+    assert "memory kept" not in plain_machine

@@ -70,13 +70,15 @@ def redo_(
     becomes 0, parameters and statistics of a normalisation layer get fresh values at its place, its outgoing weights
     become 0. So it is with the deviations of noisy layers, but that of the bias gets a fresh value: the network computes
     what it did, whatever the noise.
-    Of a sparse layer only weights that exist are touched. Moments of the optimiser become 0 at those entries.
+    Of a sparse layer only weights that exist are touched. What the optimiser remembers of those entries becomes what it begins
+    with: 0 for moments, others for Rprop, Adagrad and SB3's RMSpropTFLike.
 
     :param module: Its hidden layers are found by looking for a linear layer, an activation module, a linear layer,
         in the order of registration: MLPs and SimBa's residual blocks. Convolutions are left alone.
     :param fresh: A module of the same structure, from :func:`~sb3_sparse.plasticity.resets.draw_fresh`.
     :param forward: Runs the module on a batch; called once, without gradients and in evaluation mode.
-    :param optimizer: Any whose state has tensors of the shape of the parameter, such as Adam's two moments.
+    :param optimizer: Any whose state has tensors of the shape of the parameter, such as Adam's two moments, which begin at 0,
+        or one of those above.
     :param tau: Threshold of the score, in [0, 1); 0 recycles units that never fire.
     :param reset_step: Also set Adam's step counts of the touched tensors to 0. Adam counts per tensor, not per
         entry, so this restarts the bias correction of untouched entries, too.
@@ -195,6 +197,14 @@ def unit_scores(module: nn.Module, layers: list[HiddenLayer], forward: Callable[
     return scores
 
 
+# State that does not begin at 0, by the optimizer's class and its own name, from the group of a parameter. The last is SB3's.
+_STARTS: dict[tuple[str, str], Callable[[dict[str, Any]], float]] = {
+    ("Adagrad", "sum"): lambda group: float(group["initial_accumulator_value"]),
+    ("Rprop", "step_size"): lambda group: float(group["lr"]),
+    ("RMSpropTFLike", "square_avg"): lambda group: 1.0,
+}
+
+
 class _Recycler:
     """Prepares new values for entries of parameters, and for what an optimiser remembers of exactly these entries."""
 
@@ -218,7 +228,17 @@ class _Recycler:
                 if self.reset_step:
                     swap.set(remembered, th.zeros_like(remembered))
             elif remembered.shape == parameter.shape:
-                swap.set(remembered, swap.value_of(remembered).masked_fill(entries, 0.0))
+                start = self._start(parameter, key)
+                swap.set(remembered, swap.value_of(remembered).masked_fill(entries, start))
+
+    def _start(self, parameter: nn.Parameter, key: str) -> float:
+        """What the optimizer begins with."""
+        assert self.optimizer is not None
+        known = (_STARTS.get((kind.__name__, key)) for kind in type(self.optimizer).__mro__)
+        start = next((each for each in known if each is not None), None)
+        if start is None:
+            return 0.0
+        return start(next(g for g in self.optimizer.param_groups if any(p is parameter for p in g["params"])))
 
 
 def _weights(layer: nn.Linear | SparseLinear) -> list[nn.Parameter]:

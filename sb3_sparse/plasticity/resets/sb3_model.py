@@ -1,13 +1,13 @@
 """Resets of a Stable-Baselines3 model, in place: what each strategy does to its networks, targets and temperature."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
-from sb3_sparse.common.model_parts import HasPlasticityBatch
+from sb3_sparse.common.model_parts import HasPlasticityBatch, Network
 from sb3_sparse.common.sb3_models import model_parts, n_stored, replay_batch
 from sb3_sparse.plasticity.measurement.batches import sample_batch
 from sb3_sparse.plasticity.resets.options import ResetOptions, default_target
@@ -93,7 +93,7 @@ def _prepare(
             blend(swap, part.online, values, options.shrink, options.perturb, optimizer)
         else:
             renew(swap, part.online, twin, values, optimizer)
-    _prepare_targets(swap, model, parts, options.target or default_target(options.strategy), seed)
+    _prepare_targets(swap, model, known.networks.values(), options.target or default_target(options.strategy), seed)
     if options.include_temperature:
         temperature = known.others["temperature"]
         swap.set(temperature.tensor, temperature.initial)
@@ -180,21 +180,26 @@ def _redo(swap: Swap, model: BaseAlgorithm, part: ResetPart, twin: nn.Module, op
     )
 
 
-def _prepare_targets(swap: Swap, model: BaseAlgorithm, parts: list[ResetPart], target: str, seed: int) -> None:
-    """Treat, in every target network, the parameters whose online counterparts change."""
+def _prepare_targets(swap: Swap, model: BaseAlgorithm, networks: Iterable[Network], target: str, seed: int) -> None:
+    """
+    Treat, in every target network, the parameters whose online counterparts change. These may be of a network that is not
+    reset itself: a critic can share the actor's features extractor.
+    """
     if target == "keep":
         return
     fresh: nn.Module | None = None
-    for part in parts:
-        follower = part.network.target
-        if follower is None:
+    for network in networks:
+        if network.target is None or network.place is None:
             continue
-        copy_topology(swap, follower, part.online)
-        changing = {name: p for name, p in part.online.named_parameters(remove_duplicate=False) if p in swap}
+        follower, online = network.target, model.policy.get_submodule(network.place)
+        changing = {name: p for name, p in online.named_parameters(remove_duplicate=False) if p in swap}
+        if not changing:
+            continue
+        copy_topology(swap, follower, online)
         if target == "copy":
-            renew(swap, follower, part.online, {name: swap.value_of(p) for name, p in changing.items()})
+            renew(swap, follower, online, {name: swap.value_of(p) for name, p in changing.items()})
         else:
             fresh = fresh or fresh_policy(model, derive_seed(seed, "target"))
-            source = fresh.get_submodule(part.place)
+            source = fresh.get_submodule(network.place)
             values = fresh_values(follower, source, swap=swap)
             renew(swap, follower, source, {name: value for name, value in values.items() if name in changing})

@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 import torch as th
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import nn
 
 from sb3_sparse import SparseLinear, Topology, sparsify_
@@ -100,18 +101,21 @@ def test_exactly_the_weights_of_dormant_units_change(sparsity):
 
 
 OPTIMIZERS = [
-    (th.optim.Adam, {}),
-    (th.optim.AdamW, {"fused": True}),
-    (th.optim.AdamW, {"foreach": True, "amsgrad": True}),
-    (th.optim.SGD, {"momentum": 0.9}),
-    (th.optim.RMSprop, {"momentum": 0.9}),
+    (th.optim.Adam, {}, {}),
+    (th.optim.AdamW, {"fused": True}, {}),
+    (th.optim.AdamW, {"foreach": True, "amsgrad": True}, {}),
+    (th.optim.SGD, {"momentum": 0.9}, {}),
+    (th.optim.RMSprop, {"momentum": 0.9}, {}),
+    (th.optim.Rprop, {"lr": 0.25}, {"step_size": 0.25}),
+    (th.optim.Adagrad, {"initial_accumulator_value": 0.5}, {"sum": 0.5}),
+    (RMSpropTFLike, {"momentum": 0.9}, {"square_avg": 1.0}),
 ]
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.6])
 @pytest.mark.parametrize("reset_step", [False, True])
-@pytest.mark.parametrize(("optimizer_class", "kwargs"), OPTIMIZERS)
-def test_moments_become_zero_where_a_weight_was_touched_and_nowhere_else(optimizer_class, kwargs, reset_step, sparsity):
+@pytest.mark.parametrize(("optimizer_class", "kwargs", "starts"), OPTIMIZERS)
+def test_moments_begin_anew_where_a_weight_was_touched_and_nowhere_else(optimizer_class, kwargs, starts, reset_step, sparsity):
     """
     Mistakes: moments found by the position in a list of parameters (timoklein/redo#6); only ``momentum_buffer`` looked for
     (RLx2); never reached with plain Adam (lop#10); a silent except around it (Neuroplastic Expansion).
@@ -132,10 +136,12 @@ def test_moments_become_zero_where_a_weight_was_touched_and_nowhere_else(optimiz
         touched = {"0.weight": dead[:, None].expand(12, 4), "0.bias": dead, "2.weight": dead[None].expand(10, 12)}
     n_moments = 0
     for name, parameter in net.named_parameters():
-        for value in moments(optimizer, parameter).values():
+        for key, value in moments(optimizer, parameter).items():
             n_moments += 1
-            assert th.equal(value == 0, touched[name]) if name in touched else value.all()
-        if steps[name] >= 0:
+            is_new = value == starts.get(key, 0.0)
+            assert th.equal(is_new, touched[name]) if name in touched else not is_new.any()
+        # A plain number, as of RMSpropTFLike, corrects no bias.
+        if th.is_tensor(optimizer.state[parameter].get("step")):
             assert float(optimizer.state[parameter]["step"]) == (0 if reset_step and name in touched else steps[name])
     assert n_moments >= 6
     (net(x) + 1).square().mean().backward()

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_sparse import SparseLinear, sparsify_
 from sb3_sparse.networks import RunningNorm
@@ -303,22 +304,63 @@ def test_the_temperature_by_option(ent_coef):
     assert model.log_ent_coef.item() != pytest.approx(initial)
 
 
-def test_a_shared_features_extractor_belongs_to_the_actor():
+@pytest.mark.parametrize("algorithm", [SAC, TD3])
+@pytest.mark.parametrize("strategy", ["full", "shrink_perturb"])
+def test_a_shared_features_extractor_belongs_to_the_actor(algorithm, strategy):
     kwargs = {"width_scale": 0.1, "share_features_extractor": True}
     space = spaces.Dict({"a": spaces.Box(0, 255, (36, 36, 1), np.uint8), "b": spaces.Box(-1, 1, (2,))})
-    model = make_model(SAC, env=SpaceEnv(space, spaces.Box(-1, 1, (2,))), policy_kwargs=kwargs, buffer_size=60)
+    model = make_model(algorithm, env=SpaceEnv(space, spaces.Box(-1, 1, (2,))), policy_kwargs=kwargs, buffer_size=60)
     key = "features_extractor.extractors.a.cnn.0.weight"
     for networks_, is_reset in ((["critic"], False), (["actor"], True)):
-        old, old_target = (dict(net.named_parameters())[key].detach().clone() for net in (model.actor, model.critic_target))
-        reset_model_(model, networks=networks_)
+        old = dict(model.actor.named_parameters())[key].detach().clone()
+        reset_model_(model, strategy, networks=networks_, target="copy")
         weight = dict(model.actor.named_parameters())[key]
         assert th.equal(weight, old) != is_reset
+        # TD3's critic lists it as well, and never trains it.
         assert (weight in model.actor.optimizer.state) != is_reset
         assert model.actor.features_extractor is model.critic.features_extractor
-        assert th.equal(dict(model.critic_target.named_parameters())[key], old_target)
-    reset_model_(model)
+        # The critic that its target follows has it as well.
+        assert th.equal(dict(model.critic_target.named_parameters())[key], weight) == is_reset
+    others = parameters(model.critic_target)
+    reset_model_(model, strategy, networks=["actor"], target="keep")
+    assert not changed(model.critic_target, others)
+    reset_model_(model, target="copy")
     weight = dict(model.actor.named_parameters())[key]
     assert th.equal(dict(model.critic_target.named_parameters())[key], weight)
+
+
+class TwoHalves(th.nn.Module):
+    """Hidden layers under names of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = (th.nn.Sequential(th.nn.Linear(3, 8), th.nn.Tanh()) for _ in range(2))
+        self.latent_dim_pi = self.latent_dim_vf = 8
+
+    def forward(self, features):
+        return self.one(features), self.other(features)
+
+    def forward_actor(self, features):
+        return self.one(features)
+
+    def forward_critic(self, features):
+        return self.other(features)
+
+
+class HalvesPolicy(ActorCriticPolicy):
+    def _build_mlp_extractor(self):
+        self.mlp_extractor = TwoHalves()
+
+
+@pytest.mark.parametrize("strategy", ["full", "last_layers", "shrink_perturb"])
+def test_hidden_layers_that_nobody_knows_the_owner_of_are_not_reset(strategy):
+    model = PPO(HalvesPolicy, "Pendulum-v1", n_steps=16, batch_size=16, seed=0, device="cpu").learn(16)
+    before = parameters(model.policy)
+    with pytest.raises(
+        TypeError, match=r"PPO cannot be reset: the place or the optimizer of its network 'actor'.*model_parts"
+    ):
+        reset_model_(model, strategy, networks=["actor"])
+    assert not changed(model.policy, before)
 
 
 def test_an_image_encoder_can_be_kept():
