@@ -163,3 +163,19 @@ def _plain(value: Any) -> Any:
     """What a NumPy scalar, or an array without dimensions, holds; anything else as it is."""
     is_scalar = isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0)
     return value.item() if is_scalar else value
+
+
+def refuse_at_load(fixed: Collection[str], given: Mapping[str, Any], what: str) -> None:
+    """
+    See whether keywords of ``load`` are settings that a saved agent keeps: SB3 would write them down, and not use them.
+
+    :param fixed: Names of those that it keeps.
+    :param given: The keywords.
+    :param what: What they made, for the message.
+    :raises ValueError: If one is given.
+    """
+    if named := sorted(set(fixed) & given.keys()):
+        values = ", ".join(f"{name}={given[name]!r}" for name in named)
+        raise ValueError(
+            f"load(..., {values}): the saved agent has its own, which made {what}. Leave them out, or make a new agent."
+        )

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from sb3_sparse.common.model_parts import ModelParts
 from sb3_sparse.common.sb3_models import sb3_model_parts
 from sb3_sparse.common.signatures import FullSignature
-from sb3_sparse.common.validation import flag, whole_number
+from sb3_sparse.common.validation import flag, refuse_at_load, whole_number
 from sb3_sparse.common.warn import warn_user
 from sb3_sparse.networks.noisy import noise_added
 from sb3_sparse.rainbow.networks import RainbowParts
@@ -199,12 +199,7 @@ class Rainbow(DQN):
             buffer, which SB3 would write down and not use.
         :raises ValueError: If there is such a one.
         """
-        if fixed := sorted(cls.fixed_keywords & kwargs.keys()):
-            given = ", ".join(f"{name}={kwargs[name]!r}" for name in fixed)
-            raise ValueError(
-                f"load(..., {given}): the saved agent has its own, which made its network and its replay buffer. Leave them "
-                "out, or make a new agent."
-            )
+        refuse_at_load(cls.fixed_keywords, kwargs, "its network and its replay buffer")
         return super().load(*args, **kwargs)
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:

@@ -63,6 +63,12 @@ class StreamAC(StreamAlgorithm):
         self.kappa_policy = positive("kappa_policy", self.kappa_policy)
         self.kappa_value = positive("kappa_value", self.kappa_value)
         self.ent_coef = non_negative("ent_coef", self.ent_coef)
+        space = getattr(self, "action_space", None)
+        if isinstance(space, spaces.Box) and not np.issubdtype(space.dtype, np.floating):
+            raise ValueError(
+                f"action space {space}: actions of {space.dtype} would be rounded, and others be learned from than were "
+                "taken. Make it a Box of float32, and let the environment round; or a Discrete space."
+            )
 
     def _setup_optimizers(self) -> None:
         self.policy.actor_optimizer = self._make_optimizer(self.policy.actor, self.kappa_policy)

@@ -14,6 +14,7 @@ from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.export.loading import UNREADABLE
 from sb3_sparse.rainbow import Rainbow
 from sb3_sparse.rainbow.settings import OF_NETWORK, fixed_settings
+from sb3_sparse.streaming.base import StreamAlgorithm
 from sb3_sparse.zoo.exact_runs import COMMAND
 from sb3_sparse.zoo.hyperparameters import (
     BUFFERS,
@@ -274,7 +275,7 @@ def _put_kept_settings(hyperparams: dict[str, Any], model: BaseAlgorithm) -> Non
     names_of_network: Iterable[str] = ()
     if isinstance(model, Rainbow):
         kept, names_of_network = fixed_settings(model), OF_NETWORK
-    elif isinstance(model, DrQv2):
+    elif isinstance(model, (DrQv2, StreamAlgorithm)):
         kept = model.fixed_settings()
     kind = type(model.policy)
     aliases = [name for name, policy in model.policy_aliases.items() if policy is kind]

@@ -374,6 +374,24 @@ def test_settings_given_to_load_reach_the_optimisers(tmp_path):
     assert model.policy.critic_optimizer.param_groups[0]["kappa"] == 2.0
 
 
+@pytest.mark.parametrize("saved", [True, False, 50])
+def test_what_made_the_inputs_of_a_saved_agent_is_not_changed_at_load(saved, tmp_path):
+    StreamAC("MlpPolicy", "CartPole-v1", time_feature=saved).learn(5).save(tmp_path / "agent.zip")
+    for settings in (dict(time_feature=True), dict(time_feature=7), dict(normalize_observations=False)):
+        ((name, value),) = settings.items()
+        with pytest.raises(ValueError, match=rf"load\(..., {name}={value}\): .* has its own, which made its networks"):
+            StreamAC.load(tmp_path / "agent.zip", env=gym.make("CartPole-v1"), **settings)
+    loaded = StreamAC.load(tmp_path / "agent.zip")
+    assert loaded.fixed_settings() == dict(normalize_observations=True, time_feature=saved)
+    assert loaded.policy.time_limit == {True: 500, False: None, 50: 50}[saved]
+
+
+def test_actions_of_whole_numbers_are_refused():
+    space = spaces.Box(-3, 3, (1,), np.int64)
+    with pytest.raises(ValueError, match="actions of int64 would be rounded"):
+        StreamAC("MlpPolicy", SpaceEnv(spaces.Box(-1, 1, (3,)), space))
+
+
 def test_an_agent_is_not_loaded_as_one_of_the_adaptive_kind(tmp_path):
     StreamAC("MlpPolicy", "CartPole-v1").save(tmp_path / "agent.zip")
     with pytest.raises(TypeError, match="keep `adaptive`"):

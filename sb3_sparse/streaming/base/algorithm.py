@@ -6,7 +6,7 @@ import sys
 import time
 from abc import abstractmethod
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
@@ -19,7 +19,7 @@ from torch import nn
 from sb3_sparse.common.model_parts import ModelParts
 from sb3_sparse.common.sb3_models import networks_by_attribute
 from sb3_sparse.common.signatures import FullSignature
-from sb3_sparse.common.validation import flag, fraction, non_negative, plain, whole_number
+from sb3_sparse.common.validation import flag, fraction, non_negative, plain, refuse_at_load, whole_number
 from sb3_sparse.common.warn import warn_user
 from sb3_sparse.streaming.base.files import check_kind
 from sb3_sparse.streaming.base.loop import StreamLoop
@@ -60,6 +60,8 @@ class StreamAlgorithm(StreamLoop):
     """
 
     __signature__ = FullSignature()
+    # What made the inputs of the networks of a saved agent, which goes on with it.
+    fixed_keywords: ClassVar[frozenset[str]] = frozenset(("normalize_observations", "time_feature"))
     # Which of the algorithms it is; subclasses are of the kind of their base.
     kind: str | None = None
 
@@ -172,12 +174,17 @@ class StreamAlgorithm(StreamLoop):
         """
         Load an agent from the file that :meth:`save` wrote, see :meth:`BaseAlgorithm.load`.
 
-        :raises ValueError: If it is the agent of another algorithm.
+        :raises ValueError: If it is the agent of another algorithm, or a keyword is one that made its networks.
         """
+        refuse_at_load(cls.fixed_keywords, kwargs, "its networks")
         check_kind(path, cls.kind, custom_objects)
         if "policy_kwargs" in kwargs:
             kwargs["policy_kwargs"] = plain(kwargs["policy_kwargs"])
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+
+    def fixed_settings(self) -> dict[str, Any]:
+        """What made the inputs of its networks, as keywords of the constructor."""
+        return {name: getattr(self, name) for name in sorted(self.fixed_keywords)}
 
     def _find_time_limit(self) -> int:
         if self.time_feature is not True:
