@@ -42,7 +42,10 @@ def options_parser() -> Parser:
         f"{plot.__doc__} What is read from a run's folder, as far as it is there: {LOOKED_FOR}.",
         [
             ("plot logs/sac/Pendulum-v1_1", "one run, into plot.png and plot.html"),
-            ("plot sparse=logs/sac/*_1 dense=logs/sac/*_2 -o both", "two groups, each a mean with a band"),
+            (
+                "plot S0.8=logs/sac/Pendulum-v1_1 dense=logs/sac/Pendulum-v1_2 -o both",
+                "two groups by label",
+            ),
             ("plot logs/sac/Pendulum-v1_1 --series 'critic_*' --smooth 5", "some plasticity series, smoothed"),
         ],
         operands="RUN [RUN ...]",

@@ -10,7 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_sparse.common.validation import positive, whole_number
 from sb3_sparse.common.warn import warn_user
-from sb3_sparse.plasticity.hidden_rollouts import hidden_rollouts
+from sb3_sparse.plasticity.event_callbacks import hidden_rollouts
 from sb3_sparse.resume.environments.fresh import begin_fresh_episode
 from sb3_sparse.resume.environments.layers import CannotCapture
 from sb3_sparse.resume.environments.recipe import recipe

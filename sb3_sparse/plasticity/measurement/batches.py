@@ -18,6 +18,7 @@ from sb3_sparse.common.interrupts import uninterrupted
 from sb3_sparse.common.model_parts import HasPlasticityBatch, HasPlasticityObservations
 from sb3_sparse.common.sb3_models import keeps_samples, n_stored, replay_batch
 from sb3_sparse.networks.noisy import noisy_layers
+from sb3_sparse.plasticity.event_callbacks import hidden_steps
 
 # Samples that metrics are measured on, if nothing else is said.
 DEFAULT_N_SAMPLES = 256
@@ -209,14 +210,16 @@ class _Observations(BatchSource):
     def __init__(self, *args: Any):
         super().__init__(*args)
         self.pieces: deque[ObservedBatch] = deque(maxlen=-(-self.n_samples // self.model.n_envs))
-        self.steps = 0
+        self.steps, self.seen = 0, self.model.num_timesteps
 
     def observe(self, local_variables: Mapping[str, Any], remaining: int) -> None:
-        self.steps += 1
+        # As the streaming algorithms, whose networks do not see the observation itself.
+        says = isinstance(self.model, HasPlasticityObservations)
+        if says and self.model.num_timesteps - self.seen > self.model.n_envs:
+            raise hidden_steps("PlasticityCallback", "log_freq")
+        self.steps, self.seen = self.steps + 1, self.model.num_timesteps
         # Spread over the whole interval: steps in a row are much alike.
         if self.steps % max(1, self.log_freq // self.n_samples) == 0:
-            # As the streaming algorithms, whose networks do not see the observation itself.
-            says = isinstance(self.model, HasPlasticityObservations)
             observation = self.model.plasticity_observations() if says else self.model._last_obs
             self.pieces.append(ObservedBatch(_to_torch(observation), _to_torch(local_variables.get("actions"))))
 

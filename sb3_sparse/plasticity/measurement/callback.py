@@ -13,7 +13,7 @@ from sb3_sparse.common.model_parts import NETWORKS, HasPlasticityObservations, c
 from sb3_sparse.common.sb3_models import model_parts
 from sb3_sparse.common.validation import flag, whole_number
 from sb3_sparse.common.warn import warn_user
-from sb3_sparse.plasticity.hidden_rollouts import hidden_rollouts
+from sb3_sparse.plasticity.event_callbacks import hidden_rollouts
 from sb3_sparse.plasticity.measurement.batches import DEFAULT_N_SAMPLES, batch_source
 from sb3_sparse.plasticity.measurement.figures import interference_figure, spectrum_figure
 from sb3_sparse.plasticity.measurement.measure import measure_probe, present_networks, what_is_left_out

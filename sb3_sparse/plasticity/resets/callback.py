@@ -11,7 +11,7 @@ from sb3_sparse.common.interrupts import uninterrupted
 from sb3_sparse.common.model_parts import check_networks
 from sb3_sparse.common.validation import choice, whole_number, whole_numbers
 from sb3_sparse.common.warn import warn_user
-from sb3_sparse.plasticity.hidden_rollouts import hidden_rollouts
+from sb3_sparse.plasticity.event_callbacks import hidden_rollouts
 from sb3_sparse.plasticity.resets.options import STRATEGIES, STRATEGY_OF, ResetOptions
 from sb3_sparse.plasticity.resets.sb3_model import can_score_units, check_model, reset_model_
 from sb3_sparse.sparse.topology import derive_seed

@@ -21,6 +21,7 @@ from torch import nn
 
 from sb3_sparse.plasticity import DEFAULT_METRICS, METRICS, PlasticityCallback, ResetCallback
 from sb3_sparse.plasticity.measurement.named_metrics import columns
+from sb3_sparse.streaming import StreamAC
 from tests.envs import ReachEnv, SpaceEnv
 from tests.plasticity.measurement.test_probe import DISCRETE, assert_equal_states, make, state_of
 
@@ -328,6 +329,17 @@ def test_rollouts_hidden_by_an_event_callback_are_an_error():
         model = PPO("MlpPolicy", "CartPole-v1", n_steps=16, batch_size=8)
         with pytest.raises(ValueError, match=f"{type(callback).__name__} inside an event callback"):
             model.learn(64, callback=EveryNTimesteps(8, callback))
+
+
+def test_steps_of_streaming_agents_hidden_by_an_event_callback_are_an_error():
+    model, callback = StreamAC("MlpPolicy", "CartPole-v1"), PlasticityCallback(log_freq=16, n_samples=8, metrics="fau")
+    with pytest.raises(ValueError, match="inside an event callback, such as EveryNTimesteps, does not see the steps"):
+        model.learn(64, callback=EveryNTimesteps(8, callback))
+    # One that hides nothing is as good as none, also in training that goes on.
+    model = StreamAC("MlpPolicy", "CartPole-v1")
+    for _ in range(2):
+        model.learn(32, callback=EveryNTimesteps(1, callback), reset_num_timesteps=False)
+        assert callback._n_logged == 2
 
 
 def test_on_policy_measurements_are_logged_under_their_own_steps(tmp_path):
