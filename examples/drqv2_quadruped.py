@@ -49,7 +49,13 @@ class Report(BaseCallback):
         self.rows: list[list[float]] = []
 
     def _on_training_start(self) -> None:
-        # Also where a run goes on: a clock cannot.
+        self.since = time.perf_counter()
+
+    def get_state(self) -> None:
+        """For a run that goes on: nothing but the rows."""
+
+    def set_state(self, state: None) -> None:
+        """Goes on from now, since its clock cannot."""
         self.since = time.perf_counter()
 
     def _on_step(self) -> bool:
@@ -103,7 +109,7 @@ def summarise(runs: dict[float, dict[str, np.ndarray]], learning_starts: int) ->
         speed = run["frames_per_second"][run["decisions"] > learning_starts]
         active = [f"{100 * run[name][0]:.1f} % → {100 * run[name][-1]:.1f} %" for name in NETWORKS]
         memory = f"{run['peak_memory_mb'].max() / 1024:.1f} GB"
-        rows.append([f"S = {sparsity:g}", f"{np.median(speed):.2f}" if len(speed) else "", memory, *active])
+        rows.append([f"S = {sparsity:g}", f"{np.nanmedian(speed):.2f}" if len(speed) else "", memory, *active])
     header = ["", "frames per second", "peak memory", *(f"active units of {name}" for name in NETWORKS)]
     print_table("Quadruped-run from pictures", header, rows)
 
