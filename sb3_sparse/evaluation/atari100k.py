@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack,
 
 from sb3_sparse.atari import DopamineAtari, make_atari
 from sb3_sparse.evaluation.episodes import Episodes, evaluate_agent
-from sb3_sparse.evaluation.saved import STATISTICS, SavedAgent, load_saved
+from sb3_sparse.evaluation.saved import STATISTICS, SavedAgent, checkpoint_statistics, load_saved
 from sb3_sparse.export.safe import statistics_inside
 from sb3_sparse.export.vec_normalize import load_vec_normalize
 from sb3_sparse.results.atari100k import game_of, known_game
@@ -170,8 +170,10 @@ def _normalizers(saved: SavedAgent) -> Iterator[VecNormalize]:
         if (inside := statistics_inside(saved.path)) is not None:
             yield inside
         return
-    for folder in (saved.path.with_suffix(""), saved.settings_folder, saved.path.parent):
-        if folder is not None and (folder / STATISTICS).is_file():
-            normalizer = load_vec_normalize(folder / STATISTICS)
+    folders = (saved.path.with_suffix(""), saved.settings_folder, saved.path.parent)
+    files = [checkpoint_statistics(saved.path), *(folder / STATISTICS for folder in folders if folder is not None)]
+    for file in files:
+        if file is not None and file.is_file():
+            normalizer = load_vec_normalize(file)
             assert normalizer is not None
             yield normalizer

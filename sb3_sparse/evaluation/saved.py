@@ -1,6 +1,7 @@
 """Agents in files: whose they are, in which environment they were trained, and what belongs to them beside the file."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,8 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
 }
 # Where rl-zoo3 keeps the statistics of VecNormalize, beside the agent.
 STATISTICS = "vecnormalize.pkl"
+# How SB3's CheckpointCallback names an agent; its statistics have "_vecnormalize" before the number.
+_CHECKPOINT = re.compile(r"(?P<prefix>.*)(?P<number>_\d+_steps)")
 
 
 @dataclass(frozen=True)
@@ -142,8 +145,9 @@ def statistics_beside(path: Path) -> Path | None:
     """
     The statistics of ``VecNormalize`` that belong to an agent; None if there are none.
 
-    They are in the folder that has the agent's name, where rl-zoo3 saves those of the last agent; or in the settings of the
-    agent's run, or directly beside the agent. Those in any other folder are of other agents.
+    They are in the folder that has the agent's name, where rl-zoo3 saves those of the last agent; or beside a checkpoint, as
+    SB3's ``CheckpointCallback`` names them; or in the settings of the agent's run, or directly beside the agent. Those in any
+    other folder are of other agents.
 
     :param path: The agent's file.
     :raises ValueError: If there are several.
@@ -151,12 +155,23 @@ def statistics_beside(path: Path) -> Path | None:
     own = path.with_suffix("") / STATISTICS
     if own.is_file():
         return own
+    if (of_checkpoint := checkpoint_statistics(path)) is not None:
+        return of_checkpoint
     settings = _settings_of(path)
     folders = [path.parent] if settings is None else [settings.parent, path.parent]
     found = [folder / STATISTICS for folder in folders if (folder / STATISTICS).is_file()]
     if len(found) > 1:
         raise ValueError(f"which of {[str(file) for file in found]} belongs to {path}? Name it: --vecnormalize FILE, or none.")
     return found[0] if found else None
+
+
+def checkpoint_statistics(path: Path) -> Path | None:
+    """The statistics that SB3's ``CheckpointCallback`` wrote together with an agent; None if there are none."""
+    named = _CHECKPOINT.fullmatch(path.stem)
+    if named is None:
+        return None
+    statistics = path.with_name(f"{named['prefix']}_vecnormalize{named['number']}.pkl")
+    return statistics if statistics.is_file() else None
 
 
 def environment_of(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -137,6 +138,25 @@ def test_statistics_beside_an_agent(tmp_path):
     (tmp_path / "agent").mkdir()
     env.save(tmp_path / "agent/vecnormalize.pkl")
     assert statistics_beside(saved.path) == tmp_path / "agent/vecnormalize.pkl"
+
+
+def test_statistics_of_a_checkpoint_callback(tmp_path):
+    env = VecNormalize(make_vec_env("Pendulum-v1"))
+    model = PPO("MlpPolicy", env, n_steps=64, batch_size=32)
+    model.learn(128, callback=CheckpointCallback(64, str(tmp_path), name_prefix="an_agent", save_vecnormalize=True))
+    for steps in (64, 128):
+        expected = tmp_path / f"an_agent_vecnormalize_{steps}_steps.pkl"
+        assert expected.is_file()
+        assert statistics_beside(tmp_path / f"an_agent_{steps}_steps.zip") == expected
+    # Those of its own step, whatever else lies there; of other steps none.
+    env.save(tmp_path / "vecnormalize.pkl")
+    assert statistics_beside(tmp_path / "an_agent_64_steps.zip") == tmp_path / "an_agent_vecnormalize_64_steps.pkl"
+    (played,) = evaluate_saved(find_saved(tmp_path / "an_agent_64_steps.zip"), 1, env_id="Pendulum-v1")
+    assert played.statistics == str(tmp_path / "an_agent_vecnormalize_64_steps.pkl")
+    (tmp_path / "vecnormalize.pkl").unlink()
+    model.save(tmp_path / "an_agent_32_steps")
+    model.save(tmp_path / "other_64_steps")
+    assert [statistics_beside(tmp_path / name) for name in ("an_agent_32_steps.zip", "other_64_steps.zip")] == [None, None]
 
 
 @pytest.mark.parametrize(
