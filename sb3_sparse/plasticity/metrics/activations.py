@@ -12,13 +12,21 @@ from torch.utils.hooks import RemovableHandle
 from sb3_sparse.common.interrupts import uninterrupted
 from sb3_sparse.sparse import SparseConv2d, SparseLinear
 
-_RELU = {F.relu, th.relu, th.relu_, th.Tensor.relu, th.Tensor.relu_}
+_RELU = {F.relu, F.relu_, th.relu, th.relu_, th.Tensor.relu, th.Tensor.relu_}
 _ACTIVATION_FUNCTIONS = {
     *_RELU,
-    *(F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.softplus, F.softsign, F.prelu),
-    *(F.hardtanh, F.hardswish, F.hardsigmoid, F.logsigmoid, F.sigmoid, F.tanh),
-    *(th.tanh, th.sigmoid, th.selu, th.celu, th.prelu),
-    *(th.Tensor.tanh, th.Tensor.tanh_, th.Tensor.sigmoid, th.Tensor.sigmoid_),
+    *(F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.softplus, F.softsign, F.prelu, F.rrelu),
+    *(F.leaky_relu_, F.elu_, F.selu_, F.celu_, F.rrelu_, F.hardtanh_),
+    *(F.hardtanh, F.hardswish, F.hardsigmoid, F.logsigmoid, F.sigmoid, F.tanh, F.threshold),
+    *(F.hardshrink, F.softshrink, F.tanhshrink),
+    *(th.tanh, th.tanh_, th.sigmoid, th.sigmoid_, th.selu, th.selu_, th.celu, th.celu_, th.prelu, th.rrelu, th.rrelu_),
+    *(th.threshold, th.threshold_, th.hardshrink),
+    *(th.Tensor.tanh, th.Tensor.tanh_, th.Tensor.sigmoid, th.Tensor.sigmoid_, th.Tensor.prelu, th.Tensor.hardshrink),
+}
+# A ReLU where they cut off at 0 below and nowhere above.
+_CLAMPS = {
+    *(th.clamp, th.clamp_, th.clip, th.clip_, th.Tensor.clamp, th.Tensor.clamp_, th.Tensor.clip, th.Tensor.clip_),
+    *(th.clamp_min, th.clamp_min_, th.Tensor.clamp_min, th.Tensor.clamp_min_, th.maximum, th.Tensor.maximum),
 }
 _LINEAR_CLASSES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, SparseLinear, SparseConv2d)
 
@@ -47,7 +55,8 @@ def record_activations(network: nn.Module, forward: Callable[[], Any], has_heads
     Watch one forward pass, without gradients.
 
     A head is a linear layer of the network that no other linear layer of it follows. Activation functions are seen whether
-    they are modules or functions of torch.
+    they are modules or functions of torch; one of your own, such as a hand-written Swish, has to be a module without children
+    that calls one of those.
 
     >>> network = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 1))
     >>> seen = record_activations(network, lambda: network(th.randn(8, 3)))
@@ -69,6 +78,8 @@ def record_activations(network: nn.Module, forward: Callable[[], Any], has_heads
                 for name, module in network.named_modules()
                 if _is_linear(module)
             )
+            for module in filter(_may_be_activation, network.modules()):
+                handles += module.register_forward_pre_hook(recorder.enter), module.register_forward_hook(recorder.leave)
         with th.no_grad(), recorder:
             outputs = forward()
     finally:
@@ -101,6 +112,8 @@ class _Recorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.layers: list[_Layer] = []
+        # How many activations there were when each module that is being called began.
+        self.entered: list[int] = []
         self.activations: list[tuple[list[_Layer], bool, bool, th.Tensor]] = []
         # The tensors are kept, so that no later one takes over the id of an earlier one.
         self.sources: dict[int, tuple[th.Tensor, list[_Layer]]] = {}
@@ -115,6 +128,17 @@ class _Recorder(TorchFunctionMode):
 
         return hook
 
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.entered.append(len(self.activations))
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """What a module returns counts, not what it calls on the way: of x * sigmoid(x) not the sigmoid."""
+        first = self.entered.pop()
+        inside = self.activations[first:]
+        if inside and isinstance(output, th.Tensor) and output.shape == inside[-1][-1].shape:
+            sources, is_direct, is_relu, last = inside[-1]
+            self.activations[first:] = [(sources, is_direct, is_relu and th.equal(last, output), output.clone())]
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         sources = self._sources_of((args, kwargs))
@@ -123,8 +147,8 @@ class _Recorder(TorchFunctionMode):
         if sources:
             for tensor in _tensors(result):
                 self.sources[id(tensor)] = tensor, sources
-            if func in _ACTIVATION_FUNCTIONS:
-                self.activations.append((sources, is_direct, func in _RELU, result.clone()))
+            if (is_relu := func in _RELU or _cuts_at_zero(func, args, kwargs)) or func in _ACTIVATION_FUNCTIONS:
+                self.activations.append((sources, is_direct, is_relu, result.clone()))
         return result
 
     def _sources_of(self, values: Any) -> list[_Layer]:
@@ -185,6 +209,21 @@ def _add(
 def _is_linear(module: nn.Module) -> bool:
     # Linear layers of other libraries and their own kinds, such as noisy ones, say how many units they have.
     return isinstance(module, _LINEAR_CLASSES) or isinstance(getattr(module, "out_features", None), int)
+
+
+def _may_be_activation(module: nn.Module) -> bool:
+    is_leaf = next(module.children(), None) is None
+    return is_leaf and not _is_linear(module) and not type(module).__module__.startswith("torch.nn.modules.")
+
+
+def _cuts_at_zero(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether this is a ReLU by another name: clamp(min=0), maximum(x, 0)."""
+    if func not in _CLAMPS:
+        return False
+    limits = [*args[1:], *kwargs.values()]
+    lower = kwargs.get("min", kwargs.get("other", args[1] if len(args) > 1 else None))
+    others = [limit for limit in limits if limit is not None and limit is not lower]
+    return lower is not None and not others and not bool(th.as_tensor(lower).any())
 
 
 def _without_inputs(module: nn.Module) -> th.Tensor | None:

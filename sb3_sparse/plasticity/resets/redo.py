@@ -172,14 +172,23 @@ def unit_scores(module: nn.Module, layers: list[HiddenLayer], forward: Callable[
         any living input.
     """
     sums: dict[int, list[th.Tensor]] = {index: [] for index in range(len(layers))}
+    passes = [0] * len(layers)
 
     def keep(index: int) -> Callable[..., None]:
         return lambda _, __, output: sums[index].append(output.detach().abs().flatten(0, -2).mean(0))
 
+    def count(index: int) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            passes[index] += 1
+
+        return hook
+
     hooks: list[RemovableHandle] = []
     try:
         with uninterrupted():
-            hooks.extend(layer.activation.register_forward_hook(keep(index)) for index, layer in enumerate(layers))
+            for index, layer in enumerate(layers):
+                hooks.append(layer.activation.register_forward_hook(keep(index)))
+                hooks.append(layer.incoming.register_forward_hook(count(index)))
         with th.no_grad(), _evaluation_mode(module):
             forward()
     finally:
@@ -187,9 +196,14 @@ def unit_scores(module: nn.Module, layers: list[HiddenLayer], forward: Callable[
             for hook in hooks:
                 hook.remove()
     scores = []
-    for layer, means in zip(layers, sums.values(), strict=True):
+    for layer, means, n_passes in zip(layers, sums.values(), passes, strict=True):
         if not means:
             raise ValueError(f"forward() does not reach {layer.name!r}: ReDo needs a batch through the whole module.")
+        if len(means) != n_passes:
+            raise ValueError(
+                f"the activation module behind {layer.name!r} is called {len(means)} times, that layer {n_passes} times: "
+                "several layers share it. ReDo needs a module for each."
+            )
         mean = th.stack(means).mean(0)
         # A unit without any living input says nothing about the others, and new weights would not help it.
         alive = ~_without_inputs(layer).to(mean.device)

@@ -1,5 +1,7 @@
 """What one pass through a network shows, whatever the network is made of."""
 
+import functools
+
 import pytest
 import torch as th
 from torch import nn
@@ -144,3 +146,63 @@ def test_an_encoder_has_no_heads():
     assert list(with_heads.linear) == list(with_heads.activated) == ["0"]
     with pytest.raises(ValueError, match="returned no tensor"):
         record_activations(encoder, lambda: print(encoder(x).shape), has_heads=False)
+
+
+def test_activations_under_all_their_names():
+    """Mistake of ours: RReLU, Threshold, the shrinks, functions that work in place and clamp(min=0) were left out."""
+    functions = "relu6 leaky_relu elu selu celu gelu silu mish softplus softsign hardtanh hardswish hardsigmoid logsigmoid"
+    functions += " sigmoid tanh hardshrink softshrink tanhshrink leaky_relu_ elu_ selu_ celu_ hardtanh_"
+    shapes = {f"F.{name}": getattr(F, name) for name in functions.split()}
+    for owner in (th, th.Tensor):
+        shapes |= {f"{owner}.{name}": getattr(owner, name) for name in ("sigmoid", "sigmoid_", "tanh", "tanh_", "hardshrink")}
+    shapes |= {f"th.{name}": getattr(th, name) for name in ("selu", "selu_", "celu", "celu_")}
+    shapes["threshold"] = lambda x: F.threshold(x, 0.1, 0.0)
+    shapes["threshold, in place"] = lambda x: F.threshold(x, 0.1, 0.0, inplace=True)
+    shapes["RReLU"] = nn.RReLU().eval()
+    relus = {f"{owner}.{name}": getattr(owner, name) for owner in (F, th) for name in ("relu", "relu_")}
+    for owner in (th, th.Tensor):
+        for name in ("clamp", "clamp_", "clip", "clip_"):
+            clamp = getattr(owner, name)
+            relus[f"{owner}.{name}(min=0)"] = functools.partial(clamp, min=0)
+            relus[f"{owner}.{name}(0)"] = lambda x, clamp=clamp: clamp(x, 0.0)
+        for name in ("clamp_min", "clamp_min_"):
+            relus[f"{owner}.{name}"] = functools.partial(getattr(owner, name), min=0)
+    relus["maximum"] = lambda x: th.maximum(x, th.zeros_like(x))
+    net, x = nn.ModuleList([nn.Linear(6, 8), nn.Linear(8, 2)]), th.randn(16, 6)
+    for name, function in {**shapes, **relus}.items():
+        seen = record_activations(net, lambda function=function: net[1](function(net[0](x))))
+        expected = function(net[0](x).detach())
+        assert th.equal(seen.activated.get("0", th.empty(0)), expected), name
+        assert list(seen.activated) == ["0"], name
+        assert list(seen.rectified) == (["0"] if name in relus else []), name
+    # Limits are no activations.
+    for limit in (
+        lambda x: x.clamp(-5, 2),
+        lambda x: x.clamp(0, 1),
+        lambda x: th.maximum(x, x.roll(1)),
+        lambda x: x.clip(max=0),
+    ):
+        assert not record_activations(net, lambda limit=limit: net[1](limit(net[0](x)))).activated
+
+
+class Swish(nn.Module):
+    """Written by hand."""
+
+    def forward(self, x):
+        return x * th.sigmoid(x)
+
+
+class MyReLU(nn.Module):
+    def forward(self, x):
+        return x.clamp(min=0)
+
+
+def test_an_activation_of_ones_own_is_what_its_module_returns():
+    """Mistake of ours: of x * sigmoid(x) the sigmoid was taken, by which every unit is active."""
+    net, x = nn.Sequential(nn.Linear(6, 8), Swish(), nn.Linear(8, 8), MyReLU(), nn.Linear(8, 2)), th.randn(16, 6)
+    seen = record_activations(net, lambda: net(x))
+    assert list(seen.activated) == ["0", "2"]
+    assert th.allclose(seen.activated["0"], F.silu(net[0](x)))
+    assert list(seen.rectified) == ["2"]
+    assert th.equal(seen.rectified["2"], net[:4](x))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())

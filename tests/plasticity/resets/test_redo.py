@@ -271,6 +271,26 @@ def test_an_activation_that_cannot_be_seen_is_an_error():
         redo_(net, net, lambda: None, tau=1.0)
 
 
+class OneReLU(nn.Module):
+    """Several layers, one module for their activations."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.relu, self.head = nn.Linear(4, 8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.relu(self.second(self.relu(self.first(x)))))
+
+
+def test_an_activation_that_several_layers_share_is_an_error():
+    """Mistake of ours: units were scored by the outputs of both layers."""
+    net = OneReLU()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(ValueError, match=r"behind 'second' is called 2 times, that layer 1 times: .*a module for each"):
+        redo_(net, draw_fresh(OneReLU, 1), lambda: net(th.randn(8, 4)))
+    assert all(th.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
 def test_convolutions_are_left_alone():
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
     assert [layer.name for layer in hidden_layers(net, [leaves(net)])] == ["3"]
