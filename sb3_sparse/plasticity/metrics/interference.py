@@ -9,6 +9,9 @@ the inputs it saw and the gradients of its outputs, both of which one ordinary p
 - noisy linear layer: the same once more for its deviations, whose inputs and gradients are multiplied by the noise;
 - any other module: its gradient for one sample after the other, by automatic differentiation of the module alone;
 - parameters outside such modules: the same through the whole graph.
+
+The sum is checked against one gradient of a random combination of the losses. Where the two differ, as for a module whose
+weight is used outside it, too, or one with samples in another dimension, all goes through the whole graph: slow, but right.
 """
 
 import math
@@ -27,6 +30,8 @@ from sb3_sparse.sparse import SparseLinear
 _LINEAR = (nn.Linear, SparseLinear, NoisyLinear, SparseNoisyLinear)
 # Living weights of a sparse layer at a time: with 256 samples a block of gradients that stays in the cache.
 EDGES_PER_CHUNK = 4096
+# By how much the matrix may miss the check, relative to what it should be, and to what it is if all gradients are parallel.
+_TOLERANCES = 1e-3, 1e-5
 # Numbers in a block of per-sample gradients of any other module (256 MiB in float32).
 NUMBERS_PER_BLOCK = 2**26
 
@@ -106,17 +111,18 @@ def gradient_gram(network: nn.Module, losses: Callable[[], th.Tensor]) -> th.Ten
     deltas: tuple[th.Tensor | None, ...] = ()
     if calls:
         outputs = [call.output for call in calls]
-        deltas = th.autograd.grad(values.sum(), outputs, retain_graph=bool(loose), allow_unused=True)
+        deltas = th.autograd.grad(values.sum(), outputs, retain_graph=True, allow_unused=True)
     grouped: dict[nn.Module, list[tuple[_Call, th.Tensor]]] = {}
     for call, delta in zip(calls, deltas, strict=True):
         if delta is not None:
             grouped.setdefault(call.module, []).append((call, delta))
     grams = [_module_gram(module, uses, samples) for module, uses in grouped.items()]
     if loose and (used := _used(values, loose)):
-        grams.append(_gram_of_rows(lambda i: th.autograd.grad(values[i], used, retain_graph=True), samples, used))
+        grams.append(_graph_gram(values, used))
     if not grams:
         raise ValueError("the losses do not depend on any parameter of the network: is it the network they come from?")
-    return th.stack(grams).sum(dim=0)
+    gram = th.stack(grams).sum(dim=0)
+    return gram if _passes_check(gram, values, parameters) else _graph_gram(values, parameters)
 
 
 class _Call(NamedTuple):
@@ -169,10 +175,11 @@ def _module_gram(module: nn.Module, uses: list[tuple[_Call, th.Tensor]], samples
         call, delta = uses[0]
         if delta.dim() == 2 and not call.kwargs and not module._forward_pre_hooks:
             inputs = call.args[0].detach()
+            delta, scales = _unit_scale(delta)
             gram = _linear_gram(module, inputs, delta)
             if isinstance(module, (NoisyLinear, SparseNoisyLinear)) and module.noisy:
                 gram += _linear_gram(module, inputs * module.noise_in, delta * module.noise_out)
-            return gram
+            return gram * th.outer(scales, scales)
 
     def gradients(sample: int) -> tuple[th.Tensor, ...]:
         with th.enable_grad():
@@ -181,6 +188,28 @@ def _module_gram(module: nn.Module, uses: list[tuple[_Call, th.Tensor]], samples
         return th.autograd.grad(outputs, parameters, deltas, allow_unused=True, materialize_grads=True)
 
     return _gram_of_rows(gradients, samples, parameters)
+
+
+def _graph_gram(values: th.Tensor, parameters: list[nn.Parameter]) -> th.Tensor:
+    """Whatever the network does: the gradient of one sample after the other."""
+
+    def gradients(sample: int) -> tuple[th.Tensor, ...]:
+        return th.autograd.grad(values[sample], parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
+
+    return _gram_of_rows(gradients, len(values), parameters)
+
+
+def _passes_check(gram: th.Tensor, values: th.Tensor, parameters: list[nn.Parameter]) -> bool:
+    """Whether the squared norm of the gradient of ``weights @ values`` is ``weights @ gram @ weights``."""
+    weights = th.randn(len(values), generator=th.Generator().manual_seed(0), dtype=th.float64).to(gram.device)
+    gradients = th.autograd.grad(weights.to(values.dtype) @ values, parameters, retain_graph=True, allow_unused=True)
+    norms = [th.linalg.vector_norm(gradient, dtype=th.float64) for gradient in gradients if gradient is not None]
+    expected = th.stack(norms).square().sum()
+    bound = (weights.abs() @ gram.diagonal().clamp(min=0).sqrt()) ** 2
+    relative, absolute = _TOLERANCES
+    error = (weights @ gram @ weights - expected).abs()
+    # What is not finite says so itself.
+    return not bool(error > relative * expected + absolute * bound)
 
 
 def _linear_gram(layer: Any, inputs: th.Tensor, delta: th.Tensor) -> th.Tensor:
@@ -210,16 +239,24 @@ def _gram_of_rows(gradients: Callable[[int], Iterable[th.Tensor]], samples: int,
     blocks = [range(start, min(start + block_size, samples)) for start in range(0, samples, block_size)]
     gram = th.zeros(samples, samples, dtype=th.float64, device=device)
 
-    def rows(block: range) -> th.Tensor:
-        return th.stack([th.cat([g.reshape(-1) for g in gradients(sample)]) for sample in block])
+    def rows(block: range) -> tuple[th.Tensor, th.Tensor]:
+        return _unit_scale(th.stack([th.cat([g.reshape(-1) for g in gradients(sample)]) for sample in block]))
 
     for i, block in enumerate(blocks):
-        left = rows(block)
+        left, left_scales = rows(block)
         for j, other in enumerate(blocks[: i + 1]):
-            product = (left @ (left if i == j else rows(other)).T).double()
+            right, right_scales = (left, left_scales) if i == j else rows(other)
+            product = (left @ right.T).double() * th.outer(left_scales, right_scales)
             gram[block.start : block.stop, other.start : other.stop] = product
             gram[other.start : other.stop, block.start : block.stop] = product.T
     return gram
+
+
+def _unit_scale(rows: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """Each row divided by a power of two of its size, and these: the squares of vanishing gradients are 0 in float32."""
+    largest = rows.abs().amax(dim=1).clamp(min=th.finfo(rows.dtype).tiny).double()
+    scales = th.where(largest.isfinite(), th.exp2(largest.log2().floor()), 1.0)
+    return rows / scales[:, None].to(rows.dtype), scales
 
 
 def _one(values: Any, sample: int, samples: int) -> Any:

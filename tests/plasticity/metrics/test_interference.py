@@ -172,3 +172,55 @@ def test_what_cannot_work_is_named():
         gradient_gram(network, lambda: network(x).flatten().detach())
     with pytest.raises(ValueError, match="do not depend on any parameter"):
         gradient_gram(nn.Linear(3, 1), lambda: network(x).flatten())
+
+
+class UsedOutside(nn.Module):
+    """Weights that work in their layer and outside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Linear(6, 6), nn.Linear(6, 1)
+
+    def forward(self, x):
+        penalty = self.head.weight.square().sum() + next(self.layer.parameters()).sum()
+        return self.head(F.relu(self.layer(x))) + 0.1 * penalty * x.sum(1, keepdim=True)
+
+
+def sparse_and_used_outside():
+    net = UsedOutside()
+    net.layer = sparsify_(net.layer, 0.5)
+    return net
+
+
+class TimeMajor(nn.Module):
+    """As many steps as samples, the steps first."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Linear(6, 5), nn.Linear(5, 1)
+
+    def forward(self, x):
+        steps = th.arange(1, SAMPLES + 1)[:, None, None]
+        return self.head(F.relu(self.layer(x * steps)).mean(0))
+
+
+@pytest.mark.parametrize("build", [UsedOutside, sparse_and_used_outside, TimeMajor])
+def test_what_layers_cannot_tell_goes_through_the_graph(build):
+    """Mistake of ours: what such parameters do elsewhere was left out, or steps were taken for samples."""
+    th.manual_seed(0)
+    net, x = build(), th.randn(SAMPLES, 6)
+    expected = loop(net, lambda: net(x).flatten())
+    gram = gradient_gram(net, lambda: net(x).flatten())
+    th.testing.assert_close(gram, expected, rtol=1e-4, atol=1e-5 * expected.max().item())
+
+
+@pytest.mark.parametrize("sparsity", [0, 0.5])
+@pytest.mark.parametrize("scale", [1e-22, 1e-30])
+def test_gradients_that_vanish_have_cosines(sparsity, scale):
+    """Mistake of ours: their products in float32 were 0, so they seemed to interfere with nothing."""
+    th.manual_seed(0)
+    for net, x in ((simba(sparsity), th.randn(SAMPLES, 6)), (cnn(sparsity), th.randn(SAMPLES, 72))):
+        usual = gradient_interference(net, lambda net=net, x=x: net(x).flatten())
+        tiny = gradient_interference(net, lambda net=net, x=x: scale * net(x).flatten())
+        th.testing.assert_close(tiny.matrix, usual.matrix, rtol=1e-3, atol=1e-4)
+        assert tiny.matrix.diagonal().min() > 0.99
