@@ -7,12 +7,13 @@ from (activations, features, gradients) is there already and shared with the oth
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch as th
+from torch import nn
 
 from sb3_sparse.common import validation
 from sb3_sparse.plasticity import metrics as functional
@@ -70,6 +71,18 @@ def _fau(part: NetworkProbe, of_relu: bool = False) -> list[float]:
     return [functional.fraction_active_units(layers) if layers else math.nan]
 
 
+def _living(module: nn.Module) -> Iterator[th.Tensor]:
+    """All parameters, of layers masked by ``torch.nn.utils.prune`` what the masks leave."""
+    masks: dict[nn.Parameter, th.Tensor] = {}
+    for layer in module.modules():
+        for name, parameter in layer.named_parameters(recurse=False):
+            mask = getattr(layer, f"{name.removesuffix('_orig')}_mask", None)
+            if name.endswith("_orig") and isinstance(mask, th.Tensor):
+                masks[parameter] = mask
+    for parameter in module.parameters():
+        yield parameter * masks[parameter] if parameter in masks else parameter
+
+
 METRICS = {
     "dormant_redo": Metric(("dormant_redo",), partial(_dormant, convention="redo")),
     "dormant_authors": Metric(("dormant_authors",), partial(_dormant, convention="authors")),
@@ -85,7 +98,7 @@ METRICS = {
     "stable_rank": Metric(("stable_rank",), lambda part: _ranks(part, functional.stable_rank)),
     "pca_rank": Metric(("pca_rank",), lambda part: _ranks(part, functional.pca_rank)),
     "gradient_norm": Metric(("gradient_norm",), lambda part: [functional.gradient_norm(part.gradients)], True),
-    "parameter_norm": Metric(("parameter_norm",), lambda part: [functional.parameter_norm(part.module.parameters())]),
+    "parameter_norm": Metric(("parameter_norm",), lambda part: [functional.parameter_norm(_living(part.module))]),
     "feature_norm": Metric(("feature_norm",), lambda part: [_mean([functional.feature_norm(f) for f in part.features])]),
     "interference": Metric(
         ("interference_mean", "interference_abs", "interference_negative"),

@@ -11,6 +11,7 @@ from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
 from torch import nn
+from torch.nn.utils import prune
 
 from sb3_sparse import SparseSimBaPolicy
 from sb3_sparse.common.model_parts import ModelParts
@@ -300,3 +301,19 @@ def test_a_network_without_hidden_layers_has_features_and_no_activations():
     values = measure(model, 16)
     assert values["critic_srank"] >= 1
     assert np.isnan([values["critic_dormant_redo"], values["critic_dormant_authors"], values["critic_fau"]]).all()
+
+
+def test_the_parameter_norm_leaves_out_what_masks_hide():
+    """Mistake of ours: masked critics had the norm of dense ones."""
+    model = make(SAC)
+    masked = 0
+    for layer in model.critic.modules():
+        if isinstance(layer, nn.Linear):
+            prune.random_unstructured(layer, "weight", 0.9)
+            masked += int((layer.weight_mask == 0).sum())
+    measured = measure(model, 16, metrics=["parameter_norm"], networks=["critic"])["critic_parameter_norm"]
+    for layer in model.critic.modules():
+        if isinstance(layer, nn.Linear):
+            prune.remove(layer, "weight")
+    assert masked > 0
+    assert measured == pytest.approx(parameter_norm(model.critic.parameters()), rel=1e-6)
