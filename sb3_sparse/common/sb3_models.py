@@ -6,8 +6,9 @@ of QR-DQN are a ``"critic"``. Losses are in ``plasticity/measurement/losses.py``
 """
 
 import copy
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch as th
@@ -215,9 +216,10 @@ def policy_builder(model: Any) -> Callable[[], nn.Module] | None:
     """
     What builds a policy as a model built its own, for :attr:`ModelParts.build_policy`.
 
-    :param model: Any model; None for one whose policy is built in another way than by SB3's algorithms.
+    :param model: Any model; None for one whose policy is built in another way than by SB3's algorithms, or from modules that
+        have weights already.
     """
-    if not isinstance(model, (OffPolicyAlgorithm, PPO, A2C)):
+    if not isinstance(model, (OffPolicyAlgorithm, PPO, A2C)) or module_in(model.policy_kwargs) is not None:
         return None
 
     def build() -> nn.Module:
@@ -228,6 +230,16 @@ def policy_builder(model: Any) -> Callable[[], nn.Module] | None:
         return model.policy_class(model.observation_space, model.action_space, model.lr_schedule, **kwargs)
 
     return build
+
+
+def module_in(value: Any) -> nn.Module | None:
+    """The first module with parameters in keywords, however deep, also in those that ``functools.partial`` adds."""
+    if isinstance(value, nn.Module):
+        return value if any(True for _ in value.parameters()) else None
+    if isinstance(value, functools.partial):
+        value = [value.args, value.keywords]
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple, set)) else ()
+    return next(filter(None, map(module_in, inside)), None)
 
 
 def keeps_samples(model: Any) -> bool:

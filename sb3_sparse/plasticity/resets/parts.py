@@ -12,7 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
 from sb3_sparse.common.model_parts import ModelParts, Network, NoKnownNetworks, check_networks
-from sb3_sparse.common.sb3_models import keeps_samples, model_parts
+from sb3_sparse.common.sb3_models import keeps_samples, model_parts, module_in
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,11 @@ def _known_parts(model: BaseAlgorithm) -> ModelParts:
             reason = f"the place or the optimizer of its network {incomplete[0]!r} is not known"
         elif known.build_policy is not None:
             return known
+        elif (trained := module_in(getattr(model, "policy_kwargs", None))) is not None:
+            reason = (
+                f"policy_kwargs hold {type(trained).__name__}(...), a module that has weights already, and nothing says how it "
+                "is built anew (pass its class, or a function that makes it)"
+            )
     raise TypeError(
         f"{type(model).__name__} cannot be reset: {reason}. Resets are for PPO and A2C, for off-policy models of SB3 and "
         "sb3-contrib (SAC, TQC, CrossQ, TD3, DDPG, DQN, QRDQN), and for an algorithm of yours whose method model_parts() says "

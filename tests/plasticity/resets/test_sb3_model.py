@@ -1,6 +1,7 @@
 """Resets of Stable-Baselines3 models. Several tests are named after a mistake that an earlier implementation made."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_sparse import SparseLinear, sparsify_
 from sb3_sparse.networks import RunningNorm
-from sb3_sparse.plasticity import ResetCallback
+from sb3_sparse.plasticity import ResetCallback, measure
 from sb3_sparse.plasticity.resets.options import default_target
 from sb3_sparse.plasticity.resets.sb3_model import fresh_policy, reset_model_
 from sb3_sparse.streaming import StreamAC
@@ -361,6 +363,32 @@ def test_hidden_layers_that_nobody_knows_the_owner_of_are_not_reset(strategy):
     ):
         reset_model_(model, strategy, networks=["actor"])
     assert not changed(model.policy, before)
+
+
+class Given(BaseFeaturesExtractor):
+    """Works with modules that it is given."""
+
+    def __init__(self, observation_space, layers=()):
+        super().__init__(observation_space, 8)
+        self.layers = layers["all"][0] if isinstance(layers, dict) else layers()
+
+    def forward(self, observations):
+        return self.layers(observations)
+
+
+def test_modules_that_have_weights_already_are_not_reset():
+    """Mistake of ours: they were copied as they were trained, and that was taken for fresh weights."""
+    trained = th.nn.Linear(4, 8)
+    for given in ({"all": [trained]}, functools.partial(lambda layer: layer, trained)):
+        kwargs = {"features_extractor_class": Given, "features_extractor_kwargs": {"layers": given}}
+        model = make_model(DQN, policy="MlpPolicy", policy_kwargs=kwargs)
+        before = parameters(model.policy)
+        with pytest.raises(TypeError, match=r"DQN cannot be reset: policy_kwargs hold Linear\(\.\.\.\), a module that has"):
+            reset_model_(model)
+        with pytest.raises(TypeError, match="policy_kwargs hold Linear"):
+            model.learn(5, callback=ResetCallback(at=[100]))
+        assert not changed(model.policy, before)
+        assert measure(model, 16, metrics=["parameter_norm"])
 
 
 def test_an_image_encoder_can_be_kept():
