@@ -158,8 +158,8 @@ def _known_parts(model: BaseAlgorithm) -> ModelParts:
             return known
         elif (trained := module_in(getattr(model, "policy_kwargs", None))) is not None:
             reason = (
-                f"policy_kwargs hold {type(trained).__name__}(...), a module that has weights already, and nothing says how it "
-                "is built anew (pass its class, or a function that makes it)"
+                f"policy_kwargs hold {type(trained).__name__}(...), a module that has weights already, and nothing says how "
+                "it is built anew (pass its class, or a function that makes it)"
             )
     raise TypeError(
         f"{type(model).__name__} cannot be reset: {reason}. Resets are for PPO and A2C, for off-policy models of SB3 and "
