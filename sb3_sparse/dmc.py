@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.wrappers import FlattenObservation, RescaleAction, TransformObservation
+from gymnasium.wrappers import FlattenObservation, TransformObservation
 
 from sb3_sparse.common.validation import whole_number
 
@@ -41,18 +41,18 @@ class DMCWrapper(gym.Wrapper, RecordConstructorArgs):
 
     def __init__(self, env: gym.Env, action_repeat: int = 2):
         action_repeat = whole_number("action_repeat", action_repeat, minimum=1)
-        if not isinstance(env.action_space, spaces.Box) or not env.action_space.is_bounded():
-            raise ValueError(f"DMCWrapper rescales actions: expected a bounded Box, got {env.action_space}.")
+        actions = env.action_space
+        if not isinstance(actions, spaces.Box) or not actions.is_bounded():
+            raise ValueError(f"DMCWrapper rescales actions: expected a bounded Box, got {actions}.")
         RecordConstructorArgs.__init__(self, action_repeat=action_repeat)
         self._given_env = env
         env = FlattenObservation(env)
         flat = spaces.Box(-np.inf, np.inf, env.observation_space.shape, np.float32)
         env = TransformObservation(env, lambda obs: obs.astype(np.float32), flat)
-        # Bounds of another precision would make gymnasium compare limits of float64 in float32, which overflow.
-        bounds = np.array([-1.0, 1.0], np.result_type(env.action_space.dtype, np.float32))
-        super().__init__(RescaleAction(env, bounds[0], bounds[1]))
+        super().__init__(env)
         self.action_repeat = action_repeat
-        self.action_space = spaces.Box(-1.0, 1.0, env.action_space.shape, np.float32)
+        self._given_actions = actions
+        self.action_space = spaces.Box(-1.0, 1.0, actions.shape, np.float32)
 
     @property
     def spec(self) -> EnvSpec | None:  # type: ignore[override]
@@ -65,13 +65,32 @@ class DMCWrapper(gym.Wrapper, RecordConstructorArgs):
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Hold the action; stop early where the episode ends."""
-        total = 0.0
+        total, action = 0.0, rescaled(action, self._given_actions)
         for _ in range(self.action_repeat):
             obs, reward, terminated, truncated, info = self.env.step(action)
             total += float(reward)
             if terminated or truncated:
                 break
         return obs, total, terminated, truncated, info
+
+
+def rescaled(action: Any, space: spaces.Box) -> np.ndarray:
+    """
+    An action in [-1, 1] in the range of an environment and its precision; of whole numbers the nearest one.
+
+    >>> rescaled([-1.0, 0.5], spaces.Box(0, 5, (2,), np.int64)).tolist()
+    [0, 4]
+
+    :param action: ``(n_actions,)``
+    :param space: Bounded.
+    """
+    # Halves, since the range may be twice as wide as numbers go. Bounds of [-1, 1] leave an action as it is, bit by bit.
+    low, high = (bound.astype(np.float64) / 2 for bound in (space.low, space.high))
+    found = (high - low) * np.asarray(action, np.float64) + (high + low)
+    if np.issubdtype(space.low.dtype, np.integer):
+        found = np.rint(found)
+    # Rounding may lead beyond the bounds.
+    return np.clip(found, 2 * low, 2 * high).astype(space.low.dtype)
 
 
 def make_dmc(domain: str, task: str, action_repeat: int = 2, **kwargs: Any) -> DMCWrapper:

@@ -71,6 +71,47 @@ def test_actions_are_rescaled_to_the_environments_range():
     assert env.unwrapped.seen == pytest.approx([0.0, 5.0])
 
 
+class Strict(SpaceEnv):
+    """Takes what is in its space, and nothing else."""
+
+    def __init__(self, actions):
+        super().__init__(spaces.Box(-1, 1, (2,)), actions)
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.seen = action
+        return super().step(action)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.int64, np.float16, np.float32, np.float64])
+def test_the_environment_is_given_what_is_in_its_space(dtype):
+    """Mistake of ours: whole numbers, and components with one value, became NaN; rounding led beyond the bounds."""
+    if np.issubdtype(dtype, np.integer):
+        low, high = np.array([0, 3, 5]), np.array([5, 3, 100])
+    else:
+        bounds = [(low / 10, high / 10) for low in range(-12, 12) for high in range(low, 13)]
+        largest = np.finfo(dtype).max
+        low, high = np.array([*bounds, (-largest, largest)], dtype).T
+    env = DMCWrapper(Strict(spaces.Box(low.astype(dtype), high.astype(dtype), dtype=dtype)), action_repeat=1)
+    env.reset(seed=0)
+    for action in np.random.default_rng(0).uniform(-1, 1, (50, len(low))).astype(np.float32):
+        env.step(action)
+    for action, expected in ((-1.0, low), (1.0, high)):
+        env.step(np.full(len(low), action, np.float32))
+        assert np.allclose(env.unwrapped.seen.astype(float), expected.astype(float), rtol=1e-14 if dtype is np.float64 else 0)
+    env.step(np.zeros(len(low), np.float32))
+    assert np.allclose(env.unwrapped.seen.astype(float), low / 2 + high / 2, atol=0.5 if low.dtype.kind == "i" else 1e-3)
+
+
+def test_actions_of_the_same_range_stay_as_they_are():
+    env = DMCWrapper(Strict(spaces.Box(-1, 1, (5,), np.float64)), action_repeat=1)
+    env.reset(seed=0)
+    for scale in (1, 1e-3, 1e-20):
+        action = (np.random.default_rng(0).uniform(-1, 1, 5) * scale).astype(np.float32)
+        env.step(action)
+        assert env.unwrapped.seen.tolist() == action.astype(np.float64).tolist()
+
+
 def test_an_environment_is_made_again_from_its_spec():
     env = make_dmc("cartpole", "swingup", 4)
     again = gym.make(env.spec)

@@ -165,6 +165,26 @@ def _plain(value: Any) -> Any:
     return value.item() if is_scalar else value
 
 
+def check_off_policy(model: Any) -> None:
+    """
+    Settings that SB3's ``OffPolicyAlgorithm`` takes as they are, from its constructor, ``load`` or ``custom_objects``. Whole
+    numbers become Python's.
+
+    :param model: An agent of it.
+    :raises ValueError: If one is out of range.
+    """
+    smallest = {"batch_size": 1, "buffer_size": 1, "learning_starts": 0, "gradient_steps": -1}
+    for name, minimum in smallest.items():
+        setattr(model, name, whole_number(name, getattr(model, name), minimum))
+    for name in ("tau", "gamma"):
+        fraction(name, getattr(model, name))
+    frequency = model.train_freq
+    if isinstance(frequency, tuple):
+        whole_number("train_freq[0]", frequency[0] if frequency else None, 1)
+    else:
+        whole_number("train_freq", frequency, 1)
+
+
 def refuse_at_load(fixed: Collection[str], given: Mapping[str, Any], what: str) -> None:
     """
     See whether keywords of ``load`` are settings that a saved agent keeps: SB3 would write them down, and not use them.

@@ -1,5 +1,7 @@
 """DrQ-v2 (Yarats et al. 2021): continuous control from pixels, with a critic that can be wide and sparse."""
 
+import io
+import pathlib
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +20,7 @@ from torch.nn import functional as F
 from sb3_sparse.common.model_parts import ModelParts, Network
 from sb3_sparse.common.sb3_models import policy_builder
 from sb3_sparse.common.signatures import FullSignature
-from sb3_sparse.common.validation import fraction, non_negative, positive, whole_number
+from sb3_sparse.common.validation import check_off_policy, non_negative, positive, refuse_at_load, whole_number
 from sb3_sparse.drqv2.noise import noisy_actions
 from sb3_sparse.drqv2.policies import DrQv2Policy, check_images
 from sb3_sparse.networks.drq import DrQActor, DrQCritic
@@ -26,7 +28,7 @@ from sb3_sparse.networks.frozen import frozen
 from sb3_sparse.networks.pieces import encode_in_pieces
 from sb3_sparse.networks.random_shift import RandomShift
 from sb3_sparse.replay.buffer import ComposedReplayBuffer, cut_off
-from sb3_sparse.replay.frame_buffer import FrameReplayBuffer
+from sb3_sparse.replay.frame_buffer import FrameReplayBuffer, at_its_new_place
 from sb3_sparse.replay.owner import check_buffer
 
 
@@ -116,10 +118,10 @@ class DrQv2(OffPolicyAlgorithm):
             env,
             learning_rate,
             buffer_size,
-            whole_number("learning_starts", learning_starts, 0),
-            whole_number("batch_size", batch_size, 1),
-            fraction("tau", tau),
-            fraction("gamma", gamma),
+            learning_starts,
+            batch_size,
+            tau,
+            gamma,
             train_freq,
             gradient_steps,
             n_steps=n_steps,
@@ -135,6 +137,7 @@ class DrQv2(OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         # Here, since `load` sets them without the constructor.
+        check_off_policy(self)
         self.exploration_initial_std = non_negative("exploration_initial_std", self.exploration_initial_std)
         self.exploration_final_std = non_negative("exploration_final_std", self.exploration_final_std)
         self.exploration_steps = whole_number("exploration_steps", self.exploration_steps, 1)
@@ -176,6 +179,20 @@ class DrQv2(OffPolicyAlgorithm):
         if kind is None or issubclass(kind, FrameReplayBuffer):
             kwargs["n_stack"] = n_stack
         return kind or FrameReplayBuffer, kwargs
+
+    @classmethod
+    def load(cls, path: str | pathlib.Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> "DrQv2":
+        """
+        An agent from a file.
+
+        :param path: The file, or its path.
+        :param args: Of SB3's ``load``.
+        :param kwargs: Of SB3's ``load``: other settings than the saved ones. Not those that made the replay buffer; but
+            ``replay_buffer_kwargs=dict(storage_path=...)`` says where the folder of its buffer is now.
+        :raises ValueError: If there is such a one.
+        """
+        refuse_at_load(("replay_buffer_class",), kwargs, "its replay buffer")
+        return super().load(path, *args, **at_its_new_place(path, kwargs))
 
     def fixed_settings(self) -> dict[str, Any]:
         """What made its replay buffer, as keywords of the constructor; a class only where it is not the default."""

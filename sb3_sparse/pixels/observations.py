@@ -8,6 +8,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
 from sb3_sparse.common.validation import whole_number
+from sb3_sparse.dmc import rescaled
 from sb3_sparse.pixels.frames import frames_of
 
 # Smaller ones leave nothing to see, and nothing of DrQ-v2's encoder.
@@ -74,11 +75,10 @@ class PixelObservations(gym.Wrapper, RecordConstructorArgs):
         )
         super().__init__(env)
         self._frames = frames_of(env, size, camera_id, rendering)
-        self._bounds: tuple[np.ndarray, np.ndarray] | None = None
+        self._given_actions = env.action_space
         if isinstance(env.action_space, spaces.Box):
             if not env.action_space.is_bounded():
                 raise ValueError(f"PixelObservations rescales actions in a Box: expected bounds, got {env.action_space}.")
-            self._bounds = env.action_space.low, env.action_space.high
             self.action_space = spaces.Box(-1.0, 1.0, env.action_space.shape, np.float32)
         self.observation_space = spaces.Box(0, 255, (3 * n_stack, size, size), np.uint8)
         self.n_stack, self.action_repeat = n_stack, action_repeat
@@ -92,7 +92,9 @@ class PixelObservations(gym.Wrapper, RecordConstructorArgs):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Hold the action; stop early where the episode ends."""
-        total, action = 0.0, self._rescaled(action)
+        total = 0.0
+        if isinstance(self._given_actions, spaces.Box):
+            action = rescaled(action, self._given_actions)
         for _ in range(self.action_repeat):
             _, reward, terminated, truncated, info = self.env.step(action)
             total += float(reward)
@@ -120,14 +122,3 @@ class PixelObservations(gym.Wrapper, RecordConstructorArgs):
 
     def _frame(self) -> np.ndarray:
         return self._frames.frame().transpose(2, 0, 1)
-
-    def _rescaled(self, action: Any) -> Any:
-        """From [-1, 1] to the range of the environment, in its precision; of whole numbers the nearest one."""
-        if self._bounds is None:
-            return action
-        low, high = self._bounds
-        if np.issubdtype(low.dtype, np.integer):
-            middle = low + (high.astype(float) - low) * ((np.asarray(action, float) + 1) / 2)
-            return np.clip(np.rint(middle).astype(low.dtype), low, high)
-        # Rounding may lead beyond the bounds.
-        return np.clip(low + (high - low) * ((np.asarray(action, low.dtype) + 1) / 2), low, high)

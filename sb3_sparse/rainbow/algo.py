@@ -26,6 +26,7 @@ from sb3_sparse.rainbow.policies import RainbowCnnPolicy, RainbowMultiInputPolic
 from sb3_sparse.rainbow.settings import OF_BUFFER, OF_NETWORK, check_buffer_kwargs, check_settings
 from sb3_sparse.rainbow.simba import SparseSimBaRainbowPolicy
 from sb3_sparse.replay.buffer import ComposedReplayBuffer, cut_off
+from sb3_sparse.replay.frame_buffer import at_its_new_place
 from sb3_sparse.replay.owner import check_buffer
 from sb3_sparse.replay.prioritized import PrioritizedReplayBuffer
 from sb3_sparse.simba.policies import POLICY_ALIAS
@@ -190,17 +191,21 @@ class Rainbow(DQN):
             )
 
     @classmethod
-    def load(cls, *args: Any, **kwargs: Any) -> "Rainbow":
+    def load(cls, path: str | pathlib.Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> "Rainbow":
         """
         An agent from a file.
 
+        :param path: The file, or its path.
         :param args: Of SB3's ``load``.
         :param kwargs: Of SB3's ``load``: other settings than the saved ones. Not those that made the network or the replay
-            buffer, which SB3 would write down and not use.
+            buffer, which SB3 would write down and not use; but ``replay_buffer_kwargs=dict(storage_path=...)`` says where the
+            folder of its buffer is now.
         :raises ValueError: If there is such a one.
         """
-        refuse_at_load(cls.fixed_keywords, kwargs, "its network and its replay buffer")
-        return super().load(*args, **kwargs)
+        found = at_its_new_place(path, kwargs)
+        moved = {"replay_buffer_kwargs"} if found != kwargs else set()
+        refuse_at_load(cls.fixed_keywords - moved, kwargs, "its network and its replay buffer")
+        return super().load(path, *args, **found)
 
     def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
         """

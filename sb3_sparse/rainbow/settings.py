@@ -5,7 +5,7 @@ from typing import Any
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 
-from sb3_sparse.common.validation import fraction, positive, whole_number
+from sb3_sparse.common.validation import check_off_policy, fraction, positive, whole_number
 from sb3_sparse.rainbow.policies import RainbowPolicy
 from sb3_sparse.rainbow.simba import SparseSimBaRainbowPolicy
 from sb3_sparse.replay import PrioritizedReplayBuffer
@@ -25,23 +25,12 @@ def check_settings(model: DQN) -> None:
     :raises ValueError: If a setting is out of range, or its policy is none of Rainbow's.
     """
     _check_policy(type(model).__name__, model.policy_class, model.policy_kwargs)
-    for name, smallest in (
-        ("batch_size", 1),
-        ("buffer_size", 1),
-        ("learning_starts", 0),
-        ("gradient_steps", -1),
-        ("target_update_interval", 1),
-    ):
-        setattr(model, name, whole_number(name, getattr(model, name), smallest))
-    for name in ("tau", "gamma", "exploration_initial_eps", "exploration_final_eps", "exploration_fraction"):
+    model.target_update_interval = whole_number("target_update_interval", model.target_update_interval, 1)
+    check_off_policy(model)
+    for name in ("exploration_initial_eps", "exploration_final_eps", "exploration_fraction"):
         fraction(name, getattr(model, name))
     if model.max_grad_norm != float("inf"):
         positive("max_grad_norm", model.max_grad_norm)
-    frequency: Any = model.train_freq
-    if isinstance(frequency, tuple):
-        whole_number("train_freq[0]", frequency[0] if frequency else None, 1)
-    else:
-        whole_number("train_freq", frequency, 1)
 
 
 def _check_policy(algorithm: str, policy_class: type, policy_kwargs: dict[str, Any]) -> None:

@@ -1,11 +1,15 @@
 """A uniform replay buffer for stacked images, in an eighth of the memory, or in a file that outlives a crash."""
 
+import io
 import os
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_sparse.common.warn import warn_user
 from sb3_sparse.replay.buffer import ComposedReplayBuffer
@@ -16,6 +20,24 @@ from sb3_sparse.replay.storage import ObservationStorage
 
 # Besides frames, in rows: of each step one.
 _ROWS = ("actions", "rewards", "dones", "timeouts")
+# Keywords that say where and how a buffer is written.
+_OF_STORE = {"storage_path", "flush_every", "rewind"}
+
+
+def at_its_new_place(path: str | Path | io.BufferedIOBase, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Keywords of ``load`` for an agent whose buffer's folder was moved: ``replay_buffer_kwargs`` that say no more than where and
+    how it is written get all others that the agent was saved with, in whose place SB3 would take them.
+
+    :param path: The agent's file.
+    :param keywords: Of ``load``.
+    """
+    given = keywords.get("replay_buffer_kwargs")
+    if not isinstance(given, Mapping) or "storage_path" not in given or not given.keys() <= _OF_STORE:
+        return dict(keywords)
+    data, _, _ = load_from_zip_file(path, device="cpu", custom_objects=keywords.get("custom_objects"))
+    saved = (data or {}).get("replay_buffer_kwargs") or {}
+    return {**keywords, "replay_buffer_kwargs": {**saved, **given}}
 
 
 class FrameReplayBuffer(ComposedReplayBuffer):
@@ -75,8 +97,8 @@ class FrameReplayBuffer(ComposedReplayBuffer):
             raise
         if self.store.count:
             warn_user(
-                f"{self.store.folder} holds {self.size() * self.n_envs} transitions of an earlier run, which are used. To "
-                "begin anew, name another folder, or remove this one."
+                f"{self.store.folder} holds {self.size() * self.n_envs} transitions of an earlier run, which are used, with "
+                f"n_steps={self.n_steps} and gamma={self.gamma}. To begin anew, name another folder, or remove this one."
             )
         elif self.store.is_new and owner is not None and owner.num_timesteps:
             warn_user(

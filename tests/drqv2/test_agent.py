@@ -157,6 +157,17 @@ def test_a_saved_agent_goes_on_with_a_buffer_in_a_file(tmp_path):
     assert (buffer.n_steps, buffer.gamma, buffer.n_stack, buffer.store.folder) == (2, 0.99, 3, tmp_path / "store")
 
 
+def test_a_buffer_whose_folder_was_moved_keeps_its_settings(tmp_path):
+    model = agent(n_steps=2, replay_buffer_kwargs=dict(storage_path=tmp_path / "store", n_stack=9)).learn(12)
+    model.save(tmp_path / "agent")
+    model.replay_buffer.close()
+    (tmp_path / "store").rename(tmp_path / "moved")
+    with pytest.warns(UserWarning, match=r"moved holds 12 transitions of an earlier run, .* with n_steps=2 and gamma=0\.99"):
+        loaded = DrQv2.load(tmp_path / "agent", env=Dot(), replay_buffer_kwargs=dict(storage_path=tmp_path / "moved"))
+    assert (loaded.replay_buffer.n_stack, loaded.replay_buffer.n_steps, loaded.replay_buffer.size()) == (9, 2, 12)
+    assert not (tmp_path / "store").exists()
+
+
 def test_single_frames_are_not_kept_in_a_file(tmp_path):
     keywords = dict(storage_path=tmp_path / "store")
     with pytest.raises(ValueError, match=r"storage_path=.*\(3, 24, 24\).*single frames"):

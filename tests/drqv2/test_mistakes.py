@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize, VecTransposeImage
 
 from sb3_sparse.drqv2 import DrQv2
@@ -76,9 +77,14 @@ def test_a_buffer_of_another_environment_is_refused(tmp_path):
 
 def test_settings_are_checked_when_an_agent_is_loaded(tmp_path):
     agent().save(tmp_path / "agent")
-    for name, value in (("noise_clip", -1), ("shift_pad", -1), ("exploration_steps", 0), ("exploration_final_std", -0.1)):
-        with pytest.raises(ValueError, match=name):
-            DrQv2.load(tmp_path / "agent", **{name: value})
+    own = [("noise_clip", -1), ("shift_pad", -1), ("exploration_steps", 0), ("exploration_final_std", -0.1)]
+    of_sb3 = [("tau", 3.0), ("gamma", 3), ("batch_size", 0), ("batch_size", 2.5), ("gradient_steps", -5), ("train_freq", 0)]
+    for name, value in (*own, *of_sb3, ("learning_starts", -1), ("gradient_steps", 1.5), ("buffer_size", 0)):
+        for make in (agent, lambda **keyword: DrQv2.load(tmp_path / "agent", **keyword)):
+            with pytest.raises(ValueError, match=rf"^{name}={value}: expected"):
+                make(**{name: value})
+    with pytest.raises(ValueError, match=r"replay_buffer_class=.*the saved agent has its own"):
+        DrQv2.load(tmp_path / "agent", replay_buffer_class=ReplayBuffer)
 
 
 def test_redo_names_the_networks_that_have_hidden_layers():

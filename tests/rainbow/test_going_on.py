@@ -12,6 +12,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_sparse.rainbow import DER, Rainbow
+from sb3_sparse.replay import FrameReplayBuffer
 
 SETTINGS = dict(learning_starts=20, buffer_size=90, batch_size=8, seed=0, device="cpu", target_update_interval=15)
 
@@ -172,3 +173,19 @@ def test_the_weights_of_draws_are_those_of_the_agent(buffer_file, theirs, warned
         model.load_replay_buffer(path)
     assert model.replay_buffer.beta == 0.4
     assert model.replay_buffer.size() == 32
+
+
+def test_a_buffer_whose_folder_was_moved_keeps_its_settings(tmp_path):
+    """Mistake of ours: the page said how to name the new place, and load refused it."""
+    kwargs = dict(storage_path=tmp_path / "store", n_stack=4, rewind=0)
+    settings = dict(SETTINGS, prioritized=False, replay_buffer_class=FrameReplayBuffer, policy_kwargs=dict(encoder="grid"))
+    model = Rainbow("CnnPolicy", Walk(FRAMES), n_steps=2, replay_buffer_kwargs=kwargs, **settings).learn(25)
+    model.save(tmp_path / "agent")
+    model.replay_buffer.close()
+    (tmp_path / "store").rename(tmp_path / "moved")
+    moved = dict(storage_path=tmp_path / "moved")
+    with pytest.warns(UserWarning, match="moved holds 28 transitions of an earlier run, .* n_steps=2"):
+        loaded = Rainbow.load(tmp_path / "agent", env=Walk(FRAMES), replay_buffer_kwargs=moved)
+    assert (loaded.replay_buffer.n_steps, loaded.replay_buffer.size()) == (2, 28)
+    with pytest.raises(ValueError, match="the saved agent has its own"):
+        Rainbow.load(tmp_path / "agent", replay_buffer_kwargs=dict(n_stack=2))
