@@ -295,12 +295,13 @@ class DrQv2(OffPolicyAlgorithm):
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int = 4,
-        tb_log_name: str = "DrQv2",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
+        tb_log_name: str | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> "DrQv2":
-        """Train, see SB3's ``learn``."""
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        """Train, see SB3's ``learn``. By default a run is named by the class in TensorBoard."""
+        name = tb_log_name or type(self).__name__
+        return super().learn(total_timesteps, callback, log_interval, name, *args, **kwargs)
 
     def model_parts(self) -> ModelParts:
         """Its networks, for measurements and resets; see :class:`~sb3_sparse.common.model_parts.HasModelParts`."""

@@ -7,8 +7,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3 import DQN
-from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
@@ -134,7 +135,7 @@ class Rainbow(DQN):
         self._check_buffer_class(buffer_class)
         own = {"n_steps": n_steps, "gamma": gamma, **({"alpha": alpha, "beta": beta} if prioritized else {})}
         check_buffer_kwargs(type(self).__name__, buffer_class, buffer_kwargs, own)
-        if issubclass(buffer_class or object, ComposedReplayBuffer):
+        if issubclass(buffer_class or object, (ComposedReplayBuffer, NStepReplayBuffer)):
             buffer_kwargs |= own
         super().__init__(
             policy,
@@ -159,6 +160,10 @@ class Rainbow(DQN):
     def _setup_model(self) -> None:
         check_settings(self)
         self._check_buffer_class(self.replay_buffer_class)
+        if self.replay_buffer_class is None and self.n_steps > 1 and isinstance(self.observation_space, spaces.Dict):
+            # SB3 has none that adds rewards up for these.
+            self.replay_buffer_class = ComposedReplayBuffer
+            self.replay_buffer_kwargs = {**self.replay_buffer_kwargs, "n_steps": self.n_steps, "gamma": self.gamma}
         # SB3 warns of steps that a buffer class does not get from it. Ours has them already, and so has one that SB3 itself
         # has chosen before the agent was saved.
         n_steps = self.n_steps
@@ -263,6 +268,7 @@ class Rainbow(DQN):
             if found.clipped is not None:
                 clipped.append(found.clipped)
             if self.prioritized:
+                _check_finite(found.priorities)
                 self.replay_buffer.update_priorities(samples.indices, found.priorities)  # type: ignore[union-attr]
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -346,6 +352,19 @@ class Rainbow(DQN):
         # Noise explores from the first step on; random actions would only come between.
         return super()._sample_action(0 if self.noisy else learning_starts, action_noise, n_envs)
 
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> "Rainbow":
+        """Train, see SB3's ``learn``. By default a run is named by the class in TensorBoard."""
+        name = tb_log_name or type(self).__name__
+        return super().learn(total_timesteps, callback, log_interval, name, *args, **kwargs)
+
     def model_parts(self) -> ModelParts:
         """Its network, for measurements and resets; see :class:`~sb3_sparse.common.model_parts.HasModelParts`."""
         known = sb3_model_parts(self)
@@ -360,6 +379,14 @@ class Rainbow(DQN):
         :return: ``(batch,)``
         """
         return self._losses(batch).losses.flatten()
+
+
+def _check_finite(losses: th.Tensor) -> None:
+    if not losses.isfinite().all():
+        raise ValueError(
+            f"{int((~losses.isfinite()).sum())} of {losses.numel()} losses are not finite: training has diverged, or rewards "
+            "or observations are not finite. A smaller learning_rate or max_grad_norm, or smaller rewards, may help."
+        )
 
 
 def _epsilon(given: float | None, default: float, noisy: bool) -> float:

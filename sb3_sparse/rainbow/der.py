@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch as th
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_sparse.rainbow.algo import Rainbow
@@ -49,7 +50,7 @@ class DER(Rainbow):
         **kwargs: Any,
     ):
         policy_kwargs = dict(policy_kwargs or {})
-        if "optimizer_class" not in policy_kwargs:
+        if policy_kwargs.get("optimizer_class", th.optim.Adam) is th.optim.Adam:
             policy_kwargs["optimizer_kwargs"] = {"eps": 1.5e-4, **(policy_kwargs.get("optimizer_kwargs") or {})}
         super().__init__(
             policy,

@@ -4,9 +4,11 @@ import sys
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DQN
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MultiInputPolicy
@@ -150,6 +152,14 @@ class RainbowPolicy(LoadsWhole, DQNPolicy):
             raise ValueError(
                 f"encoder={self.encoder_kwargs['encoder']!r} for the observation space {space}: expected images of uint8, or "
                 "grids of bool, with three dimensions. Leave encoder out for anything else."
+            )
+        scales = self.encoder_kwargs["encoder"] != "grid" and space.dtype == np.uint8 and kwargs.get("normalize_images", True)
+        if scales and not is_image_space(space, check_channels=False):
+            # SB3 leaves them as they are, where these encoders expect [0, 1].
+            raise ValueError(
+                f"encoder={self.encoder_kwargs['encoder']!r} for the observation space {space}: expected bounds of 0 and 255, "
+                "by which SB3 knows what to divide by 255. Say spaces.Box(0, 255, shape, np.uint8) in the environment, or "
+                "encoder='grid', which takes numbers as they are."
             )
         if kwargs.get("features_extractor_class", ImageEncoder) is not ImageEncoder:
             raise ValueError("encoder= and features_extractor_class= are two ways to say the same: leave one of them out.")

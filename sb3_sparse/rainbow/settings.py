@@ -9,12 +9,13 @@ from sb3_sparse.common.validation import check_off_policy, fraction, positive, w
 from sb3_sparse.rainbow.policies import RainbowPolicy
 from sb3_sparse.rainbow.simba import SparseSimBaRainbowPolicy
 from sb3_sparse.replay import PrioritizedReplayBuffer
+from sb3_sparse.replay.buffer import ComposedReplayBuffer
 
 # Keywords that made the network and the replay buffer of a saved agent.
 OF_NETWORK = ("distributional", "dueling", "noisy", "n_atoms", "v_min", "v_max", "sigma")
 OF_BUFFER = ("prioritized", "n_steps", "gamma", "alpha", "beta", "replay_buffer_class", "replay_buffer_kwargs")
 # What an agent takes if no other class is named.
-_DEFAULT_BUFFERS = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer, PrioritizedReplayBuffer)
+_DEFAULT_BUFFERS = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer, ComposedReplayBuffer, PrioritizedReplayBuffer)
 # Of buffers of this package; SB3's have no such keywords.
 _OF_OUR_BUFFERS = {"n_stack": "replay_buffer_class=FrameReplayBuffer", "alpha": "prioritized=True", "beta": "prioritized=True"}
 

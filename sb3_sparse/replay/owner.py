@@ -1,8 +1,6 @@
 """The algorithm that a buffer or a policy is made or used by, which SB3 does not tell them: who calls is known."""
 
-import inspect
-from functools import cache
-from types import CodeType, FrameType
+from types import FrameType
 
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -89,13 +87,6 @@ def _shape(space: spaces.Space) -> str:
     return f"{type(space).__name__}{tuple(space.shape or ())}"
 
 
-@cache
-def updates_priorities(algorithm: type) -> bool:
-    """Whether a method of an algorithm names ``update_priorities``."""
-    methods = [member for kind in algorithm.__mro__ for member in vars(kind).values() if inspect.isfunction(member)]
-    return any(_names(method.__code__) for method in methods)
-
-
-def _names(code: CodeType) -> bool:
-    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-    return "update_priorities" in code.co_names or any(map(_names, inner))
+def trains_as_sb3(algorithm: type[BaseAlgorithm]) -> bool:
+    """Whether the updates of an algorithm are those of SB3 or sb3-contrib, which know no priorities."""
+    return str(algorithm.train.__module__).partition(".")[0] in ("stable_baselines3", "sb3_contrib")  # type: ignore[attr-defined]

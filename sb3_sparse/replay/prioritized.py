@@ -7,15 +7,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_sparse.common.validation import fraction, whole_number
+from sb3_sparse.common.warn import warn_user
 from sb3_sparse.replay.buffer import ComposedReplayBuffer
 from sb3_sparse.replay.frames import FrameStacks
-from sb3_sparse.replay.owner import algorithm_behind, updates_priorities
+from sb3_sparse.replay.owner import algorithm_behind, trains_as_sb3
 from sb3_sparse.replay.priorities import Priorities, importance_weights
 from sb3_sparse.replay.storage import ObservationStorage
+
+# Batches that are drawn without an update of priorities, before a warning: some algorithms draw several for one.
+PATIENCE = 1_000
 
 
 class PrioritizedSamples(NamedTuple):
@@ -37,8 +42,8 @@ class PrioritizedReplayBuffer(ComposedReplayBuffer):
     """
     Draws transitions in proportion to ``priority ** alpha``, from any number of environments and observation space.
 
-    The algorithm weighs each sample's loss by ``samples.weights`` and then calls :meth:`update_priorities`. One that never
-    does, such as SB3's own, is refused: it would learn from draws that nothing corrects for.
+    The algorithm weighs each sample's loss by ``samples.weights`` and then calls :meth:`update_priorities`. SB3's own, which
+    never do, are refused: they would learn from draws that nothing corrects for. Of others a warning says so.
 
     .. code-block:: python
 
@@ -56,6 +61,9 @@ class PrioritizedReplayBuffer(ComposedReplayBuffer):
     :param kwargs: Of :class:`~sb3_sparse.replay.buffer.ComposedReplayBuffer`.
     :raises ValueError: If a value is out of range, or the algorithm never updates priorities.
     """
+
+    # Draws since the last update of priorities; None once it has been warned of. Pickles of before have none.
+    _draws: int | None = 0
 
     def __init__(
         self,
@@ -83,11 +91,11 @@ class PrioritizedReplayBuffer(ComposedReplayBuffer):
             return super()._make_storage()
         return FrameStacks(self.observation_space, self.buffer_size, self.n_envs, self.n_stack)
 
-    def add(self, *args: Any, **kwargs: Any) -> None:
-        """Keep a step of all environments, with the largest priority that there ever was."""
-        super().add(*args, **kwargs)
-        first = (self.pos - 1) % self.buffer_size * self.n_envs
+    def _advance(self) -> None:
+        # New steps have the largest priority that there ever was. Before they count: an interruption counts them later.
+        first = self.pos * self.n_envs
         self.priorities.enter(np.arange(first, first + self.n_envs))
+        super()._advance()
 
     def reset(self) -> None:
         """Forget all transitions and their priorities."""
@@ -106,7 +114,7 @@ class PrioritizedReplayBuffer(ComposedReplayBuffer):
             discount factor.
         """
         caller = sys._getframe(1)
-        _refuse_who_never_updates(caller)
+        self._count_draw(_refuse_who_never_updates(caller))
         self._check_gamma(caller)
         beta = fraction("beta(progress_remaining)", self.beta(self.progress_remaining)) if callable(self.beta) else self.beta
         indices, probabilities = self.priorities.draw(batch_size)
@@ -114,6 +122,18 @@ class PrioritizedReplayBuffer(ComposedReplayBuffer):
         steps, envs = np.divmod(indices, self.n_envs)
         samples = self._at(steps, envs, env)
         return PrioritizedSamples(*samples, weights=self.to_torch(weights[:, None]), indices=indices)
+
+    def _count_draw(self, algorithm: BaseAlgorithm | None) -> None:
+        """Whether an algorithm updates priorities is only seen when it does not."""
+        if algorithm is None or self._draws is None:
+            return
+        self._draws += 1
+        if self._draws > PATIENCE:
+            self._draws = None
+            warn_user(
+                f"{type(algorithm).__name__} has drawn {PATIENCE} batches without updating priorities: prioritised replay is "
+                "silently wrong so. Its train() should call replay_buffer.update_priorities(samples.indices, errors)."
+            )
 
     def update_priorities(self, indices: np.ndarray, priorities: np.ndarray | th.Tensor) -> None:
         """
@@ -127,17 +147,20 @@ class PrioritizedReplayBuffer(ComposedReplayBuffer):
         if values.size != len(indices):
             raise ValueError(f"{values.size} priorities for {len(indices)} indices: expected one for each.")
         self.priorities.update(indices, values.reshape(-1))
+        if self._draws is not None:
+            self._draws = 0
 
 
-def _refuse_who_never_updates(caller: FrameType) -> None:
+def _refuse_who_never_updates(caller: FrameType) -> BaseAlgorithm | None:
     """
     Priorities that nobody updates are all those of the first day: the draw then looks uniform until a buffer that was
     loaded, or a schedule, makes it something else, and nothing weighs it.
     """
     algorithm = algorithm_behind(caller)
-    if algorithm is not None and not updates_priorities(type(algorithm)):
+    if algorithm is not None and trains_as_sb3(type(algorithm)):
         name = type(algorithm).__name__
         raise ValueError(
             f"{name} never updates priorities, so prioritised replay would be silently wrong with it. Use Rainbow or DER of "
             "this package, or override train() and call replay_buffer.update_priorities(samples.indices, errors)."
         )
+    return algorithm

@@ -1,14 +1,17 @@
-"""Each switch off is its base."""
+"""Each switch off is its base; and what an agent takes from SB3 or has as its own."""
 
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from stable_baselines3 import DQN
+from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_sparse.rainbow import Rainbow
+from sb3_sparse.rainbow import DER, Rainbow
+from tests.envs import SpaceEnv
 
 OFF = dict(distributional=False, dueling=False, double=False, noisy=False, prioritized=False, n_steps=1)
 COMMON = dict(
@@ -81,3 +84,41 @@ def test_everything_on_trains():
     before = [p.clone() for p in model.policy.parameters()]
     model.learn(50, reset_num_timesteps=False)
     assert any(not th.equal(p, q) for p, q in zip(before, model.q_net.parameters(), strict=False))
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_dict_observations_without_priorities(n_steps, tmp_path):
+    """Mistake of ours: SB3 has no buffer of several steps for them, and an assertion of it was all that was said."""
+    env = SpaceEnv(spaces.Dict({"a": spaces.Box(-1, 1, (4,))}), spaces.Discrete(3))
+    settings = dict(n_steps=n_steps, prioritized=False, learning_starts=10, buffer_size=50)
+    model = Rainbow("MultiInputPolicy", env, **settings).learn(20)
+    assert getattr(model.replay_buffer, "n_steps", 1) == n_steps
+    model.save(tmp_path / "agent")
+    assert getattr(Rainbow.load(tmp_path / "agent", env=env).learn(20).replay_buffer, "n_steps", 1) == n_steps
+
+
+def test_a_buffer_of_sb3_that_is_named_gets_its_steps_without_a_warning(recwarn):
+    kwargs = dict(prioritized=False, replay_buffer_class=NStepReplayBuffer, n_steps=4, gamma=0.9)
+    buffer = Rainbow("MlpPolicy", "CartPole-v1", buffer_size=10, **kwargs).replay_buffer
+    assert (buffer.n_steps, buffer.gamma) == (4, 0.9)
+    assert not [warning for warning in recwarn if "n_steps" in str(warning.message)]
+
+
+def test_runs_are_named_by_their_class_in_tensorboard(tmp_path):
+    class Mine(DER):
+        pass
+
+    for algorithm in (Rainbow, DER, Mine):
+        algorithm("MlpPolicy", "CartPole-v1", buffer_size=10, tensorboard_log=str(tmp_path)).learn(1)
+    Rainbow("MlpPolicy", "CartPole-v1", buffer_size=10, tensorboard_log=str(tmp_path)).learn(1, tb_log_name="other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["DER_1", "Mine_1", "Rainbow_1", "other_1"]
+
+
+def test_ders_adam_is_its_own_whether_it_is_named_or_not():
+    for policy_kwargs in ({}, {"optimizer_class": th.optim.Adam}):
+        model = DER("MlpPolicy", "CartPole-v1", buffer_size=10, policy_kwargs=policy_kwargs)
+        assert model.policy.optimizer.defaults["eps"] == 1.5e-4
+    named = dict(optimizer_class=th.optim.Adam, optimizer_kwargs=dict(eps=1e-3))
+    assert DER("MlpPolicy", "CartPole-v1", buffer_size=10, policy_kwargs=named).policy.optimizer.defaults["eps"] == 1e-3
+    named = dict(optimizer_class=th.optim.SGD)
+    assert "eps" not in DER("MlpPolicy", "CartPole-v1", buffer_size=10, policy_kwargs=named).policy.optimizer.defaults

@@ -87,6 +87,23 @@ def test_images_in_the_wrong_layout():
         DER("MlpPolicy", "CartPole-v1", replay_buffer_kwargs=dict(n_stack=4), buffer_size=10)
 
 
+@pytest.mark.parametrize("encoder", ["nature", "nature_same", "impala"])
+def test_images_that_sb3_would_not_scale(encoder):
+    """Mistake of ours: such encoders were given numbers up to 254 where they expect [0, 1]."""
+    kwargs = dict(buffer_size=10, policy_kwargs=dict(encoder=encoder))
+    for high in (1, 254):
+        env = SpaceEnv(spaces.Box(0, high, (4, 84, 84), np.uint8), DISCRETE)
+        with pytest.raises(ValueError, match=f"encoder='{encoder}' for the observation space .*expected bounds of 0 and 255"):
+            Rainbow("CnnPolicy", env, **kwargs)
+    Rainbow("CnnPolicy", SpaceEnv(spaces.Box(0, 255, (4, 84, 84), np.uint8), DISCRETE), **kwargs)
+
+
+def test_a_divergence_is_called_one():
+    model = Rainbow("MlpPolicy", "CartPole-v1", learning_rate=1e30, learning_starts=10, buffer_size=50)
+    with pytest.raises(ValueError, match="of 32 losses are not finite: training has diverged"):
+        model.learn(60)
+
+
 @pytest.mark.parametrize("policy", ["MlpPolicy", "SparseSimBaPolicy"])
 def test_actions_that_do_not_begin_with_0(policy):
     env = SpaceEnv(spaces.Box(-1, 1, (4,)), spaces.Discrete(2, start=5))
