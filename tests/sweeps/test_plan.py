@@ -160,7 +160,7 @@ def test_no_steps(value):
         ({"axes": {"arm": {"a": {}, "b": {}}, "seed": 2}}, r"axes: arm=a and arm=b are the same run \(of seed=0\)"),
         (
             {"axes": {"sparsity": [0, 0.9], "arm": {"ours": {}, "SB3": MLP}}},
-            r"sparsity=0 and sparsity=0.9 .* \(of arm=SB3, seed=0",
+            "axes.sparsity: 0 means policy_kwargs.sparsity=0.*a block of `also`",
         ),
         ({"axes": {"gamma": [1, True]}}, "axes.gamma: True stands there twice, as 1 and True"),
         ({"axes": {"normalize": [0, False, True]}}, "twice, as 0 and False"),
@@ -173,7 +173,36 @@ def test_no_steps(value):
             {"axes": {"arm": {1: {}}}, "also": [{"axes": {"arm": {True: MLP}}}]},
             "axes.arm has 1 and True, which reports cannot",
         ),
-        ({"hyperparams": {"seed": 7}}, "hyperparams.seed=7: seeds are an axis, axes.seed"),
+        ({"hyperparams": {"seed": 7}}, "hyperparams.seed=7 is none .*: seeds are an axis, axes.seed"),
+        *(
+            ({"hyperparams": {name: 7}}, f"hyperparams.{name}=7 is none of the algorithm's: ")
+            for name in ("n_timesteps", "device", "verbose", "tensorboard_log", "exact_checkpoint_freq")
+        ),
+        (
+            {"axes": {"arm": {"a": {"hyperparams": {"n_timesteps": 7}}}}},
+            "n_timesteps=7 is none .*beside hyperparams",
+        ),
+        (
+            {"axes": {"gamma": [0.9], "arm": {"b": {"hyperparams": {"gamma": 0.5}}}}},
+            "gamma: 0.9 means gamma=0.9, which",
+        ),
+        ({"axes": {"arm": {"a": {"hyperparams": {"gamma": 0.5}}}, "gamma": [0.9]}}, r"axes.arm: a means gamma=0.5, which has"),
+        (
+            {"axes": {"width": [0.1], "policy_kwargs.width_scale": [0.2]}},
+            "axes.width: 0.1 means policy_kwargs.width",
+        ),
+        ({"axes": {"width": [0.1], "arm": {"SB3": MLP}}}, "axes.width: 0.1 means policy_kwargs.width"),
+        (
+            {"axes": {"n_timesteps": [5], "arm": {"a": {"n_timesteps": 7}}}},
+            "axes.n_timesteps: 5 means .*, which is 7",
+        ),
+        (
+            {"axes": {"a": {1: {"evaluation": {"episodes": 1}}}, "b": {1: {"evaluation": {"episodes": 2}}}}},
+            "axes.a: 1 means evaluation",
+        ),
+        ({"evaluation": {"every": "0%"}}, "evaluation.every='0%': expected a part of the run"),
+        ({"evaluation": {"every": "150%"}}, "evaluation.every='150%': expected a part of the run"),
+        ({"axes": {"seed": [2**32 - 1]}}, "seed=4294967295"),
         ({"hyperparams": {1: 2}}, "hyperparams: 1 is no name of a setting"),
         ({"hyperparams": {True: 2}}, "hyperparams: True is no name of a setting"),
         ({"hyperparams": {"policy_kwargs..sparsity": 2}}, "hyperparams: 'policy_kwargs..sparsity' is no name of a setting"),
@@ -205,6 +234,18 @@ def test_no_steps(value):
 def test_wrong_plans(changes, message):
     with pytest.raises(ValueError, match=message):
         make_plan({**SAC, **changes})
+
+
+def test_axes_that_set_the_same_alike_or_beside_each_other():
+    dense = {"hyperparams": {"policy_kwargs": {"width_scale": 1, "sparsity": 0}}}
+    as_text = {"hyperparams": {"policy_kwargs": "dict(width_scale=1, activation_fn=nn.ReLU)"}}
+    axes = {"arm": {"dense": dense, "text": as_text}, "width": [1], "policy_kwargs.n_critics": [1], "gamma": [0.9]}
+    one, other = make_plan({**SAC, "axes": axes}).runs
+    assert one.settings["hyperparams"]["policy_kwargs"] == {"width_scale": 1, "sparsity": 0, "n_critics": 1}
+    assert "n_critics" in other.settings["hyperparams"]["policy_kwargs"]
+    # Blocks and the plan itself may be changed by any axis.
+    plan = make_plan({**SAC, "hyperparams": {"gamma": 0.5}, "axes": {"gamma": [0.9]}})
+    assert plan.runs[0].settings["hyperparams"]["gamma"] == 0.9
 
 
 def test_a_file_is_named_in_what_is_wrong_with_it(tmp_path):

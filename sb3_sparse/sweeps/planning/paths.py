@@ -57,3 +57,41 @@ def _set(entries: dict[str, Any], names: list[str], value: Any, path: str) -> No
     if not isinstance(inner, dict):
         raise ValueError(f"{path}: {name} is {inner!r}, which has no entry {deeper[0]!r}. Set {name} as a whole.")
     _set(inner, deeper, value, path)
+
+
+def still_holds(settings: Mapping[str, Any], path: str, value: Any) -> bool:
+    """
+    Whether what was set is still there: of a mapping all of its entries, to which others may have come.
+
+    >>> still_holds({"policy_kwargs": {"net_arch": [64], "sparsity": 0.8}}, "policy_kwargs", {"net_arch": [64]})
+    True
+
+    :param settings: That other changes may have been made of.
+    :param path: Of :func:`set_by_path`.
+    :param value: What was set there.
+    """
+    found: Any = settings
+    for name in path.split("."):
+        found = _as_entries(name, found)
+        if not isinstance(found, Mapping) or name not in found:
+            return False
+        found = found[name]
+    return _holds(path, found, value)
+
+
+def _holds(path: str, found: Any, value: Any) -> bool:
+    found, value = _as_entries(path, found), _as_entries(path, value)
+    if isinstance(value, Mapping):
+        return isinstance(found, Mapping) and all(name in found and _holds(path, found[name], value[name]) for name in value)
+    return repr(found) == repr(value)
+
+
+def _as_entries(name: str, value: Any) -> Any:
+    """What was written as Python, as a mapping if it is one."""
+    if not isinstance(value, str):
+        return value
+    try:
+        read = parse_literal(name, value, {known: _Name(known) for known in literal_names()})
+    except ValueError:
+        return value
+    return read if isinstance(read, dict) else value

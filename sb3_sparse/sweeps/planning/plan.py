@@ -14,7 +14,7 @@ import torch as th
 
 from sb3_sparse.common.validation import finite, flag, fraction, names, non_negative, whole_number
 from sb3_sparse.sweeps.planning.axes import OF_RUN, SHORT, Point, as_label, axes_of, check_labels, check_names, mapping
-from sb3_sparse.sweeps.planning.paths import set_by_path
+from sb3_sparse.sweeps.planning.paths import set_by_path, still_holds
 from sb3_sparse.sweeps.planning.yaml_plain import read_yaml
 from sb3_sparse.zoo import WrongSettingError, check_classes, import_packages, packaged_hyperparams
 
@@ -27,7 +27,16 @@ EVALUATION = {
     # Training ends at a mean return, or after so many evaluations without a better one.
     **{"stop_at": None, "stop_after": None},
 }
-NAME_LENGTH = 100
+# What is no hyperparameter, though a constructor of SB3 or a file of rl-zoo3 may have it.
+ELSEWHERE = {
+    "seed": "seeds are an axis, axes.seed, a number of seeds or a list",
+    "n_timesteps": "say n_timesteps beside hyperparams, or make it an axis",
+    "device": "say device beside hyperparams, or make it an axis",
+    "tensorboard_log": "say tensorboard: true at the top of the plan",
+    "verbose": "what a run says is in its log.txt",
+    "exact_checkpoint_freq": "say checkpoint_every at the top of the plan",
+}
+NAME_LENGTH, MAX_SEED = 100, 2**32 - 10_000
 FEW_STEPS = 1_000
 
 
@@ -138,10 +147,13 @@ def steps_of(name: str, value: Any, n_timesteps: int) -> int:
     :param name: For messages.
     :param value: The number, or the part.
     :param n_timesteps: Of the run.
-    :raises ValueError: If it is neither, or below 1.
+    :raises ValueError: If it is neither, or below 1, or more than the run.
     """
     if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?\s*%", value):
-        return max(1, round(float(value.rstrip(" %")) / 100 * n_timesteps))
+        percent = float(value.rstrip(" %"))
+        if not 0 < percent <= 100:
+            raise ValueError(f"{name}={value!r}: expected a part of the run, more than 0% and at most 100%.")
+        return max(1, round(percent / 100 * n_timesteps))
     try:
         return whole_number(name, value, 1)
     except ValueError as error:
@@ -192,11 +204,8 @@ def _run(
             raise ValueError(f"{needed}={last.get(needed)!r}: expected a name, in the plan or as an axis.")
     hyperparams = packaged(last["algo"], last["env"])
     for change in changes:
-        hyperparams = set_by_path(hyperparams, _for_algo(last["algo"], mapping("hyperparams", change.get("hyperparams"))))
-    if "seed" in hyperparams:
-        raise ValueError(
-            f"hyperparams.seed={hyperparams['seed']!r}: seeds are an axis, axes.seed, a number of seeds or a list."
-        )
+        hyperparams = set_by_path(hyperparams, _hyperparams_of(last["algo"], change))
+    _check_all_hold(point, last, hyperparams)
     in_file = hyperparams.pop("n_timesteps", None)
     n_timesteps = whole_number("n_timesteps", last.get("n_timesteps", in_file), 1)
     in_file = hyperparams.pop("callback", None) or []
@@ -205,10 +214,14 @@ def _run(
     for change in changes:
         callbacks += _callbacks(change.get("callbacks"))
         evaluation |= mapping("evaluation", change.get("evaluation"))
+    for name, label, change in point:
+        if any(evaluation[key] != value for key, value in mapping("evaluation", change.get("evaluation")).items()):
+            raise _overwritten(name, label, f"evaluation of {change['evaluation']!r}", f"is {evaluation!r}")
     settings = {
         "algo": last["algo"],
         "env": last["env"],
-        "seed": whole_number("seed", last.get("seed", 0), 0, 2**32 - 1),
+        # The last evaluation has a seed a little larger.
+        "seed": whole_number("seed", last.get("seed", 0), 0, MAX_SEED),
         "n_timesteps": n_timesteps,
         "device": _device(last.get("device", "auto")),
         "hyperparams": hyperparams,
@@ -220,6 +233,33 @@ def _run(
     except (TypeError, ValueError) as error:
         raise ValueError(f"a setting of {last['algo']} on {last['env']} is no plain data ({error}): {settings}") from error
     return PlannedRun({name: label for name, label, _ in point}, settings)
+
+
+def _hyperparams_of(algo: str, change: Mapping[str, Any]) -> dict[str, Any]:
+    """By path, of the plan, a block or a point of an axis."""
+    given = mapping("hyperparams", change.get("hyperparams"))
+    for name, where in ELSEWHERE.items():
+        if name in given:
+            raise ValueError(f"hyperparams.{name}={given[name]!r} is none of the algorithm's: {where}.")
+    return _for_algo(algo, given)
+
+
+def _check_all_hold(point: tuple[Point, ...], last: Mapping[str, Any], hyperparams: Mapping[str, Any]) -> None:
+    """:raises ValueError: If what one axis sets is set otherwise by another one: the run's label would not be true."""
+    for name, label, change in point:
+        for key, value in change.items():
+            if key not in ("hyperparams", "callbacks", "evaluation") and last[key] != value:
+                raise _overwritten(name, label, f"{key}={value!r}", f"is {last[key]!r}")
+        for path, value in _hyperparams_of(last["algo"], change).items():
+            if not still_holds(hyperparams, path, value):
+                raise _overwritten(name, label, f"{path}={value!r}", "has another value, or none")
+
+
+def _overwritten(axis: str, label: Any, what: str, instead: str) -> ValueError:
+    return ValueError(
+        f"axes.{axis}: {as_label(label)} means {what}, which {instead} where another axis has had its turn. Two axes cannot "
+        "set the same: make one axis of them; what needs fewer axes is a block of `also`."
+    )
 
 
 def _all_different(runs: list[PlannedRun]) -> list[PlannedRun]:
