@@ -158,6 +158,26 @@ def plasticity_curves(folder: Path) -> dict[str, Series]:
     return _read_table(folder / PLASTICITY_FILE, "timesteps")
 
 
+def ends_without_number(folder: Path) -> dict[str, float]:
+    """
+    Series of a run that had finite numbers and have none at the end, as those of networks that have diverged; and the step of
+    the last finite one. Of evaluations one without a number is enough. Named as the columns, and ``"evaluations"``.
+
+    :param folder: Of the run.
+    :raises ValueError: If a file is damaged.
+    """
+    series = _read_table(folder / PLASTICITY_FILE, "timesteps", finite=False)
+    found = {name: each for name, each in series.items() if not np.isfinite(each.y[-1])}
+    path = folder / EVALUATIONS_FILE
+    if path.is_file():
+        with _reading(path), path.open("rb") as opened, np.load(opened) as file:
+            evaluations = _series(file["timesteps"], file["results"].mean(axis=1), finite=False)
+        if not np.isfinite(evaluations.y).all():
+            found["evaluations"] = evaluations
+    finite = {name: each.x[np.isfinite(each.y)] for name, each in found.items()}
+    return {name: float(steps[-1]) for name, steps in finite.items() if len(steps)}
+
+
 def _read_monitor(folder: Path, frames_per_step: int) -> dict[str, Series]:
     """Returns and clock of all environments of a run: every one counts its own steps."""
     episodes, starts = [], []
@@ -202,8 +222,8 @@ def frames_per_step(env_wrapper: Any) -> int:
     return frames
 
 
-def _read_table(path: Path, step_column: str) -> dict[str, Series]:
-    """The columns of a CSV of SB3's logger or of the plasticity callback; what is no number is left out."""
+def _read_table(path: Path, step_column: str, finite: bool = True) -> dict[str, Series]:
+    """The columns of a CSV of SB3's logger or of the plasticity callback; what is no number is left out, unless asked for."""
     if not path.is_file():
         return {}
     # What a user logs may be text.
@@ -215,7 +235,7 @@ def _read_table(path: Path, step_column: str) -> dict[str, Series]:
         raise ValueError(f"{str(path)!r} has no column {step_column!r}: its columns are {list(rows[0])}.")
     columns = [name for name in (rows[0] if rows else []) if name and name != step_column]
     steps = [_number(row[step_column]) for row in rows]
-    found = {name: _series(steps, [_number(row[name]) for row in rows]) for name in columns}
+    found = {name: _series(steps, [_number(row[name]) for row in rows], finite) for name in columns}
     return {name: series for name, series in found.items() if len(series.x)}
 
 
@@ -328,10 +348,10 @@ def read_settings(path: Path) -> dict[str, Any]:
     return {**{name: named[name] for name in ("algo", "env", "env_kwargs") if named.get(name)}, **config}
 
 
-def _series(x: Iterable[float], y: Iterable[float]) -> Series:
-    """Sorted by timesteps, only finite points, the last one of equal timesteps: a resumed run may repeat some."""
+def _series(x: Iterable[float], y: Iterable[float], finite: bool = True) -> Series:
+    """Sorted by timesteps, only finite points or all, the last one of equal timesteps: a resumed run may repeat some."""
     points = np.array([list(x), list(y)], dtype=np.float64)
-    points = points[:, np.isfinite(points).all(axis=0)]
+    points = points[:, np.isfinite(points if finite else points[:1]).all(axis=0)]
     # The first of equal ones from behind.
     steps, places = np.unique(points[0, ::-1], return_index=True)
     return Series(steps, points[1, ::-1][places])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sb3_sparse.results.aggregates import Estimate, estimate, mean, probability_of_improvement, score_matrix
-from sb3_sparse.results.studies.grouping import Group, Grouping, by_task, named, shown
+from sb3_sparse.results.studies.grouping import Group, Grouping, axes_key, by_task, named, shown
 from sb3_sparse.results.studies.reading import FINAL, Label
 
 SPARSITY = "sparsity"
@@ -108,14 +108,17 @@ def over_environments(groups: Sequence[Group]) -> tuple[list[Group], list[str]]:
     Groups that are there in every environment of an algorithm, as groups over all of them.
 
     :param groups: Of all tasks.
-    :return: The groups, and a sentence about each that cannot be put together.
+    :return: The groups, and a sentence about each that cannot be put together, or of runs of different lengths.
     """
     found: list[Group] = []
     reasons: list[str] = []
     for algo in dict.fromkeys(group.algo for group in groups):
         tasks = by_task(group for group in groups if group.algo == algo)
-        for label in dict.fromkeys(group.label for group in groups if group.algo == algo) if len(tasks) > 1 else ():
-            parts = [group for members in tasks.values() for group in members if group.label == label]
+        alike: dict[tuple[str, ...], list[Group]] = {}
+        for group in (group for group in groups if group.algo == algo and len(tasks) > 1):
+            alike.setdefault((group.runs[0].study, axes_key(group.axes), group.variant), []).append(group)
+        for parts in alike.values():
+            label = parts[0].label
             missing = sorted({members[0].env for members in tasks.values()} - {part.env for part in parts})
             runs = [run for part in parts for run in part.runs]
             together = Group(algo, f"all {len(tasks)} environments", label, parts[0].axes, parts[0].variant, runs)
@@ -127,6 +130,8 @@ def over_environments(groups: Sequence[Group]) -> tuple[list[Group], list[str]]:
                 reasons.append(f"{algo}, {label}: {error}")
             else:
                 found.append(together)
+                if len(lengths := {str(run.settings.get("n_timesteps")) for run in runs}) > 1:
+                    reasons.append(f"{algo}, {label}: put together, though n_timesteps is {', '.join(sorted(lengths))}")
     return found, reasons
 
 

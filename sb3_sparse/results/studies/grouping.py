@@ -158,6 +158,8 @@ def group_study(study: Study) -> Grouping:
             kept_apart = "; ".join(f"{len(same)} run(s) with {name}" for same, name in zip(members, names, strict=True))
             notes.append(f"Mixed settings of {groups[-1].task}, {label}: {kept_apart}. They are kept apart.")
     groups.sort(key=lambda group: (group.task, [_rank(group.axes.get(name, MISSING)) for name in axes]))
+    for of_task in by_task(groups).values():
+        _make_different(of_task)
     return Grouping(groups, axes, notes)
 
 
@@ -169,6 +171,15 @@ def named(axes: Mapping[str, Label], names: Iterable[str]) -> str:
     :param names: Which of them; those that are not there are left out.
     """
     return " ".join(f"{name}={shown(axes[name])}" for name in names if name in axes) or ALL
+
+
+def axes_key(axes: Mapping[str, Label]) -> str:
+    """
+    Equal for equal values of axes, in any order.
+
+    :param axes: Values.
+    """
+    return _key(dict(axes))
 
 
 def shown(value: Label) -> str:
@@ -190,6 +201,15 @@ def _task_axes(runs: Sequence[StudyRun]) -> list[str]:
                 found.append(name)
                 break
     return found
+
+
+def _make_different(groups: Sequence[Group]) -> None:
+    """Labels of one task name one group each, also where values only look the same, as True and "True" do."""
+    for label in {group.label for group in groups}:
+        same = [group for group in groups if group.label == label]
+        for number, group in enumerate(same, 1):
+            if len(same) > 1:
+                group.label = f"{label} ({number} of {len(same)} that look alike)"
 
 
 def _others(run: StudyRun) -> dict[str, Any]:

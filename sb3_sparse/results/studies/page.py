@@ -229,7 +229,7 @@ def _tables(summary: Summary) -> list[str]:
     if summary.apart:
         lines = "".join(f"<li>{html.escape(reason)}</li>" for reason in summary.apart)
         found.append(
-            f"<details><summary>Groups that are not put together over environments</summary><ul>{lines}</ul></details>"
+            f"<details><summary>Over environments: what is not put together, or differs</summary><ul>{lines}</ul></details>"
         )
     return found
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_sparse.results.runs import evaluation_curve, plasticity_curves
+from sb3_sparse.results.runs import ends_without_number, evaluation_curve, plasticity_curves
 from sb3_sparse.results.statistics import Series
 
 # The names of a study's parts.
@@ -59,6 +59,8 @@ class Result:
     evaluations: Series | None
     """Mean return of each evaluation while it was trained."""
     plasticity: dict[str, Series]
+    without_end: dict[str, float]
+    """Series that have no finite number at the end, or of ``"evaluations"`` anywhere; and the step of the last one."""
 
 
 @dataclass(frozen=True)
@@ -107,17 +109,18 @@ class StudyRun:
         if self.result is None:
             return {}
         found = {FINAL: float(np.mean(self.result.returns))}
-        evaluations = self.result.evaluations
-        if evaluations is not None:
+        evaluations, without_end = self.result.evaluations, self.result.without_end
+        if evaluations is not None and EVALUATIONS not in without_end:
             found[BEST] = float(evaluations.y.max())
             width = float(evaluations.x[-1] - evaluations.x[0])
             area = float(np.sum(np.diff(evaluations.x) * (evaluations.y[1:] + evaluations.y[:-1]) / 2))
             found[AREA] = area / width if width else found[BEST]
-        found.update((PLASTICITY + name, float(series.y[-1])) for name, series in self.result.plasticity.items())
+        ends = {name: float(series.y[-1]) for name, series in self.result.plasticity.items() if name not in without_end}
+        found.update((PLASTICITY + name, value) for name, value in ends.items())
         return found
 
 
-FINAL, BEST, AREA, PLASTICITY = "final", "best", "area", "plasticity/"
+FINAL, BEST, AREA, PLASTICITY, EVALUATIONS = "final", "best", "area", "plasticity/", "evaluations"
 METRICS = {FINAL: "final return", BEST: "best evaluation return", AREA: "mean evaluation return"}
 
 
@@ -252,6 +255,7 @@ def _result(folder: Path, done: Mapping[str, Any]) -> Result:
         timesteps=int(done["timesteps"]),
         evaluations=None if evaluations is None or not len(evaluations.x) else evaluations,
         plasticity={name: thinned(series) for name, series in plasticity_curves(folder).items()},
+        without_end=ends_without_number(folder),
     )
 
 

@@ -9,7 +9,7 @@ from sb3_sparse.results.statistics import Curve
 from sb3_sparse.results.studies.comparing import Comparison, choose_baseline, compare, over_environments
 from sb3_sparse.results.studies.grouping import Group, Grouping, by_task, group_study, shown
 from sb3_sparse.results.studies.provenance import Used, all_used, mixtures
-from sb3_sparse.results.studies.reading import FAILED, FINISHED, UNFINISHED, Label, Study
+from sb3_sparse.results.studies.reading import FAILED, FINISHED, UNFINISHED, Label, Study, StudyRun
 from sb3_sparse.results.studies.scaling import horizontal_axes
 
 # Settings by which returns cannot be compared if they differ, unless they are what the study is about.
@@ -61,6 +61,7 @@ class Summary:
     def warnings(self) -> list[str]:
         """What a reader has to know before any number."""
         found = [*self.grouping.notes, *_unequal(self.grouping), *mixtures(self.used)]
+        found += [_without_end(run) for run in self.study.in_state(FINISHED) if run.result and run.result.without_end]
         studies = dict.fromkeys(run.study for run in self.study.runs)
         if len(studies) > 1:
             found.append(f"Runs of several studies, which are kept apart: {', '.join(studies)}.")
@@ -89,6 +90,15 @@ def summarize(study: Study, baseline: Mapping[str, Label] | None = None) -> Summ
 def describe_baseline(baseline: Mapping[str, Label]) -> str:
     """The values of a baseline, as they are read."""
     return ", ".join(f"{name}={shown(value)}" for name, value in baseline.items()) or "the first group"
+
+
+def _without_end(run: StudyRun) -> str:
+    assert run.result is not None
+    lost = run.result.without_end
+    return (
+        f"{run.folder.name} has no finite number at the end of {', '.join(lost)} (the last one at step "
+        f"{max(lost.values()):,.0f}): it may have diverged. What these come to in the end is in no table of its group."
+    )
 
 
 def _unequal(grouping: Grouping) -> list[str]:

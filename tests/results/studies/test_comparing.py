@@ -6,6 +6,7 @@ import pytest
 from sb3_sparse.results.studies.comparing import choose_baseline, compare, over_environments, parse_baseline
 from sb3_sparse.results.studies.grouping import group_study
 from sb3_sparse.results.studies.reading import read_study
+from sb3_sparse.results.studies.summary import summarize
 from tests.results.studies.made import make_study, write_run
 
 
@@ -112,6 +113,26 @@ def test_over_environments(tmp_path):
     (_, sparse) = compare(groups, {"sparsity": 0.0})
     wins = [np.mean([a > b for a in scores[i, 1] for b in scores[i, 0]]) for i in range(2)]
     assert sparse.probability.value == pytest.approx(np.mean(wins))
+
+
+def test_what_only_looks_alike_is_not_put_together(tmp_path):
+    """Mistake of ours: groups went together by their labels, those of other studies and of True and "True" too."""
+    for i, (name, env) in enumerate((("X", "A-v0"), ("Y", "B-v0"))):
+        write_run(tmp_path, {"arm": "a", "seed": 0}, [float(i)], env=env, name=name, settings={"n_timesteps": 5})
+    assert over_environments(grouping_of(tmp_path).groups)[0] == []
+    two = tmp_path / "two"
+    for env in ("A-v0", "B-v0"):
+        for i, value in enumerate((True, "True", 0.3, 0.1 + 0.2)):
+            settings = {"n_timesteps": 50 if env == "A-v0" else 60}
+            write_run(two, {"arm": value, "seed": 0}, [float(i)], env=env, folder=f"{env}-{i}", settings=settings)
+    grouping = grouping_of(two)
+    labels = [group.label for group in grouping.tasks["sac, A-v0"]]
+    assert len(set(labels)) == 4
+    assert any("of 2 that look alike" in label for label in labels)
+    groups, said = over_environments(grouping.groups)
+    assert sorted(group.estimate("final").value for group in groups) == [0, 1, 2, 3]
+    assert said[0].endswith("put together, though n_timesteps is 50, 60")
+    assert len(summarize(read_study(two)).curves["sac, A-v0"]) == 4
 
 
 def test_algorithms_are_not_put_together(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from sb3_sparse.results.studies.grouping import group_study
 from sb3_sparse.results.studies.reading import read_study
 from sb3_sparse.results.studies.scaling import LEARNABLE, TOTAL, horizontal_axes, place, scaling_lines
+from sb3_sparse.results.studies.summary import summarize
 from tests.results.studies.made import make_study, write_run
 
 
@@ -100,6 +101,36 @@ def test_a_metric_that_a_run_lacks_is_none_of_the_group(tmp_path):
     (group,) = groups_of(tmp_path).groups
     assert group.metrics == ["final"]
     assert group.curves() == {}
+
+
+def test_what_diverged_has_no_end(tmp_path):
+    """Mistake of ours: the last finite number stood for the end of training."""
+    steps, nan = [100, 200, 300, 400], float("nan")
+    healthy = {"timesteps": steps, "critic_srank": [5, 4, 3, 2], "critic_fau": [1, nan, 1, 1], "never": [nan] * 4}
+    write_run(tmp_path, {"seed": 0}, [1.0], evaluations=(steps, [1.0, 2, 3, 4]), plasticity=healthy)
+    write_run(
+        tmp_path,
+        {"seed": 1},
+        [1.0],
+        evaluations=(steps, [9.0, 8.0, nan, 7.0]),
+        plasticity={**healthy, "critic_srank": [9, 9, nan, nan], "critic_fau": [1, 1, 1, np.inf]},
+        folder="sick",
+    )
+    study = read_study(tmp_path)
+    (group,) = group_study(study).groups
+    assert group.runs[0].values == {
+        "final": 1,
+        "best": 4,
+        "area": 2.5,
+        "plasticity/critic_srank": 2,
+        "plasticity/critic_fau": 1,
+    }
+    assert group.runs[1].values == {"final": 1}
+    assert group.metrics == ["final"]
+    (said,) = [line for line in summarize(study).warnings if "sick" in line]
+    assert said.startswith(
+        "sick has no finite number at the end of critic_srank, critic_fau, evaluations (the last one at step 400)"
+    )
 
 
 def test_curves_are_means_over_runs(tmp_path):
