@@ -129,13 +129,22 @@ def game_scores(evaluations: Iterable[Evaluation]) -> dict[str, list[float]]:
     The scores of a suite: the mean return of every run, by game, in the order of their agents' files.
 
     :param evaluations: Of a suite.
-    :raises ValueError: If one is of something else, or twice there.
+    :raises ValueError: If one is of something else, or twice there, or a game goes by two names.
     """
     evaluations = list(evaluations)
     for each in evaluations:
         if each.suite is None:
             raise ValueError(f"{each.agent} was not evaluated by the protocol of a suite: its returns cannot be compared.")
-    return {game_of(env): [means[agent] for agent in sorted(means)] for env, means in run_means(evaluations).items()}
+    found: dict[str, list[float]] = {}
+    ids: dict[str, str] = {}
+    for env, means in run_means(evaluations).items():
+        game = game_of(env)
+        if (other := ids.setdefault(game, env)) != env:
+            raise ValueError(
+                f"{game} was evaluated as {other} and as {env}, which are two environments: evaluate all agents in one."
+            )
+        found[game] = [means[agent] for agent in sorted(means)]
+    return found
 
 
 def evaluations_table(evaluations: Sequence[Evaluation]) -> str:

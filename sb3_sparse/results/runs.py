@@ -32,6 +32,8 @@ REPEATING = {
     "DopamineAtari": ("frame_skip", 4),
     "AtariWrapper": ("frame_skip", 4),
     "MaxAndSkipEnv": ("skip", 4),
+    "AtariPreprocessing": ("frame_skip", 4),
+    "MaxAndSkipObservation": ("skip", 4),
 }
 LOOKED_FOR = "evaluations.npz, *.monitor.csv, progress.csv, plasticity.csv, events.out.tfevents*"
 

@@ -76,6 +76,9 @@ def test_a_run_is_the_mean_of_all_of_its_episodes():
         game_scores([replace(made(), suite=None)])
     with pytest.raises(ValueError, match="'CartPole-v1' is no game of Atari-100k"):
         game_scores([made(env="CartPole-v1")])
+    # Mistake of ours: those of the other name were left out.
+    with pytest.raises(ValueError, match="Pong was evaluated as ALE/Pong-v5 and as PongNoFrameskip-v4"):
+        game_scores([made(env="ALE/Pong-v5"), made("b.zip", env="PongNoFrameskip-v4")])
 
 
 def test_the_table():

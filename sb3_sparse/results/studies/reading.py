@@ -103,6 +103,12 @@ class StudyRun:
         seed: Label = self.axes.get(SEED, self.settings.get("seed"))
         return seed
 
+    @property
+    def ended_early(self) -> bool:
+        """Whether training made fewer steps than were planned, as ``stop_at`` and ``stop_after`` of an evaluation do."""
+        planned: Any = self.settings.get("n_timesteps")
+        return self.result is not None and _is_finite(planned) and self.result.timesteps < int(planned)
+
     @cached_property
     def values(self) -> dict[str, float]:
         """What can be compared of a finished run: keys of :data:`METRICS`, and ``plasticity/NAME`` at the end of training."""

@@ -122,7 +122,8 @@ class Beside:
 
 def beside_references(groups: Iterable[Group], references: Iterable[Published]) -> list[Beside]:
     """
-    Each group of two runs or more beside each algorithm that was published for its task with as many frames.
+    Each group of two runs or more, all of which were trained to their end, beside each algorithm that was published for its
+    task with as many frames.
 
     :param groups: Each of one environment.
     :param references: From :func:`read_references`.
@@ -133,7 +134,8 @@ def beside_references(groups: Iterable[Group], references: Iterable[Published]) 
     found = []
     for group in groups:
         finals, settings = [run.values[FINAL] for run in group.runs], group.runs[0].settings
-        if len(finals) < 2:
+        # Of what ended early nobody knows where it would have come to.
+        if len(finals) < 2 or any(run.ended_early for run in group.runs):
             continue
         frames = int(settings["n_timesteps"]) * frames_per_step((settings.get("hyperparams") or {}).get("env_wrapper"))
         own = Summarized(float(np.mean(finals)), spread(finals), len(finals))

@@ -1,7 +1,7 @@
 """All that a report says about a study, put together once for tables, pictures and the page."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -61,6 +61,8 @@ class Summary:
     def warnings(self) -> list[str]:
         """What a reader has to know before any number."""
         found = [*self.grouping.notes, *_unequal(self.grouping), *mixtures(self.used)]
+        if early := [run for run in self.study.in_state(FINISHED) if run.ended_early]:
+            found.append(_ended_early(early))
         found += [_without_end(run) for run in self.study.in_state(FINISHED) if run.result and run.result.without_end]
         studies = dict.fromkeys(run.study for run in self.study.runs)
         if len(studies) > 1:
@@ -90,6 +92,14 @@ def summarize(study: Study, baseline: Mapping[str, Label] | None = None) -> Summ
 def describe_baseline(baseline: Mapping[str, Label]) -> str:
     """The values of a baseline, as they are read."""
     return ", ".join(f"{name}={shown(value)}" for name, value in baseline.items()) or "the first group"
+
+
+def _ended_early(runs: Sequence[StudyRun]) -> str:
+    lengths = dict.fromkeys(f"{run.result.timesteps:,}" for run in runs if run.result)
+    return (
+        f"{len(runs)} run(s) ended early, by stop_at or stop_after, after {', '.join(lengths)} steps: means over training are "
+        "over as much as there is, and their groups do not stand beside published returns."
+    )
 
 
 def _without_end(run: StudyRun) -> str:

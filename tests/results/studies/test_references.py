@@ -12,6 +12,7 @@ from sb3_sparse.results.statistics import Summarized, difference_of_means, stude
 from sb3_sparse.results.studies.grouping import group_study
 from sb3_sparse.results.studies.reading import read_study
 from sb3_sparse.results.studies.references import beside_references, read_references, task_of
+from sb3_sparse.results.studies.summary import summarize
 from tests.results.studies.made import write_run
 
 CSV = """algorithm,task,frames,mean_return,sd,seeds
@@ -70,6 +71,18 @@ def test_groups_stand_beside_what_was_published_for_as_many_frames(tmp_path):
     assert [each.verdict for each in found] == ["may be equal", "differs"]
     assert found[0].own == Summarized(430.0, pytest.approx(26.457513), 3)
     assert found[1].difference == pytest.approx(430.0 - 178.6)
+
+
+def test_runs_that_ended_early_do_not_stand_beside_others(tmp_path):
+    """Mistake of ours: they counted as trained for n_timesteps."""
+    path = tmp_path / "published.csv"
+    path.write_text(CSV)
+    make(tmp_path / "study", [400.0, 440.0, 450.0], sparsity=0.0)
+    place = next((tmp_path / "study").rglob("done.json"))
+    place.write_text(place.read_text().replace('"timesteps": 1000', '"timesteps": 200'))
+    study = read_study(tmp_path / "study")
+    assert beside_references(group_study(study).groups, read_references(path)[0]) == []
+    assert any("1 run(s) ended early, by stop_at or stop_after, after 200 steps" in line for line in summarize(study).warnings)
 
 
 @pytest.mark.parametrize(
