@@ -35,8 +35,15 @@ class Study:
         return self.path / RUNS_FOLDER
 
     def folder(self, run: PlannedRun) -> RunFolder:
-        """That of one run."""
-        return RunFolder(self.runs / run.name)
+        """That of one run, also where its axes once stood in another order."""
+        own = self.runs / run.name
+        if not own.exists():
+            for other in sorted(self.runs.glob(f"*-{run.hash[:10]}")):
+                found = RunFolder(other)
+                written = found.read(RUN_FILE)
+                if written.get("hash") == run.hash and written.get("axes") == run.axes:
+                    return found
+        return RunFolder(own)
 
     def chosen(self, only: Sequence[str] = ()) -> list[PlannedRun]:
         """
@@ -138,7 +145,7 @@ def status_text(study: Study, runs: Sequence[PlannedRun]) -> str:
 
 
 def _others(study: Study) -> int:
-    names = {run.name for run in study.plan.runs}
+    names = {study.folder(run).name for run in study.plan.runs}
     return sum((path.parent.name not in names) for path in study.runs.glob(f"*/{RUN_FILE}"))
 
 

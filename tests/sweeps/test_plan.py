@@ -9,6 +9,7 @@ import yaml
 from sb3_sparse.sweeps.planning.paths import set_by_path
 from sb3_sparse.sweeps.planning.plan import PlannedRun, checkpoint_steps, make_plan, read_plan, steps_of
 from sb3_sparse.sweeps.planning.yaml_plain import read_yaml, write_yaml
+from sb3_sparse.sweeps.study import Study
 from sb3_sparse.zoo import hyperparams_file, packaged_hyperparams
 
 SAC = {"algo": "sac", "env": "Pendulum-v1"}
@@ -246,6 +247,25 @@ def test_axes_that_set_the_same_alike_or_beside_each_other():
     # Blocks and the plan itself may be changed by any axis.
     plan = make_plan({**SAC, "hyperparams": {"gamma": 0.5}, "axes": {"gamma": [0.9]}})
     assert plan.runs[0].settings["hyperparams"]["gamma"] == 0.9
+
+
+def test_a_run_keeps_its_folder_and_the_labels_of_its_first_block(tmp_path):
+    """Mistake of ours: axes in another order made all runs again, and a later block took the labels away."""
+    axes = {"gamma": [0.5, 0.9], "width": [0.1], "seed": 2}
+    study = Study(make_plan({**SAC, "axes": axes}), tmp_path)
+    study.prepare(study.plan.runs, "test")
+    turned = Study(make_plan({**SAC, "axes": {"seed": 2, "width": [0.1], "gamma": [0.5, 0.9]}}), tmp_path)
+    assert {turned.folder(run).path for run in turned.plan.runs} == {study.folder(run).path for run in study.plan.runs}
+    assert {run.name for run in turned.plan.runs}.isdisjoint({run.name for run in study.plan.runs})
+    turned.prepare(turned.plan.runs, "test")
+    assert len([*turned.runs.iterdir()]) == 4
+    # Another label is another run.
+    renamed = Study(make_plan({**SAC, "axes": {"seed": 2, "policy_kwargs.width_scale": [0.1], "gamma": [0.5]}}), tmp_path)
+    assert not any(renamed.folder(run).path.exists() for run in renamed.plan.runs)
+    also = [{"hyperparams": {"gamma": 0.5, "policy_kwargs.width_scale": 0.1}}]
+    plan = make_plan({**SAC, "axes": axes, "also": also})
+    assert len(plan.runs) == 4
+    assert all(set(run.axes) == {"gamma", "width", "seed"} for run in plan.runs)
 
 
 def test_a_file_is_named_in_what_is_wrong_with_it(tmp_path):

@@ -145,6 +145,7 @@ def group_study(study: Study) -> Grouping:
             notes.append(f"{run.folder.name!r} has the settings and the seed of {twin.folder.name!r}: it is left out.")
         else:
             same.append(run)
+    notes += _under_other_labels(run for variants in places.values() for same in variants.values() for run in same)
     varying = [name for name in axes if len({_key(run.axes.get(name, MISSING)) for run in runs}) > 1] or axes
     groups = []
     for variants in places.values():
@@ -161,6 +162,20 @@ def group_study(study: Study) -> Grouping:
     for of_task in by_task(groups).values():
         _make_different(of_task)
     return Grouping(groups, axes, notes)
+
+
+def _under_other_labels(runs: Iterable[StudyRun]) -> list[str]:
+    """Runs of one study that are the same but for what the plan called them at the time."""
+    first: dict[str, StudyRun] = {}
+    notes = []
+    for run in runs:
+        known = first.setdefault(_key([run.study, run.settings, run.seed]), run)
+        if known is not run:
+            notes.append(
+                f"{run.folder.name!r} has the settings and the seed of {known.folder.name!r}, under other labels: it counts "
+                "in both groups. Remove one, or rename the axes as they were."
+            )
+    return notes
 
 
 def named(axes: Mapping[str, Label], names: Iterable[str]) -> str:

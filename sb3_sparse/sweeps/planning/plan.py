@@ -124,7 +124,10 @@ def make_plan(content: Any, default_name: str = "study") -> Plan:
     check_labels(run.axes for run in runs)
     for run in runs:
         checkpoint_steps(content.get("checkpoint_every"), run.settings["n_timesteps"])
-    different = {run.hash: run for run in runs}
+    # Of the first block that names it: what a later one calls it otherwise is made once, and keeps its labels.
+    different: dict[str, PlannedRun] = {}
+    for run in runs:
+        different.setdefault(run.hash, run)
     if len({run.name for run in different.values()}) < len(different):
         raise ValueError("two runs have one name: rename the labels of the axes.")
     return Plan(

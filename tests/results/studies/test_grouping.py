@@ -88,6 +88,15 @@ def test_a_run_that_is_there_twice_counts_once(tmp_path):
     assert grouping.notes == ["'copy_of_a' has the settings and the seed of 'a': it is left out."]
 
 
+def test_the_same_run_under_other_labels_is_said(tmp_path):
+    settings = {"hyperparams": {}}
+    write_run(tmp_path, {"gamma": 0.9, "seed": 0}, [1.0], settings=settings, folder="a")
+    write_run(tmp_path, {"discount": 0.9, "seed": 0}, [1.0], settings=settings, folder="b")
+    write_run(tmp_path, {"discount": 0.9, "seed": 1}, [1.0], settings=settings, folder="c")
+    (note,) = groups_of(tmp_path).notes
+    assert note.startswith("'b' has the settings and the seed of 'a', under other labels")
+
+
 def test_only_finished_runs_count(tmp_path):
     write_run(tmp_path, {"width": 1, "seed": 0}, [1.0])
     write_run(tmp_path, {"width": 1, "seed": 1}, evaluations=([1, 2], [1.0, 2.0]))
