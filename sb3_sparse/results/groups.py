@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sb3_sparse.common.warn import warn_user
 from sb3_sparse.results.runs import RETURNS, Run
 from sb3_sparse.results.statistics import Curve, Series, mean_curve, rolling_mean
 
@@ -33,6 +34,8 @@ def group_runs(runs: list[Run]) -> dict[str, list[Run]]:
     for run in runs:
         key = (run.label, None) if run.label else (None, repr(run.settings) if run.settings else run.folder)
         keys.setdefault(key, []).append(run)
+    for members in keys.values():
+        _warn_of_copies(members)
     settings = [flatten(members[0].settings) for (label, _), members in keys.items() if not label and members[0].settings]
     names = dict.fromkeys(name for flat in settings for name in flat)
     different = [name for name in names if len({repr(flat.get(name)) for flat in settings}) > 1]
@@ -45,6 +48,21 @@ def group_runs(runs: list[Run]) -> dict[str, list[Run]]:
         # Two groups of the same name stay two.
         groups[name if name not in groups else f"{name} ({place})"] = members
     return groups
+
+
+def _warn_of_copies(runs: list[Run]) -> None:
+    """Equal seeds and copied folders have equal returns; so may have seeds that never learn, so it is no error."""
+    for i, run in enumerate(runs):
+        for other in runs[:i]:
+            if run.returns and _text(run.returns) == _text(other.returns):
+                warn_user(
+                    f"{run.folder} and {other.folder} have equal returns in every point: if one is a copy of the other, or "
+                    "has its seed, it counts as two. Leave one out."
+                )
+
+
+def _text(returns: dict[str, Series]) -> dict[str, bytes]:
+    return {kind: series.x.tobytes() + series.y.tobytes() for kind, series in returns.items()}
 
 
 def _describe(settings: dict[str, Any] | None, different: list[str]) -> str:

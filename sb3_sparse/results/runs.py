@@ -347,7 +347,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     arguments = path.with_name("args.yml")
     named = read(arguments) if arguments.is_file() else {}
     config.pop("seed", None)
-    return {**{name: named[name] for name in ("algo", "env", "env_kwargs") if named.get(name)}, **config}
+    return {**{name: named[name] for name in ("algo", "env", "env_kwargs", "trained_agent") if named.get(name)}, **config}
 
 
 def _series(x: Iterable[float], y: Iterable[float], finite: bool = True) -> Series:

@@ -1,7 +1,11 @@
 """Which runs belong together, and which of their series."""
 
+from collections import OrderedDict
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 
 from sb3_sparse.results.groups import collect, group_runs
 from sb3_sparse.results.runs import RETURNS, read_run
@@ -16,8 +20,18 @@ def test_runs_that_differ_in_their_seed_are_one_group(tmp_path):
     sizes = {name: len(members) for name, members in groups.items()}
     assert sizes == {"sac Pendulum-v1 sparsity=0.8": 2, "sac Pendulum-v1 sparsity=0.0": 2, "other": 1, "another": 1}
     assert len(group_runs([read_run(folder) for folder in folders[:1]])) == 1
-    groups = group_runs([read_run(f"mine={folder}") for folder in folders])
+    with pytest.warns(UserWarning, match="another and .*other have equal returns in every point") as warned:
+        groups = group_runs([read_run(f"mine={folder}") for folder in folders])
+    assert len(warned) == 1
     assert {name: len(members) for name, members in groups.items()} == {"mine": 6}
+
+
+def test_a_run_that_goes_on_from_another_agent_is_in_another_group(tmp_path):
+    """Mistake of ours: its settings look the same."""
+    folders = [Path(zoo_run(tmp_path / f"Pendulum-v1_{seed}", seed)) for seed in (1, 2)]
+    arguments = folders[1] / "Pendulum-v1" / "args.yml"
+    arguments.write_text(yaml.dump(OrderedDict(algo="sac", env="Pendulum-v1", seed=2, trained_agent="a.zip")))
+    assert len(group_runs([read_run(str(folder)) for folder in folders])) == 2
 
 
 def test_groups_that_would_share_a_name_stay_two(tmp_path):
