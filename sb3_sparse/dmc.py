@@ -50,7 +50,7 @@ class DMCWrapper(gym.Wrapper, RecordConstructorArgs):
         flat = spaces.Box(-np.inf, np.inf, env.observation_space.shape, np.float32)
         env = TransformObservation(env, lambda obs: obs.astype(np.float32), flat)
         super().__init__(env)
-        self.action_repeat = action_repeat
+        self.action_repeat, self.metadata = action_repeat, decision_metadata(env, action_repeat)
         self._given_actions = actions
         self.action_space = spaces.Box(-1.0, 1.0, actions.shape, np.float32)
 
@@ -91,6 +91,19 @@ def rescaled(action: Any, space: spaces.Box) -> np.ndarray:
         found = np.rint(found)
     # Rounding may lead beyond the bounds.
     return np.clip(found, 2 * low, 2 * high).astype(space.low.dtype)
+
+
+def decision_metadata(env: gym.Env, action_repeat: int) -> dict[str, Any]:
+    """
+    What an environment says of itself, where one picture is made for each decision: videos then play at their real speed.
+
+    :param env: The environment.
+    :param action_repeat: Its steps in a decision.
+    """
+    metadata = dict(env.metadata)
+    if isinstance(metadata.get("render_fps"), (int, float)):
+        metadata["render_fps"] /= action_repeat
+    return metadata
 
 
 def make_dmc(domain: str, task: str, action_repeat: int = 2, **kwargs: Any) -> DMCWrapper:

@@ -6,6 +6,7 @@ from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.env_checker import check_env
 
 from sb3_sparse.dmc import DMCWrapper, make_dmc
+from sb3_sparse.pixels import PixelObservations
 from tests.envs import ReachEnv, SpaceEnv
 
 pytest.importorskip("dm_control")
@@ -110,6 +111,13 @@ def test_actions_of_the_same_range_stay_as_they_are():
         action = (np.random.default_rng(0).uniform(-1, 1, 5) * scale).astype(np.float32)
         env.step(action)
         assert env.unwrapped.seen.tolist() == action.astype(np.float64).tolist()
+
+
+def test_videos_play_at_their_real_speed():
+    env = gym.make("Pendulum-v1", render_mode="rgb_array")
+    assert DMCWrapper(env, action_repeat=2).metadata["render_fps"] == env.metadata["render_fps"] / 2
+    assert PixelObservations(env, size=16, action_repeat=3).metadata["render_fps"] == env.metadata["render_fps"] / 3
+    assert env.metadata["render_fps"] == 30
 
 
 def test_an_environment_is_made_again_from_its_spec():

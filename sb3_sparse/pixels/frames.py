@@ -211,6 +211,9 @@ class _GymnasiumScene:
     def usual_camera(self) -> int | str:
         # gymnasium's free camera stays where it is, while the robot runs away: the model's own one follows it.
         chosen = self._base.mujoco_renderer.camera_id
+        if getattr(self._base.spec, "kwargs", {}).get("camera_id") == -1:
+            # Asked for, where -1 is also what stands there if nobody has asked.
+            return -1
         return min(0, self._base.model.ncam - 1) if chosen == -1 else chosen
 
     def picture_size(self) -> tuple[int, int]:

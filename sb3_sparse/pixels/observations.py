@@ -8,7 +8,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
 from sb3_sparse.common.validation import whole_number
-from sb3_sparse.dmc import rescaled
+from sb3_sparse.dmc import decision_metadata, rescaled
 from sb3_sparse.pixels.frames import frames_of
 
 # Smaller ones leave nothing to see, and nothing of DrQ-v2's encoder.
@@ -74,6 +74,7 @@ class PixelObservations(gym.Wrapper, RecordConstructorArgs):
             self, size=size, n_stack=n_stack, action_repeat=action_repeat, camera_id=camera_id, rendering=rendering
         )
         super().__init__(env)
+        self.metadata = decision_metadata(env, action_repeat)
         self._frames = frames_of(env, size, camera_id, rendering)
         self._given_actions = env.action_space
         if isinstance(env.action_space, spaces.Box):

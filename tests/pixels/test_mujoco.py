@@ -108,6 +108,17 @@ def test_a_window_without_a_display_is_an_error(monkeypatch):
     cartpole(render_mode="human").close()
 
 
+def test_gymnasiums_free_camera_is_there_for_who_asks():
+    """Mistake of ours: it could not be told from none."""
+    frames = {}
+    for name, kwargs in (("default", {}), ("free", {"camera_id": -1}), ("track", {"camera_id": 0})):
+        env = PixelObservations(gym.make("HalfCheetah-v5", render_mode="rgb_array", **kwargs), size=36)
+        frames[name] = env.reset(seed=0)[0]
+        env.close()
+    assert np.array_equal(frames["default"], frames["track"])
+    assert not np.array_equal(frames["free"], frames["track"])
+
+
 def test_a_model_without_cameras_has_the_free_one():
     env = PixelObservations(gym.make("InvertedPendulum-v5"), size=32, rendering=FASTEST)
     assert env.reset(seed=0)[0].std() > 1
