@@ -19,7 +19,7 @@ from sb3_sparse.resume.files.folder import checkpoints, keep_newest, sweep, writ
 from sb3_sparse.resume.files.lease import LEASE, FolderInUse, Lease
 from sb3_sparse.resume.going_on import GoingOn
 from sb3_sparse.resume.state.buffers import BufferWriter, check_rewind
-from sb3_sparse.resume.state.callbacks import all_callbacks, capture_callbacks
+from sb3_sparse.resume.state.callbacks import Given, all_callbacks, capture_callbacks
 from sb3_sparse.resume.state.logs import capture_logger, unknown_outputs
 from sb3_sparse.resume.state.machine import machine_facts
 from sb3_sparse.resume.state.model import capture_model, model_zip, why_not_loaded
@@ -82,6 +82,8 @@ class ExactCheckpoint(BaseCallback):
         self._newest: Path | None = None
         # Why SB3's `load` makes another agent.
         self._needs_model: str | None = None
+        # What the other callbacks were made with.
+        self._given = Given()
         # What could not be written and may matter.
         self._uncertain: set[str] = set()
 
@@ -98,6 +100,7 @@ class ExactCheckpoint(BaseCallback):
         first = next(all_callbacks(self.locals["callback"]), self)
         if first is not self:
             raise ValueError(f"ExactCheckpoint comes after {type(first).__name__}: it has to be the first of the callbacks.")
+        self._given.add(self._others())
         check_rewind(self.model, self.every * self.keep)
         self._held = Lease(self.path, self.lease)
         try:
@@ -161,8 +164,10 @@ class ExactCheckpoint(BaseCallback):
         if not self._n_rollouts:
             # Better now than with the first checkpoint.
             self._say_uncertain(self._what_is_lost())
+        # Once for each callback, before the others do something in a rollout.
+        self._given.settle(self._others())
         if self._going_on is not None:
-            if self._going_on.finish(self.model, self._others()):
+            if self._going_on.finish(self.model, self._others(), self._given):
                 self._buffer.goes_on(self.model, self._going_on.checkpoint, self._going_on.run["buffer"])
             self._going_on = None
             self._plan()
@@ -239,7 +244,7 @@ class ExactCheckpoint(BaseCallback):
         self._say_uncertain(left)
         return {
             "model": capture_model(model),
-            "callbacks": capture_callbacks(others),
+            "callbacks": capture_callbacks(others, self._given),
             "objects": objects,
             "logger": capture_logger(model.logger, model._custom_logger),
             "random": capture_random(),

@@ -13,7 +13,7 @@ from sb3_sparse.resume.environments.layers import CannotCapture
 from sb3_sparse.resume.environments.vec_env import restore_env
 from sb3_sparse.resume.files.folder import Checkpoint
 from sb3_sparse.resume.state.buffers import restore_buffer
-from sb3_sparse.resume.state.callbacks import restore_callbacks
+from sb3_sparse.resume.state.callbacks import Given, restore_callbacks
 from sb3_sparse.resume.state.logs import restore_logger
 from sb3_sparse.resume.state.model import restore_model, restore_weights
 from sb3_sparse.resume.state.objects import restore_objects
@@ -56,17 +56,18 @@ class GoingOn:
         restore_buffer(model, self.checkpoint, self.run["buffer"])
         restore_model(model, self.run["model"])
 
-    def finish(self, model: BaseAlgorithm, callbacks: list[BaseCallback]) -> bool:
+    def finish(self, model: BaseAlgorithm, callbacks: list[BaseCallback], given: Given) -> bool:
         """
         Where the checkpoint was written: at the beginning of a rollout, in place, since it holds all parts already.
 
         :param model: The model.
         :param callbacks: Those of the run.
+        :param given: The settings with which they began.
         :return: Whether the replay buffer is as it was written.
         """
         # Whatever a callback did when training began, it does not do twice.
         restore_weights(model, self.checkpoint.read("model.zip"))
-        restore_callbacks(callbacks, self.run["callbacks"])
+        restore_callbacks(callbacks, self.run["callbacks"], given)
         restore_logger(model.logger, self.run["logger"])
         if self.run["environment"] is not None:
             env = model.get_env()

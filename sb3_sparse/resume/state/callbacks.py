@@ -1,6 +1,7 @@
 """What callbacks have counted and remember."""
 
 import inspect
+import os
 import pickle
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
@@ -15,6 +16,8 @@ from sb3_sparse.resume.state.plain import is_plain, plain_attributes
 
 # References, and what is the same in every run.
 NO_STATE = ("model", "locals", "globals", "parent", "logger", "verbose", "callbacks", "callback")
+# Last words of the names of settings that say where something is: other ones when a run goes on elsewhere.
+_OF_PLACES = ("path", "dir", "directory", "folder", "file", "filename", "filepath", "logdir", "savedir", "prefix", "root")
 
 
 @runtime_checkable
@@ -30,6 +33,45 @@ class HasCallbackState(Protocol):
         ...
 
 
+class Given:
+    """The settings with which callbacks began: what has another value later is state, and goes on with the run."""
+
+    def __init__(self) -> None:
+        # The callbacks are kept, so that no other one gets the same `id`.
+        self._of: dict[int, tuple[BaseCallback, dict[str, bytes]]] = {}
+        self._settled: set[int] = set()
+
+    def add(self, callbacks: list[BaseCallback]) -> None:
+        """
+        Before the callbacks do something. Those that are known began earlier.
+
+        :param callbacks: Of :func:`all_callbacks`.
+        """
+        for callback in callbacks:
+            self._of.setdefault(id(callback), (callback, _as_bytes(_settings(callback))))
+
+    def settle(self, callbacks: list[BaseCallback]) -> None:
+        """
+        When training has started: folders that are made of other folders then are made anew where the run goes on.
+
+        :param callbacks: Of :func:`all_callbacks`.
+        """
+        for callback in callbacks:
+            if id(callback) in self._of and id(callback) not in self._settled:
+                settings = _settings(callback)
+                places = {name: value for name, value in settings.items() if _is_place(name, value)}
+                self._of[id(callback)][1].update(_as_bytes(places))
+                self._settled.add(id(callback))
+
+    def of(self, callback: BaseCallback) -> dict[str, bytes]:
+        """
+        Of a callback that nobody saw before training, nothing.
+
+        :param callback: The callback.
+        """
+        return self._of.get(id(callback), (callback, {}))[1]
+
+
 def all_callbacks(callback: BaseCallback | None) -> Iterator[BaseCallback]:
     """A callback and those that it calls, in this order; none that only group, convert nothing, or show progress."""
     if callback is None:
@@ -42,28 +84,24 @@ def all_callbacks(callback: BaseCallback | None) -> Iterator[BaseCallback]:
             yield from all_callbacks(inner)
 
 
-def capture_callbacks(callbacks: list[BaseCallback]) -> list[tuple[str, bytes]]:
+def capture_callbacks(callbacks: list[BaseCallback], given: Given) -> list[tuple[str, bytes]]:
     """
     :param callbacks: Of :func:`all_callbacks`.
+    :param given: The settings with which they began.
     :return: Of each, what it is and its state.
     """
-    return [(type(callback).__name__, pickle.dumps(_state(callback))) for callback in callbacks]
+    return [(type(callback).__name__, pickle.dumps(_state(callback, given.of(callback)))) for callback in callbacks]
 
 
-def restore_callbacks(callbacks: list[BaseCallback], states: list[tuple[str, bytes]]) -> None:
+def restore_callbacks(callbacks: list[BaseCallback], states: list[tuple[str, bytes]], given: Given) -> None:
     """
     :param callbacks: Of :func:`all_callbacks`.
     :param states: Of :func:`capture_callbacks`.
+    :param given: The settings with which they began.
     """
     for callback, (_, written) in zip(callbacks, states, strict=True):
         state = pickle.loads(written)
-        settings = _settings(callback)
-        before = state["settings"]
-        # As bytes: arrays have no single answer to whether they are equal.
-        others = [name for name in settings.keys() & before if pickle.dumps(settings[name]) != pickle.dumps(before[name])]
-        if others:
-            changes = ", ".join(f"{name}={settings[name]!r} instead of {before[name]!r}" for name in sorted(others))
-            warn_user(f"{type(callback).__name__} goes on with {changes}: not exact where that matters.")
+        _restore_settings(callback, given.of(callback), state)
         vars(callback).update(state["attributes"])
         for name, env in _environments(callback).items():
             if state["environments"].get(name) is not None:
@@ -87,11 +125,11 @@ def check_callbacks(callbacks: list[BaseCallback], states: list[tuple[str, bytes
         )
 
 
-def _state(callback: BaseCallback) -> dict[str, Any]:
-    settings = _settings(callback)
+def _state(callback: BaseCallback, given: dict[str, bytes]) -> dict[str, Any]:
     state: dict[str, Any] = {
         "attributes": plain_attributes(callback, (*NO_STATE, *_parameters(type(callback)))),
-        "settings": settings,
+        "given": given,
+        "settings": _settings(callback),
         "environments": {name: _captured(callback, name, env) for name, env in _environments(callback).items()},
     }
     if isinstance(callback, HasCallbackState):
@@ -124,7 +162,52 @@ def _parameters(kind: type) -> set[str]:
 
 
 def _settings(callback: BaseCallback) -> dict[str, Any]:
-    """Plain data among the settings; folders and names may be others when a run goes on elsewhere."""
+    """Plain data among what is called like an argument of the constructor, as it is now."""
     attributes = vars(callback)
-    names = (_parameters(type(callback)) & attributes.keys()) - {"verbose"}
-    return {name: attributes[name] for name in names if is_plain(attributes[name]) and not isinstance(attributes[name], str)}
+    names = (_parameters(type(callback)) & attributes.keys()) - {*NO_STATE}
+    return {name: attributes[name] for name in names if is_plain(attributes[name])}
+
+
+def _restore_settings(callback: BaseCallback, given: dict[str, bytes], state: dict[str, Any]) -> None:
+    """Put back what the run has changed; settings that were never changed are those of the callback that goes on."""
+    then = state["settings"]
+    # Checkpoints of earlier versions do not say what was given: nothing of it counts as changed.
+    given_then = state.get("given", _as_bytes(then))
+    changed = {name for name, value in _as_bytes(then).items() if value != given_then.get(name)}
+    others = {
+        name
+        for name in given.keys() & given_then
+        if given[name] != given_then[name] and not _is_place(name, pickle.loads(given_then[name]))
+    }
+    _say_others(callback, given, others, changed, state)
+    now = _as_bytes(_settings(callback))
+    for name, value in _as_bytes(then).items():
+        is_state = name in changed or not (name in others or _is_place(name, then[name]))
+        # What is the same stays the same object, which others may know.
+        if is_state and value != now.get(name) and "given" in state:
+            vars(callback)[name] = then[name]
+
+
+def _say_others(
+    callback: BaseCallback, given: dict[str, bytes], others: set[str], changed: set[str], state: dict[str, Any]
+) -> None:
+    kind, then = type(callback).__name__, state["settings"]
+    ours = {name: pickle.loads(given[name]) for name in sorted(others)}
+    if kept := [
+        f"{name}={value!r} instead of {then[name]!r}" for name, value in ours.items() if name in then.keys() - changed
+    ]:
+        warn_user(f"{kind} goes on with {', '.join(kept)}: not exact where that matters.")
+    if lost := [f"{name}={then[name]!r}, not {value!r}" for name, value in ours.items() if name in changed]:
+        warn_user(f"{kind} goes on with {', '.join(lost)}: the run has changed it, and began with another value than given.")
+
+
+def _is_place(name: str, value: Any) -> bool:
+    """Whether a setting is text that says where something is."""
+    return isinstance(value, (str, bytes)) and (
+        name.lower().rpartition("_")[2] in _OF_PLACES or any(each in os.fsdecode(value) for each in "/\\")
+    )
+
+
+def _as_bytes(values: dict[str, Any]) -> dict[str, bytes]:
+    # Arrays have no single answer to whether they are equal, and lists change in place.
+    return {name: pickle.dumps(value) for name, value in values.items()}
