@@ -9,7 +9,7 @@ see ``vec_env.py``.
 
 import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
@@ -108,7 +108,7 @@ def restore_layers(layers: Sequence[Any], state: bytes) -> None:
 
     :param layers: From the outside to the inside.
     :param state: Of :func:`capture_layers`.
-    :raises CannotCapture: If the layers are others.
+    :raises CannotCapture: If the layers are others, or hold other things.
     """
     unpickler = _Unpickler(io.BytesIO(state), layers)
     content = unpickler.load()
@@ -120,13 +120,40 @@ def restore_layers(layers: Sequence[Any], state: bytes) -> None:
         if part["left"] is not None:
             for name in _attributes(layer).keys() - {*part["attributes"], *part["left"], *part["code"]}:
                 del attributes[name]
+        _check_natives(layer, part["attributes"])
         attributes.update(part["attributes"])
         for name, generators in part["spaces"].items():
-            restore_space(attributes[name], generators)
+            _put_back(layer, name, generators, restore_space)
         for name, native in part.get("natives", {}).items():
-            restore_native(attributes[name], native)
+            _put_back(layer, name, native, restore_native)
         if "own" in part:
             layer.set_state(part["own"])
+
+
+def _check_natives(layer: Any, values: dict[str, Any]) -> None:
+    """:raises CannotCapture: If something that is put back in place, such as a file, would get lost, or is not there."""
+    for name, value in values.items():
+        live = vars(layer).get(name)
+        if is_native(live) and value is not live:
+            raise CannotCapture(
+                f"{type(layer).__name__}.{name} is a {type(live).__name__}, which the checkpoint's environment did not have"
+            )
+
+
+def _put_back(layer: Any, name: str, state: Any, restore: Callable[[Any, Any], None]) -> None:
+    """:raises CannotCapture: If what is there cannot take the state."""
+    live = vars(layer).get(name)
+    try:
+        restore(live, state)
+    except OSError:
+        # Of the disk, not of the environment.
+        raise
+    except Exception as error:  # whatever the library raises that it belongs to
+        there = "missing" if live is None else f"a {type(live).__name__}"
+        raise CannotCapture(
+            f"{type(layer).__name__}.{name} is {there} and cannot take the state of the checkpoint's "
+            f"({type(error).__name__}: {error})"
+        ) from error
 
 
 def left_out(state: bytes, layers: Sequence[Any]) -> list[str]:

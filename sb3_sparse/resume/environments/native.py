@@ -24,7 +24,10 @@ def restore_native(value: Any, state: Any) -> None:
 
     :param value: Of the environment that goes on.
     :param state: Of :func:`capture_native`.
+    :raises TypeError: If there is something else now.
     """
+    if not is_native(value):
+        raise TypeError("expected what the environment held")
     _KINDS[_name(value)][1](value, state)
 
 

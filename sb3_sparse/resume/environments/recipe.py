@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import os
 import pickle
 from typing import Any
 
@@ -56,15 +57,41 @@ class _RecipePickler(cloudpickle.Pickler):
             # Those of SB3 that can be pickled leave the environment inside out. What a class has is in no pickle.
             state = {name: value for name, value in vars(obj).items() if name not in ("venv", "class_attributes")}
             return _wrapped, (type(obj), obj.venv, state)
-        if isinstance(obj, gym.Wrapper) and any(map(is_native, vars(obj).values())):
+        # A table of Monitor is opened again, see above.
+        natives = [each for each in _values(obj) if is_native(each) and not isinstance(each, ResultsWriter)]
+        if isinstance(obj, gym.Wrapper) and natives:
             # What it holds is made by its constructor, and belongs to what is inside.
-            return _constructed, (type(obj), obj.env, dict(getattr(obj, "_saved_kwargs", {})))
+            return _constructed, (type(obj), obj.env, _arguments(obj, natives))
         return super().reducer_override(obj)
 
 
 def _reopened(path: str, fields: list[str]) -> ResultsWriter:
-    # What was in the file is put back with the state.
-    return ResultsWriter(path, header={}, extra_keys=tuple(fields[3:]))
+    # What was in the file is put back with the state; until then it stays.
+    return ResultsWriter(path, header={}, extra_keys=tuple(fields[3:]), override_existing=not os.path.exists(path))
+
+
+def _values(obj: Any) -> list[Any]:
+    return list(vars(obj).values()) if isinstance(obj, gym.Wrapper) else []
+
+
+def _arguments(wrapper: gym.Wrapper, natives: list[Any]) -> dict[str, Any]:
+    """
+    With which the constructor of a wrapper was called.
+
+    :raises pickle.PicklingError: If it has arguments that nobody has written down: the defaults may be others.
+    """
+    kind, saved = type(wrapper), dict(getattr(wrapper, "_saved_kwargs", {}))
+    parameters = list(inspect.signature(kind).parameters.values())
+    named = {each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
+    takes_any = any(each.kind == each.VAR_KEYWORD for each in parameters)
+    # The first one is the environment.
+    if {each.name for each in parameters[1:]} & named - saved.keys() or (saved.keys() - named and not takes_any):
+        holds = ", ".join(sorted({type(each).__name__ for each in natives}))
+        raise pickle.PicklingError(
+            f"{kind.__name__} holds a {holds}, and does not say all arguments that it was made with, as those of gymnasium's "
+            "RecordConstructorArgs do"
+        )
+    return saved
 
 
 def _constructed(kind: type[gym.Wrapper], env: gym.Env, arguments: dict[str, Any]) -> gym.Wrapper:

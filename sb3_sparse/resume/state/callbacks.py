@@ -98,6 +98,7 @@ def restore_callbacks(callbacks: list[BaseCallback], states: list[tuple[str, byt
     :param callbacks: Of :func:`all_callbacks`.
     :param states: Of :func:`capture_callbacks`.
     :param given: The settings with which they began.
+    :raises ValueError: If an environment of one of them is another one.
     """
     for callback, (_, written) in zip(callbacks, states, strict=True):
         state = pickle.loads(written)
@@ -107,7 +108,11 @@ def restore_callbacks(callbacks: list[BaseCallback], states: list[tuple[str, byt
             if state["environments"].get(name) is not None:
                 # What is made at the first reset is there then.
                 env.reset()
-                restore_env(env, state["environments"][name])
+                try:
+                    restore_env(env, state["environments"][name])
+                except CannotCapture as error:
+                    where = f"{type(callback).__name__}.{name}"
+                    raise ValueError(f"{where}: {error}. Pass the callback with the environment that it had.") from error
         if "own" in state and isinstance(callback, HasCallbackState):
             callback.set_state(state["own"])
 
