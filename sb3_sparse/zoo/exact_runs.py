@@ -9,6 +9,7 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sparse.common.files import written_beside
 from sb3_sparse.common.validation import positive, whole_number
@@ -17,6 +18,7 @@ from sb3_sparse.resume.files.folder import checkpoints
 from sb3_sparse.resume.files.whole_files import goes_on_without_saving, sweep_beside
 from sb3_sparse.resume.signals import ends_with_checkpoint
 from sb3_sparse.resume.state.callbacks import all_callbacks
+from sb3_sparse.zoo.hyperparameters import WrongSettingError
 from sb3_sparse.zoo.rl_zoo import part
 
 # In the folder of a run: its checkpoints, and the command that began it.
@@ -40,6 +42,8 @@ class ExactRun:
     """Seconds in which an exact point has to come after a signal."""
     resume: Path | None = None
     """The folder of a run that goes on."""
+    hyperparameters: dict[str, str] | None = None
+    """Of a run that goes on: as they were read when it began, see :func:`_as_texts`."""
 
     def __post_init__(self) -> None:
         if self.every is not None:
@@ -67,7 +71,8 @@ def recorded_run(folder: Path) -> ExactRun:
         raise ValueError(f"{path} is damaged ({error}): expected what sb3-sparse train writes there.") from error
     if Path(cwd) != Path.cwd():
         raise ValueError(f"{folder} was begun in the folder {cwd}, which its options are relative to: go on from there.")
-    return ExactRun(args, **options, resume=folder)
+    # Earlier versions did not write them down.
+    return ExactRun(args, **options, resume=folder, hyperparameters=recorded.get("hyperparameters"))
 
 
 class _CheckpointOfRun(ExactCheckpoint):
@@ -94,6 +99,7 @@ def exactly(base: type, exact: ExactRun) -> type:
 
         every = exact.every
         resumed: BaseAlgorithm | None = None
+        read: dict[str, str]
 
         def __init__(self, *args: Any, **kwargs: Any):
             super().__init__(*args, **kwargs)
@@ -107,6 +113,9 @@ def exactly(base: type, exact: ExactRun) -> type:
 
         def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
             hyperparams, saved = super().read_hyperparameters()
+            # Now, since SB3 writes into some of them.
+            self.read = _as_texts(saved)
+            _check_same(exact, self.config, self.read)
             every = hyperparams.pop(SETTING, None)
             self.every = self.every or (None if every is None else whole_number(SETTING, every, 1))
             return hyperparams, saved
@@ -117,9 +126,7 @@ def exactly(base: type, exact: ExactRun) -> type:
             if self.every is not None and not self.optimize_hyperparameters:
                 self.callbacks.insert(0, _CheckpointOfRun(folder, self.every, exact.keep, verbose=self.verbose))
             if exact.resume is None and _exact_checkpoint(self.callbacks) is not None:
-                options = dict(every=exact.every, keep=exact.keep, patience=exact.patience)
-                with written_beside(folder / COMMAND) as beside:
-                    beside.write_text(json.dumps({"args": exact.args, "cwd": os.getcwd(), "options": options}, indent=1))
+                _write_down(folder / COMMAND, exact, self.read)
 
         def learn(self, model: BaseAlgorithm) -> None:
             # What callbacks save is of no use to a run that ends of it.
@@ -131,10 +138,8 @@ def exactly(base: type, exact: ExactRun) -> type:
             if checkpoint is None:
                 super().learn(model)
                 return
-            evaluated = [
-                each.eval_env for each in all_callbacks(CallbackList(self.callbacks)) if isinstance(each, EvalCallback)
-            ]
-            with ends_with_checkpoint(checkpoint, exact.patience, [*filter(None, [model.get_env()]), *evaluated]):
+            envs = [*filter(None, [model.get_env()]), *_evaluated(self.callbacks)]
+            with ends_with_checkpoint(checkpoint, exact.patience, envs):
                 if exact.resume is None or not checkpoints(checkpoint.path):
                     super().learn(model)
                 else:
@@ -144,6 +149,50 @@ def exactly(base: type, exact: ExactRun) -> type:
             super().save_trained_model(self.resumed or model)
 
     return ExactManager
+
+
+def _evaluated(callbacks: list[BaseCallback]) -> list[VecEnv]:
+    """The environments of evaluations."""
+    return [each.eval_env for each in all_callbacks(CallbackList(callbacks)) if isinstance(each, EvalCallback)]
+
+
+def _as_texts(hyperparameters: dict[str, Any]) -> dict[str, str]:
+    """Each as one line of YAML, objects of a file of Python included, as rl-zoo3 writes them."""
+    # It comes with rl-zoo3.
+    import yaml
+
+    def text(value: Any) -> str:
+        try:
+            return str(yaml.dump([value], default_flow_style=True, width=float("inf"))).strip()[1:-1]
+        except (yaml.YAMLError, TypeError):
+            # Nor can rl-zoo3 write it into its file, where it writes one.
+            return f"a {type(value).__name__}"
+
+    return {name: text(value) for name, value in hyperparameters.items()}
+
+
+def _write_down(path: Path, exact: ExactRun, hyperparameters: dict[str, str]) -> None:
+    options = dict(every=exact.every, keep=exact.keep, patience=exact.patience)
+    begun = {"args": exact.args, "cwd": os.getcwd(), "options": options, "hyperparameters": hyperparameters}
+    with written_beside(path) as beside:
+        beside.write_text(json.dumps(begun, indent=1))
+
+
+def _check_same(exact: ExactRun, config: str, now: dict[str, str]) -> None:
+    """:raises WrongSettingError: If a file was edited: the agent has the old settings, all else would have the new ones."""
+    before = exact.hyperparameters
+    if before is None:
+        return
+    entries = [
+        f"{name}={now.get(name, '(missing)')} instead of {before.get(name, '(missing)')}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if entries:
+        raise WrongSettingError(
+            f"{exact.resume} was begun with other hyperparameters than are in {config} now: {', '.join(entries)}. Put back "
+            "what it had, or begin a new run, without --resume."
+        )
 
 
 def _exact_checkpoint(callbacks: list[BaseCallback]) -> ExactCheckpoint | None:
