@@ -110,8 +110,7 @@ def restore_layers(layers: Sequence[Any], state: bytes) -> None:
     :param state: Of :func:`capture_layers`.
     :raises CannotCapture: If the layers are others, or hold other things.
     """
-    unpickler = _Unpickler(io.BytesIO(state), layers)
-    content = unpickler.load()
+    content = _loads(state, layers)
     if content["names"] != names_of(layers):
         raise CannotCapture(f"the environment consists of {names_of(layers)}: the checkpoint's was {content['names']}")
     # Of all, or of those around the innermost.
@@ -163,9 +162,21 @@ def left_out(state: bytes, layers: Sequence[Any]) -> list[str]:
     :param state: Of :func:`capture_layers`.
     :param layers: Those that it was captured from.
     """
-    content = _Unpickler(io.BytesIO(state), layers).load()
+    content = _loads(state, layers)
     parts = zip(content["names"], content["layers"], strict=False)
     return [f"{name}.{attribute}" for name, part in parts for attribute in part["left"] or ()]
+
+
+def captured_names(layers: Sequence[Any], state: bytes) -> list[tuple[Any, list[str], list[str]]]:
+    """
+    Each layer, which of its attributes are in a state, and those of them that are spaces.
+
+    :param layers: Those that it was captured from.
+    :param state: Of :func:`capture_layers`.
+    """
+    content = _loads(state, layers)
+    parts = zip(layers, content["layers"], strict=False)
+    return [(layer, list(part["attributes"]), list(part["spaces"])) for layer, part in parts]
 
 
 def says_its_state(layer: Any) -> bool:
@@ -209,6 +220,17 @@ def _dumps(value: Any, references: dict[int, tuple[Any, ...]]) -> bytes:
     file = io.BytesIO()
     _Pickler(file, references).dump(value)
     return file.getvalue()
+
+
+def _loads(state: bytes, layers: Sequence[Any]) -> Any:
+    """:raises CannotCapture: If what was written cannot be read, by objects of a class that forbids it for example."""
+    try:
+        return _Unpickler(io.BytesIO(state), layers).load()
+    except CannotCapture:
+        raise
+    except Exception as error:  # whatever a class of somebody else raises
+        says = f"{type(error).__name__}: {error}"
+        raise CannotCapture(f"the state of {names_of(layers)} cannot be read again ({says})") from error
 
 
 class _Pickler(pickle.Pickler):

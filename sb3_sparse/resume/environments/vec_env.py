@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 
+from sb3_sparse.resume.environments.kept import Kept
 from sb3_sparse.resume.environments.layers import (
     CannotCapture,
     capture_layers,
@@ -99,6 +100,7 @@ def why_not_exact(env: VecEnv) -> str | None:
     random_state = capture_random()
     try:
         start = capture_env(env)
+        kept = _keep(env, start)
         _play(env)
         middle = capture_env(env)
         here = capture_random()
@@ -107,6 +109,7 @@ def why_not_exact(env: VecEnv) -> str | None:
         restore_random(here)
         second = _play(env)
         restore_env(env, start)
+        _put_back(env, kept)
     except CannotCapture as error:
         return str(error)
     finally:
@@ -116,6 +119,26 @@ def why_not_exact(env: VecEnv) -> str | None:
     left = left_out_of(env, start)
     culprits = f"; what cannot be pickled: {', '.join(left)}" if left else ""
     return f"{describe(env)} did not make the same steps again from its captured state{culprits}"
+
+
+def _keep(env: VecEnv, state: dict[str, Any]) -> Kept:
+    """
+    :param env: The environment.
+    :param state: Of this moment.
+    """
+    layers = vec_layers(env)
+    base, inner = layers[-1], state["inner"]
+    if isinstance(base, SubprocVecEnv):
+        in_workers(base, "keep", inner)
+    inside = list(zip(map(layers_of, base.envs), inner, strict=True)) if isinstance(base, DummyVecEnv) else []
+    return Kept([(layers, state["outer"]), *inside])
+
+
+def _put_back(env: VecEnv, kept: Kept) -> None:
+    base = vec_layers(env)[-1]
+    if isinstance(base, SubprocVecEnv):
+        in_workers(base, "put back")
+    kept.put_back()
 
 
 def describe(env: VecEnv) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
+from sb3_sparse.resume.environments.kept import Kept
 from sb3_sparse.resume.environments.layers import (
     WORKER_NAME,
     CannotCapture,
@@ -20,6 +21,9 @@ from sb3_sparse.resume.state.random_state import capture_random, restore_random
 # A terminal sends Ctrl-C to all processes, a scheduler perhaps SIGUSR1: the main one decides. (With SIGTERM it ends workers.)
 _NOT_FOR_WORKERS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGUSR1") if hasattr(signal, name))
 
+# In a worker, from one call to the next.
+_KEPT: dict[int, Kept] = {}
+
 
 def in_workers(vec_env: SubprocVecEnv, what: str, arguments: list[Any] | None = None) -> list[Any]:
     """
@@ -27,7 +31,8 @@ def in_workers(vec_env: SubprocVecEnv, what: str, arguments: list[Any] | None = 
 
     :param vec_env: The environments.
     :param what: ``"capture"`` (with the argument ``True``, only its wrappers), ``"restore"``, ``"left out"`` of what was
-        captured, ``"recipe"``, or ``"shield"`` from signals that are for the main process.
+        captured, ``"keep"`` (of what was captured) and ``"put back"`` the same objects, ``"recipe"``, or ``"shield"`` from
+        signals that are for the main process.
     :param arguments: One for each environment.
     :raises CannotCapture: If it fails in one of them.
     """
@@ -59,6 +64,9 @@ def _act(env: Any, what: str, argument: Any) -> Any:
         return capture_layers(layers, bool(argument)), capture_random()
     if what == "recipe":
         return recipe(env)
+    if what == "put back":
+        _KEPT.pop(id(env)).put_back()
+        return None
     if what == "shield":
         for number in _NOT_FOR_WORKERS:
             signal.signal(number, signal.SIG_IGN)
@@ -66,6 +74,9 @@ def _act(env: Any, what: str, argument: Any) -> Any:
     state, random_state = argument
     if what == "left out":
         return left_out(state, layers)
+    if what == "keep":
+        _KEPT[id(env)] = Kept([(layers, state)])
+        return None
     restore_layers(layers, state)
     restore_random(random_state)
     return None

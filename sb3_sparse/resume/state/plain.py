@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch as th
 
-_CONSTANTS = (type(None), bool, int, float, complex, str, bytes, np.generic, Enum)
+#: Classes of what cannot change.
+CONSTANTS = (type(None), bool, int, float, complex, str, bytes, np.generic, Enum)
 # Whose functions use what they were made with, and change nothing of it.
 _LIBRARIES = ("gymnasium", "stable_baselines3", "sb3_contrib")
-_ATOMS = (*_CONSTANTS, np.random.Generator, np.random.RandomState)
+_ATOMS = (*CONSTANTS, np.random.Generator, np.random.RandomState)
 
 
 def _nothing_else(value: Any) -> bool:
@@ -77,7 +78,7 @@ def is_code(value: Any, known: Collection[int] = ()) -> bool:
 
 def _is_constant(value: Any, known: Collection[int]) -> bool:
     """Values that code does not change, or nearly never: arrays are factors and bounds."""
-    if id(value) in known or isinstance(value, (*_CONSTANTS, np.ndarray, th.dtype, th.device)):
+    if id(value) in known or isinstance(value, (*CONSTANTS, np.ndarray, th.dtype, th.device)):
         return True
     if isinstance(value, (tuple, frozenset)):
         return all(_is_constant(each, known) for each in value)

@@ -35,7 +35,7 @@ def restore_random(state: dict[str, Any]) -> None:
 
 def capture_space(space: gym.Space) -> list[Any]:
     """The generators of a space and of the spaces that it consists of; None where nothing was drawn yet."""
-    return [part._np_random for part in _parts(space)]
+    return [part._np_random for part in parts_of_space(space)]
 
 
 def restore_space(space: gym.Space, generators: list[Any]) -> None:
@@ -45,14 +45,15 @@ def restore_space(space: gym.Space, generators: list[Any]) -> None:
     :param space: The space.
     :param generators: Of :func:`capture_space`.
     """
-    for part, generator in zip(_parts(space), generators, strict=True):
+    for part, generator in zip(parts_of_space(space), generators, strict=True):
         part._np_random = generator
 
 
-def _parts(space: gym.Space) -> list[gym.Space]:
+def parts_of_space(space: gym.Space) -> list[gym.Space]:
+    """The space, and the spaces that it consists of: each has a generator."""
     inner: list[gym.Space] = []
     if isinstance(space, spaces.Dict):
         inner = list(space.spaces.values())
     elif isinstance(space, spaces.Tuple):
         inner = list(space.spaces)
-    return [space, *(part for each in inner for part in _parts(each))]
+    return [space, *(part for each in inner for part in parts_of_space(each))]
