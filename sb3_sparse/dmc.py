@@ -81,16 +81,25 @@ def rescaled(action: Any, space: spaces.Box) -> np.ndarray:
     >>> rescaled([-1.0, 0.5], spaces.Box(0, 5, (2,), np.int64)).tolist()
     [0, 4]
 
-    :param action: ``(n_actions,)``
+    :param action: Of the shape of the space.
     :param space: Bounded.
+    :raises ValueError: If the shape is another one, or a whole number is to be made of what is none.
     """
+    action = np.asarray(action, np.float64)
+    if action.shape != space.shape:
+        raise ValueError(f"an action of shape {action.shape}: expected {space.shape}.")
     # Halves, since the range may be twice as wide as numbers go. Bounds of [-1, 1] leave an action as it is, bit by bit.
     low, high = (bound.astype(np.float64) / 2 for bound in (space.low, space.high))
-    found = (high - low) * np.asarray(action, np.float64) + (high + low)
-    if np.issubdtype(space.low.dtype, np.integer):
-        found = np.rint(found)
     # Rounding may lead beyond the bounds.
-    return np.clip(found, 2 * low, 2 * high).astype(space.low.dtype)
+    found = np.clip((high - low) * action + (high + low), 2 * low, 2 * high)
+    if np.issubdtype(space.low.dtype, np.floating):
+        return found.astype(space.low.dtype)
+    if np.isnan(found).any():
+        raise ValueError(f"action {action}: expected numbers in [-1, 1].")
+    # The ends by themselves: as a float, the largest whole number is beyond its kind.
+    inside = (2 * low < found) & (found < 2 * high)
+    whole = np.rint(np.where(inside, found, 0.0)).astype(space.low.dtype)
+    return np.where(inside, whole, np.where(found <= 2 * low, space.low, space.high))
 
 
 def decision_metadata(env: gym.Env, action_repeat: int) -> dict[str, Any]:

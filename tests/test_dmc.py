@@ -5,7 +5,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.env_checker import check_env
 
-from sb3_sparse.dmc import DMCWrapper, make_dmc
+from sb3_sparse.dmc import DMCWrapper, make_dmc, rescaled
 from sb3_sparse.pixels import PixelObservations
 from tests.envs import ReachEnv, SpaceEnv
 
@@ -102,6 +102,24 @@ def test_the_environment_is_given_what_is_in_its_space(dtype):
         assert np.allclose(env.unwrapped.seen.astype(float), expected.astype(float), rtol=1e-14 if dtype is np.float64 else 0)
     env.step(np.zeros(len(low), np.float32))
     assert np.allclose(env.unwrapped.seen.astype(float), low / 2 + high / 2, atol=0.5 if low.dtype.kind == "i" else 1e-3)
+
+
+def test_what_is_no_action_is_refused():
+    whole, real = spaces.Box(0, 5, (2,), np.int64), spaces.Box(0, 5, (2,), np.float32)
+    for space in (whole, real):
+        for action in ([0.5], 0.5, [[0.5, 0.5]]):
+            with pytest.raises(ValueError, match=r"an action of shape \(.*\): expected \(2,\)"):
+                rescaled(action, space)
+    with pytest.raises(ValueError, match=r"action \[nan +0"):
+        rescaled([np.nan, 0.0], whole)
+    # For the environment to say what it is.
+    assert np.isnan(rescaled([np.nan, 0.0], real)).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.int8])
+def test_the_ends_of_all_whole_numbers(dtype):
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    assert rescaled([-1, 1, 2], spaces.Box(low, high, (3,), dtype)).tolist() == [low, high, high]
 
 
 def test_actions_of_the_same_range_stay_as_they_are():

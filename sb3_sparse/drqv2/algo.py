@@ -9,11 +9,9 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, ReplayBufferSamples, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, ReplayBufferSamples, Schedule
 from stable_baselines3.common.utils import polyak_update
 from torch.nn import functional as F
 
@@ -27,12 +25,12 @@ from sb3_sparse.networks.drq import DrQActor, DrQCritic
 from sb3_sparse.networks.frozen import frozen
 from sb3_sparse.networks.pieces import encode_in_pieces
 from sb3_sparse.networks.random_shift import RandomShift
-from sb3_sparse.replay.buffer import ComposedReplayBuffer, cut_off
+from sb3_sparse.replay.buffer import ComposedReplayBuffer
 from sb3_sparse.replay.frame_buffer import FrameReplayBuffer, at_its_new_place
-from sb3_sparse.replay.owner import check_buffer
+from sb3_sparse.replay.off_policy import EndsTrajectories
 
 
-class DrQv2(OffPolicyAlgorithm):
+class DrQv2(EndsTrajectories):
     """
     DrQ-v2: DDPG with two critics on images that are shifted at random, an encoder that the critic alone trains, rewards of
     several steps, and noise that shrinks.
@@ -209,19 +207,6 @@ class DrQv2(OffPolicyAlgorithm):
         progress = min(self.num_timesteps / self.exploration_steps, 1.0)
         return self.exploration_initial_std + progress * (self.exploration_final_std - self.exploration_initial_std)
 
-    def _setup_learn(
-        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
-    ) -> tuple[int, BaseCallback]:
-        begins_anew = reset_num_timesteps or self._last_obs is None
-        found = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
-        # An episode ends here that the buffer knows no end of, or the buffer is another one than the episode began with.
-        assert self.replay_buffer is not None
-        check_buffer(self, self.replay_buffer)
-        # What the buffer has of it is not normalised.
-        seen = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
-        cut_off(self.replay_buffer, None if begins_anew else seen)
-        return found
-
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -289,19 +274,6 @@ class DrQv2(OffPolicyAlgorithm):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> "DrQv2":
-        """Train, see SB3's ``learn``. By default a run is named by the class in TensorBoard."""
-        name = tb_log_name or type(self).__name__
-        return super().learn(total_timesteps, callback, log_interval, name, *args, **kwargs)
 
     def model_parts(self) -> ModelParts:
         """Its networks, for measurements and resets; see :class:`~sb3_sparse.common.model_parts.HasModelParts`."""

@@ -10,10 +10,9 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch.nn import functional as F
 
 from sb3_sparse.common.model_parts import ModelParts
@@ -26,8 +25,9 @@ from sb3_sparse.rainbow.networks import RainbowParts
 from sb3_sparse.rainbow.policies import RainbowCnnPolicy, RainbowMultiInputPolicy, RainbowPolicy
 from sb3_sparse.rainbow.settings import OF_BUFFER, OF_NETWORK, check_buffer_kwargs, check_settings
 from sb3_sparse.rainbow.simba import SparseSimBaRainbowPolicy
-from sb3_sparse.replay.buffer import ComposedReplayBuffer, cut_off
+from sb3_sparse.replay.buffer import ComposedReplayBuffer
 from sb3_sparse.replay.frame_buffer import at_its_new_place
+from sb3_sparse.replay.off_policy import EndsTrajectories
 from sb3_sparse.replay.owner import check_buffer
 from sb3_sparse.replay.prioritized import PrioritizedReplayBuffer
 from sb3_sparse.simba.policies import POLICY_ALIAS
@@ -52,7 +52,7 @@ _CLIPPING_EVERY, _CLIPPING_PATIENCE, _CLIPPING_LIMIT = 10, 1_000, 0.1
 _SAME_IN_BUFFERS = ("n_steps", "gamma", "alpha", "handle_timeout_termination", "n_envs", "observation_space", "action_space")
 
 
-class Rainbow(DQN):
+class Rainbow(EndsTrajectories, DQN):
     """
     SB3's DQN with six parts, each switched by a keyword; without any it is DQN, bit by bit.
 
@@ -175,18 +175,6 @@ class Rainbow(DQN):
     def _check_buffer(self) -> None:
         """Of an agent whose attributes may have been set by hand, or given to SB3's ``load`` as ``custom_objects``."""
         check_buffer(self, self.replay_buffer)
-
-    def _setup_learn(
-        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
-    ) -> tuple[int, BaseCallback]:
-        begins_anew = reset_num_timesteps or self._last_obs is None
-        found = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
-        self._check_buffer()
-        # An episode ends here that the buffer knows no end of, or the buffer is another one than the episode began with.
-        seen = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
-        assert self.replay_buffer is not None
-        cut_off(self.replay_buffer, None if begins_anew else seen)
-        return found
 
     def _check_buffer_class(self, buffer_class: type[ReplayBuffer] | None) -> None:
         if self.prioritized != issubclass(buffer_class or object, PrioritizedReplayBuffer):
@@ -351,19 +339,6 @@ class Rainbow(DQN):
     ) -> tuple[np.ndarray, np.ndarray]:
         # Noise explores from the first step on; random actions would only come between.
         return super()._sample_action(0 if self.noisy else learning_starts, action_noise, n_envs)
-
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 4,
-        tb_log_name: str | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> "Rainbow":
-        """Train, see SB3's ``learn``. By default a run is named by the class in TensorBoard."""
-        name = tb_log_name or type(self).__name__
-        return super().learn(total_timesteps, callback, log_interval, name, *args, **kwargs)
 
     def model_parts(self) -> ModelParts:
         """Its network, for measurements and resets; see :class:`~sb3_sparse.common.model_parts.HasModelParts`."""

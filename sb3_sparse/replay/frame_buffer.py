@@ -31,13 +31,19 @@ def at_its_new_place(path: str | Path | io.BufferedIOBase, keywords: Mapping[str
 
     :param path: The agent's file.
     :param keywords: Of ``load``.
+    :raises ValueError: If the agent has another kind of buffer.
     """
     given = keywords.get("replay_buffer_kwargs")
     if not isinstance(given, Mapping) or "storage_path" not in given or not given.keys() <= _OF_STORE:
         return dict(keywords)
     data, _, _ = load_from_zip_file(path, device="cpu", custom_objects=keywords.get("custom_objects"))
-    saved = (data or {}).get("replay_buffer_kwargs") or {}
-    return {**keywords, "replay_buffer_kwargs": {**saved, **given}}
+    data = data or {}
+    if not issubclass(data.get("replay_buffer_class") or object, FrameReplayBuffer):
+        raise ValueError(
+            f"load(..., replay_buffer_kwargs={dict(given)!r}): the saved agent's replay buffer is none of single frames, "
+            "which alone is kept in a file. Leave it out, or make a new agent."
+        )
+    return {**keywords, "replay_buffer_kwargs": {**(data.get("replay_buffer_kwargs") or {}), **given}}
 
 
 class FrameReplayBuffer(ComposedReplayBuffer):

@@ -135,11 +135,12 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def evaluation_curve(folder: Path) -> Series | None:
+def evaluation_curve(folder: Path, finite: bool = True) -> Series | None:
     """
     The mean return of each evaluation of SB3's ``EvalCallback``; None if there is no file of it.
 
     :param folder: Of the run.
+    :param finite: Only finite numbers.
     :raises ValueError: If the file is damaged.
     """
     path = folder / EVALUATIONS_FILE
@@ -147,37 +148,18 @@ def evaluation_curve(folder: Path) -> Series | None:
         return None
     # NumPy leaves a damaged file open that it opened itself.
     with _reading(path), path.open("rb") as opened, np.load(opened) as file:
-        return _series(file["timesteps"], file["results"].mean(axis=1))
+        return _series(file["timesteps"], file["results"].mean(axis=1), finite)
 
 
-def plasticity_curves(folder: Path) -> dict[str, Series]:
+def plasticity_curves(folder: Path, finite: bool = True) -> dict[str, Series]:
     """
     The series of ``PlasticityCallback``'s table by name; none if there is no table.
 
     :param folder: Of the run.
+    :param finite: Only finite numbers.
     :raises ValueError: If the file is damaged.
     """
-    return _read_table(folder / PLASTICITY_FILE, "timesteps")
-
-
-def ends_without_number(folder: Path) -> dict[str, float]:
-    """
-    Series of a run that had finite numbers and have none at the end, as those of networks that have diverged; and the step of
-    the last finite one. Of evaluations one without a number is enough. Named as the columns, and ``"evaluations"``.
-
-    :param folder: Of the run.
-    :raises ValueError: If a file is damaged.
-    """
-    series = _read_table(folder / PLASTICITY_FILE, "timesteps", finite=False)
-    found = {name: each for name, each in series.items() if not np.isfinite(each.y[-1])}
-    path = folder / EVALUATIONS_FILE
-    if path.is_file():
-        with _reading(path), path.open("rb") as opened, np.load(opened) as file:
-            evaluations = _series(file["timesteps"], file["results"].mean(axis=1), finite=False)
-        if not np.isfinite(evaluations.y).all():
-            found["evaluations"] = evaluations
-    finite = {name: each.x[np.isfinite(each.y)] for name, each in found.items()}
-    return {name: float(steps[-1]) for name, steps in finite.items() if len(steps)}
+    return _read_table(folder / PLASTICITY_FILE, "timesteps", finite)
 
 
 def _read_monitor(folder: Path, frames_per_step: int) -> dict[str, Series]:

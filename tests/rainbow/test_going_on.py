@@ -189,3 +189,6 @@ def test_a_buffer_whose_folder_was_moved_keeps_its_settings(tmp_path):
     assert (loaded.replay_buffer.n_steps, loaded.replay_buffer.size()) == (2, 28)
     with pytest.raises(ValueError, match="the saved agent has its own"):
         Rainbow.load(tmp_path / "agent", replay_buffer_kwargs=dict(n_stack=2))
+    Rainbow("MlpPolicy", "CartPole-v1", **SETTINGS).save(tmp_path / "other")
+    with pytest.raises(ValueError, match="replay buffer is none of single frames, which alone is kept in a file"):
+        Rainbow.load(tmp_path / "other", replay_buffer_kwargs=moved)

@@ -26,8 +26,10 @@ _ACTIVATION_FUNCTIONS = {
 # A ReLU where they cut off at 0 below and nowhere above.
 _CLAMPS = {
     *(th.clamp, th.clamp_, th.clip, th.clip_, th.Tensor.clamp, th.Tensor.clamp_, th.Tensor.clip, th.Tensor.clip_),
-    *(th.clamp_min, th.clamp_min_, th.Tensor.clamp_min, th.Tensor.clamp_min_, th.maximum, th.Tensor.maximum),
+    *(th.clamp_min, th.clamp_min_, th.Tensor.clamp_min, th.Tensor.clamp_min_),
 }
+# And these, where one of the two is 0.
+_MAXIMA = {th.maximum, th.Tensor.maximum}
 _LINEAR_CLASSES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, SparseLinear, SparseConv2d)
 
 
@@ -67,8 +69,12 @@ def record_activations(network: nn.Module, forward: Callable[[], Any], has_heads
     :param forward: Makes the pass.
     :param has_heads: False for an encoder, which has no heads: its last layers count as all others do, and the features
         are what ``forward`` returns.
-    :raises ValueError: If no linear layer of ``network`` took part.
+    :raises ValueError: If no linear layer of ``network`` took part, or a part of it is TorchScript.
     """
+    if scripted := [name for name, module in network.named_modules() if isinstance(module, th.jit.ScriptModule)]:
+        raise ValueError(
+            f"module {scripted[0]!r} is TorchScript, which shows nothing of its pass: look at the one it was made of."
+        )
     recorder = _Recorder()
     handles: list[RemovableHandle] = []
     try:
@@ -218,10 +224,12 @@ def _may_be_activation(module: nn.Module) -> bool:
 
 def _cuts_at_zero(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether this is a ReLU by another name: clamp(min=0), maximum(x, 0)."""
+    if func in _MAXIMA:
+        return any(not bool(th.as_tensor(value).any()) for value in (*args, *kwargs.values()))
     if func not in _CLAMPS:
         return False
     limits = [*args[1:], *kwargs.values()]
-    lower = kwargs.get("min", kwargs.get("other", args[1] if len(args) > 1 else None))
+    lower = kwargs.get("min", args[1] if len(args) > 1 else None)
     others = [limit for limit in limits if limit is not None and limit is not lower]
     return lower is not None and not others and not bool(th.as_tensor(lower).any())
 

@@ -88,6 +88,7 @@ def gradient_interference(network: nn.Module, losses: Callable[[], th.Tensor]) -
     return interference_from_gram(gradient_gram(network, losses))
 
 
+@th.enable_grad()
 def gradient_gram(network: nn.Module, losses: Callable[[], th.Tensor]) -> th.Tensor:
     """
     Inner products of the gradients of single samples.
@@ -99,7 +100,7 @@ def gradient_gram(network: nn.Module, losses: Callable[[], th.Tensor]) -> th.Ten
     :return: ``(samples, samples)`` in float64. Its mean is the squared norm of the gradient of the mean loss.
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
-    with th.enable_grad(), _recorded_calls(network) as calls:
+    with _recorded_calls(network) as calls:
         values = losses()
     if values.dim() != 1 or len(values) < 2 or not values.requires_grad:
         raise ValueError(f"losses of shape {tuple(values.shape)}: expected one loss per sample that depends on the network.")
@@ -182,8 +183,7 @@ def _module_gram(module: nn.Module, uses: list[tuple[_Call, th.Tensor]], samples
             return gram * th.outer(scales, scales)
 
     def gradients(sample: int) -> tuple[th.Tensor, ...]:
-        with th.enable_grad():
-            outputs = [module(*_one(call.args, sample, samples), **_one(call.kwargs, sample, samples)) for call, _ in uses]
+        outputs = [module(*_one(call.args, sample, samples), **_one(call.kwargs, sample, samples)) for call, _ in uses]
         deltas = [delta[sample : sample + 1] for _, delta in uses]
         return th.autograd.grad(outputs, parameters, deltas, allow_unused=True, materialize_grads=True)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_sparse.results.runs import ends_without_number, evaluation_curve, plasticity_curves
+from sb3_sparse.results.runs import evaluation_curve, plasticity_curves
 from sb3_sparse.results.statistics import Series
 
 # The names of a study's parts.
@@ -253,16 +253,26 @@ def _result(folder: Path, done: Mapping[str, Any]) -> Result:
     for name in ("seconds", "timesteps"):
         if not _is_finite(done.get(name)):
             raise ValueError(f"{problem}{name}={done.get(name)!r}, expected a number.")
-    evaluations = evaluation_curve(folder)
+    evaluations, plasticity = evaluation_curve(folder, finite=False), plasticity_curves(folder, finite=False)
+    without_end = {name: series for name, series in plasticity.items() if not np.isfinite(series.y[-1])}
+    if evaluations is not None and not np.isfinite(evaluations.y).all():
+        without_end[EVALUATIONS] = evaluations
+    curves = {name: finite for name, series in plasticity.items() if len((finite := _finite(series)).x)}
     return Result(
         returns=[float(value) for value in returns],
         parameters={network: (int(counts["total"]), int(counts["learnable"])) for network, counts in parameters.items()},
         seconds=float(done["seconds"]),
         timesteps=int(done["timesteps"]),
-        evaluations=None if evaluations is None or not len(evaluations.x) else evaluations,
-        plasticity={name: thinned(series) for name, series in plasticity_curves(folder).items()},
-        without_end=ends_without_number(folder),
+        evaluations=None if evaluations is None or not len(_finite(evaluations).x) else _finite(evaluations),
+        plasticity={name: thinned(series) for name, series in curves.items()},
+        # What was never a number is none of a network that has diverged.
+        without_end={name: float(_finite(series).x[-1]) for name, series in without_end.items() if len(_finite(series).x)},
     )
+
+
+def _finite(series: Series) -> Series:
+    kept = np.isfinite(series.y)
+    return Series(series.x[kept], series.y[kept])
 
 
 def _is_finite(value: Any) -> bool:

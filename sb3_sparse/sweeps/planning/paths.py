@@ -83,7 +83,8 @@ def _holds(path: str, found: Any, value: Any) -> bool:
     found, value = _as_entries(path, found), _as_entries(path, value)
     if isinstance(value, Mapping):
         return isinstance(found, Mapping) and all(name in found and _holds(path, found[name], value[name]) for name in value)
-    return repr(found) == repr(value)
+    # None stands for no entries, too.
+    return repr(found) == repr(value) or (value is None and isinstance(found, Mapping))
 
 
 def _as_entries(name: str, value: Any) -> Any:

@@ -168,6 +168,7 @@ def test_activations_under_all_their_names():
         for name in ("clamp_min", "clamp_min_"):
             relus[f"{owner}.{name}"] = functools.partial(getattr(owner, name), min=0)
     relus["maximum"] = lambda x: th.maximum(x, th.zeros_like(x))
+    relus["maximum of 0 and x"] = lambda x: th.maximum(th.tensor(0.0), x)
     net, x = nn.ModuleList([nn.Linear(6, 8), nn.Linear(8, 2)]), th.randn(16, 6)
     for name, function in {**shapes, **relus}.items():
         seen = record_activations(net, lambda function=function: net[1](function(net[0](x))))
@@ -206,3 +207,12 @@ def test_an_activation_of_ones_own_is_what_its_module_returns():
     assert list(seen.rectified) == ["2"]
     assert th.equal(seen.rectified["2"], net[:4](x))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript_is_refused():
+    """Mistake of ours: the layer before it was taken for a head, since nothing was seen to follow it."""
+    for inner in (th.jit.script(Swish()), th.jit.trace(Swish(), th.randn(2, 8))):
+        net = nn.Sequential(nn.Linear(6, 8), inner, nn.Linear(8, 2))
+        with pytest.raises(ValueError, match="module '1' is TorchScript"):
+            record_activations(net, lambda net=net: net(th.randn(16, 6)))

@@ -1,0 +1,40 @@
+"""What the off-policy algorithms of this package have in common: they tell their buffer where a trajectory breaks off."""
+
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import MaybeCallback
+
+from sb3_sparse.replay.buffer import cut_off
+from sb3_sparse.replay.owner import check_buffer
+
+
+class EndsTrajectories(OffPolicyAlgorithm):
+    """Base of an algorithm, before SB3's own: no window of several steps runs from one trajectory into another."""
+
+    def _setup_learn(
+        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
+    ) -> tuple[int, BaseCallback]:
+        begins_anew = reset_num_timesteps or self._last_obs is None
+        found = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
+        # An episode ends here that the buffer knows no end of, or the buffer is another one than the episode began with.
+        assert self.replay_buffer is not None
+        check_buffer(self, self.replay_buffer)
+        # What the buffer has of it is not normalised.
+        seen = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
+        cut_off(self.replay_buffer, None if begins_anew else seen)
+        return found
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 4,
+        tb_log_name: str | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Train, see SB3's ``learn``. By default a run is named by the class in TensorBoard."""
+        name = tb_log_name or type(self).__name__
+        return super().learn(total_timesteps, callback, log_interval, name, *args, **kwargs)
