@@ -21,6 +21,7 @@ from typing_extensions import assert_type
 
 from sb3_sparse import (
     DER,
+    DrQv2,
     ExactCheckpoint,
     PlasticityCallback,
     Rainbow,
@@ -76,6 +77,23 @@ class Line(gym.Env[Array, Array]):
         return self._observation(), -abs(self.place), False, self.steps >= 50, {}
 
 
+class Pictures(gym.Env[npt.NDArray[np.uint8], Array]):
+    """Noise to look at, for the algorithms that learn from pixels."""
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(0, 255, (3, 48, 48), np.uint8)
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
+        super().reset(seed=seed)
+        return self.np_random.integers(0, 256, (3, 48, 48), np.uint8), {}
+
+    def step(self, action: Array) -> tuple[npt.NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+        return self.np_random.integers(0, 256, (3, 48, 48), np.uint8), float(action[0]), False, False, {}
+
+
 def policies(folder: Path) -> SAC:
     """SB3's algorithms: trained, measured, reset, saved, loaded, gone on with."""
     callbacks = CallbackList(
@@ -116,6 +134,10 @@ def algorithms(folder: Path) -> None:
     rainbow.save(folder / "rainbow")
     assert_type(Rainbow.load(folder / "rainbow"), Rainbow)
     assert_type(DER("MlpPolicy", "CartPole-v1", learning_starts=20).learn(30), DER)
+    pixels = DrQv2("CnnPolicy", Pictures(), buffer_size=50, batch_size=8, learning_starts=20, policy_kwargs={"sparsity": 0.8})
+    assert_type(pixels.learn(24), DrQv2)
+    pixels.save(folder / "pixels")
+    assert_type(DrQv2.load(folder / "pixels"), DrQv2)
 
     stream = StreamAC("MlpPolicy", Line(), policy_kwargs={"sparsity": 0.5}, seed=0)
     assert_type(stream.learn(100), StreamAC)

@@ -1,6 +1,6 @@
 """What the off-policy algorithms of this package have in common: they tell their buffer where a trajectory breaks off."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -8,6 +8,8 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 
 from sb3_sparse.replay.buffer import cut_off
 from sb3_sparse.replay.owner import check_buffer
+
+SelfEndsTrajectories = TypeVar("SelfEndsTrajectories", bound="EndsTrajectories")
 
 
 class EndsTrajectories(OffPolicyAlgorithm):
@@ -27,14 +29,14 @@ class EndsTrajectories(OffPolicyAlgorithm):
         return found
 
     def learn(
-        self,
+        self: SelfEndsTrajectories,
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int = 4,
         tb_log_name: str | None = None,
         *args: Any,
         **kwargs: Any,
-    ) -> Any:
+    ) -> SelfEndsTrajectories:
         """Train, see SB3's ``learn``. By default a run is named by the class in TensorBoard."""
         name = tb_log_name or type(self).__name__
         return super().learn(total_timesteps, callback, log_interval, name, *args, **kwargs)

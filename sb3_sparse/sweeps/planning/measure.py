@@ -10,6 +10,7 @@ import resource
 import sys
 import tempfile
 import time
+import warnings
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -98,8 +99,10 @@ def measure(settings: dict[str, Any], threads: int, seconds: float) -> Measured:
     if "learning_starts" in hyperparams:
         hyperparams["learning_starts"] = min(hyperparams["learning_starts"], FEW_STEPS)
     watch = _Stopwatch(seconds)
-    with tempfile.TemporaryDirectory() as folder:
-        # Names of callbacks are checked, and what they cost is in what is measured.
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # Of so short a run; the run itself says what there is to say.
+        warnings.simplefilter("ignore")
+        # Names of callbacks are checked, and what they cost is in what is measured, if they act so soon.
         model = train_in_folder(
             *(folder, settings["algo"], settings["env"], {**hyperparams, "callback": settings["callbacks"]}),
             n_timesteps=settings["n_timesteps"],
