@@ -60,8 +60,14 @@ FAST = {
     "sb3_contrib": ["test_save_load.py::test_save_load", "test_save_load.py::test_save_load_policy"],
 }
 # What stands for DQN in SB3's own tests of it, see rainbow_plugin.py.
-STAND_INS = ("Rainbow", "DER", "Uniform", "AllOff")
-FAST_OF_DQN = ["test_save_load.py::test_save_load", "test_save_load.py::test_save_load_q_net", "test_train_eval_mode.py"]
+STAND_INS = ("Rainbow", "Uniform", "DER", "AllOff")
+FAST_OF_DQN = [
+    "test_save_load.py::test_save_load",
+    "test_save_load.py::test_save_load_q_net",
+    "test_save_load.py::test_save_load_replay_buffer",
+    "test_callbacks.py::test_eval_callback_logs_are_written_with_the_correct_timestep",
+    "test_train_eval_mode.py",
+]
 
 # DrQ-v2 stands for TD3, see drqv2_plugin.py.
 FAST_OF_TD3 = ["test_save_load.py::test_save_load"]
@@ -99,7 +105,7 @@ def main() -> None:
     status = 0
     for package, files in (FAST if options.fast else SUITES).items():
         status = run(package, files, "upstream_plugin", settings, ["-n", options.workers, *extra]) or status
-    for stand_in in STAND_INS[:1] if options.fast else STAND_INS:
+    for stand_in in STAND_INS[:2] if options.fast else STAND_INS:
         files = FAST_OF_DQN if options.fast else SUITES["stable_baselines3"]
         os.environ["SB3_SPARSE_DQN"] = stand_in
         print(f"== {stand_in} for DQN", flush=True)

@@ -213,33 +213,38 @@ class Rainbow(EndsTrajectories, DQN):
         before = self.replay_buffer
         super().load_replay_buffer(path, truncate_last_traj)
         loaded = self.replay_buffer
-        assert before is not None
         assert loaded is not None
         try:
-            self._check_buffer_class(type(loaded))
-            for name in _SAME_IN_BUFFERS:
-                ours, theirs = (getattr(buffer, name, None) for buffer in (before, loaded))
-                if ours != theirs:
-                    raise ValueError(
-                        f"{path}: a replay buffer with {name}={theirs!r}, this agent's has {ours!r}. Make the agent with that "
-                        "of the buffer, or leave the buffer out."
-                    )
+            self._check_loaded(path, loaded)
         except ValueError:
             self.replay_buffer = before
             raise
-        if loaded.buffer_size != before.buffer_size:
-            size, expected = (buffer.buffer_size * buffer.n_envs for buffer in (loaded, before))
+        size, expected = loaded.buffer_size * self.n_envs, max(self.buffer_size // self.n_envs, 1) * self.n_envs
+        if size != expected:
             warn_user(
                 f"{path}: a replay buffer for {size} transitions, where buffer_size={self.buffer_size} of this agent asks for "
                 f"{expected}. As in SB3 the one in the file is taken, with its size."
             )
-        if isinstance(before, PrioritizedReplayBuffer) and isinstance(loaded, PrioritizedReplayBuffer):
-            # Of what is drawn from now on, and of nothing in the file.
-            if not (callable(before.beta) or callable(loaded.beta)) and before.beta != loaded.beta:
-                warn_user(
-                    f"{path}: a replay buffer with beta={loaded.beta!r}. This agent goes on with its own, {before.beta!r}."
+        if isinstance(loaded, PrioritizedReplayBuffer):
+            # Of what is drawn from now on, and of nothing in the file. Who needs the memory may have set the buffer to None.
+            beta = getattr(before, "beta", self.replay_buffer_kwargs["beta"])
+            if not (callable(beta) or callable(loaded.beta)) and beta != loaded.beta:
+                warn_user(f"{path}: a replay buffer with beta={loaded.beta!r}. This agent goes on with its own, {beta!r}.")
+            loaded.beta = beta
+
+    def _check_loaded(self, path: Any, loaded: ReplayBuffer) -> None:
+        """See whether a buffer was made as this agent makes its own."""
+        self._check_buffer_class(type(loaded))
+        own = {name: getattr(self, name, None) for name in _SAME_IN_BUFFERS}
+        own |= {"handle_timeout_termination": True, **self.replay_buffer_kwargs}
+        for name in _SAME_IN_BUFFERS:
+            # A buffer without steps has single ones; what else it does not have means nothing to it.
+            ours, theirs = own[name], getattr(loaded, name, 1 if name == "n_steps" else own[name])
+            if ours != theirs:
+                raise ValueError(
+                    f"{path}: a replay buffer with {name}={theirs!r}, this agent's has {ours!r}. Make the agent with that "
+                    "of the buffer, or leave the buffer out."
                 )
-            loaded.beta = before.beta
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Update the network; SB3 calls this."""

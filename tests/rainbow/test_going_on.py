@@ -175,6 +175,18 @@ def test_the_weights_of_draws_are_those_of_the_agent(buffer_file, theirs, warned
     assert model.replay_buffer.size() == 32
 
 
+def test_a_buffer_is_loaded_where_the_present_one_was_given_up_for_its_memory(buffer_file):
+    model = Rainbow("MlpPolicy", DummyVecEnv([lambda: Walk(VECTOR)]), **SETTINGS)
+    model.replay_buffer, path = None, buffer_file(alpha=0.9)
+    with pytest.raises(ValueError, match=r"alpha=0\.9, this agent's has 0\.5"):
+        model.load_replay_buffer(path)
+    assert model.replay_buffer is None
+    with pytest.warns(UserWarning, match=r"beta=0\.9. This agent goes on with its own, 0\.4"):
+        model.load_replay_buffer(buffer_file(beta=0.9))
+    assert model.replay_buffer.beta == 0.4
+    assert model.replay_buffer.size() == 32
+
+
 def test_a_buffer_whose_folder_was_moved_keeps_its_settings(tmp_path):
     """Mistake of ours: the page said how to name the new place, and load refused it."""
     kwargs = dict(storage_path=tmp_path / "store", n_stack=4, rewind=0)
