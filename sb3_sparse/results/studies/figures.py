@@ -28,6 +28,8 @@ MAX_SERIES = 4
 # Panels that a picture has room for, and lines that a legend inside of a panel has room for.
 MAX_TASKS, MAX_LINES = 12, 12
 MAX_NAME = 32
+# So much larger is the largest network of a logarithmic axis on which powers of ten are named alone.
+WIDE = 40
 
 
 def draw_scaling(tasks: Mapping[str, Sequence[Group]], axes: Sequence[str], horizontals: Sequence[str]) -> "Figure":
@@ -71,8 +73,11 @@ def _draw_lines(panel: Any, lines: Mapping[str, Sequence[Group]], horizontal: st
         bars.append([high - value for value, (_, high) in zip(values, ends, strict=True)])
         panel.errorbar(x, values, bars, marker="o", markersize=4, color=colour, elinewidth=0.8, label=label)
     if is_log:
-        panel.set_xscale("log")
-    elif horizontal in (TOTAL, LEARNABLE):
+        sizes = [place(group, horizontal) for groups in lines.values() for group in groups]
+        # As many names as there is room for.
+        panel.set_xscale("log", subs=[])
+        panel.xaxis.get_major_locator().set_params(subs=(1, 2, 5) if max(sizes) < WIDE * min(sizes) else (1,))
+    if horizontal in (TOTAL, LEARNABLE):
         panel.xaxis.set_major_formatter(thousands)
     panel.set_xlabel(as_text(horizontal))
     panel.set_ylabel(f"{METRICS[FINAL]} (IQM)")

@@ -1,8 +1,9 @@
 """Scaling curves: which groups lie on one line, and where along it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sb3_sparse.results.studies.grouping import MISSING, Group, named, shown
+from sb3_sparse.results.studies.reading import Label
 
 # Horizontal axes that every study has.
 TOTAL, LEARNABLE = "total parameters", "learnable parameters"
@@ -18,9 +19,13 @@ def horizontal_axes(groups: Sequence[Group], axes: Sequence[str]) -> list[str]:
     found = [TOTAL, LEARNABLE]
     for name in axes:
         values = {group.axes.get(name) for group in groups}
-        if len(values) > 1 and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        if len(values) > 1 and _are_numbers(values):
             found.append(name)
     return found
+
+
+def _are_numbers(values: Iterable[Label | None]) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
 def place(group: Group, horizontal: str) -> float:
@@ -39,8 +44,9 @@ def scaling_lines(groups: Sequence[Group], axes: Sequence[str], horizontal: str)
     """
     Groups on lines, by what those on a line have in common.
 
-    A line goes along the axis that is drawn. Against parameters it goes along all axes by which the total number of
-    parameters changes, such as width and depth; sparsity does not change that number, so that each has its own line.
+    A line goes along the axis that is drawn. Against parameters it goes along all axes of numbers by which the total number
+    of parameters changes, such as width and depth; sparsity does not change that number, and labels have no order, so that
+    each of them has its own line.
 
     :param groups: Of one task.
     :param axes: Names.
@@ -59,9 +65,11 @@ def scaling_lines(groups: Sequence[Group], axes: Sequence[str], horizontal: str)
 
 
 def _size_axes(groups: Sequence[Group], axes: Sequence[str]) -> set[str]:
-    """Axes along which, all others equal, the total number of parameters changes, or of which no two groups tell it."""
+    """Axes of numbers along which, all others equal, the number of parameters changes, or of which no two groups tell it."""
     found = set()
     for name in axes:
+        if not _are_numbers(group.axes[name] for group in groups if name in group.axes):
+            continue
         totals: dict[tuple[str, ...], list[float]] = {}
         for group in groups:
             others = tuple(shown(group.axes.get(other, MISSING)) for other in axes if other != name)

@@ -173,6 +173,14 @@ def test_lines_of_scaling_curves(tmp_path):
     assert lines("sparsity") == {"width=1": [0, 0.75], "width=2": [0, 0.75], "width=4": [0, 0.75]}
 
 
+def test_no_line_joins_labels(tmp_path):
+    for size, total in (("small", 1), ("large", 2)):
+        write_run(tmp_path, {"arm": size, "seed": 0, "width": total}, [1.0], settings={"hyperparams": {"size": total}})
+    grouping = groups_of(tmp_path)
+    assert set(scaling_lines(grouping.groups, ["arm"], TOTAL)) == {"arm=small", "arm=large"}
+    assert set(scaling_lines(grouping.groups, ["width"], TOTAL)) == {"all runs"}
+
+
 def test_lines_keep_settings_and_other_axes_apart(tmp_path):
     for width in (1, 2):
         for net in ("a", "b"):
