@@ -2,7 +2,7 @@
 
 import io
 import pathlib
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
@@ -28,6 +28,8 @@ from sb3_sparse.networks.random_shift import RandomShift
 from sb3_sparse.replay.buffer import ComposedReplayBuffer
 from sb3_sparse.replay.frame_buffer import FrameReplayBuffer, at_its_new_place
 from sb3_sparse.replay.off_policy import EndsTrajectories
+
+SelfDrQv2 = TypeVar("SelfDrQv2", bound="DrQv2")
 
 
 class DrQv2(EndsTrajectories):
@@ -179,7 +181,7 @@ class DrQv2(EndsTrajectories):
         return kind or FrameReplayBuffer, kwargs
 
     @classmethod
-    def load(cls, path: str | pathlib.Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> "DrQv2":
+    def load(cls: type[SelfDrQv2], path: str | pathlib.Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> SelfDrQv2:
         """
         An agent from a file.
 

@@ -3,7 +3,7 @@
 import io
 import pathlib
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch as th
@@ -50,6 +50,9 @@ _CLIPPING_EVERY, _CLIPPING_PATIENCE, _CLIPPING_LIMIT = 10, 1_000, 0.1
 
 # What a replay buffer was made with; another one means something else by its transitions or priorities.
 _SAME_IN_BUFFERS = ("n_steps", "gamma", "alpha", "handle_timeout_termination", "n_envs", "observation_space", "action_space")
+
+
+SelfRainbow = TypeVar("SelfRainbow", bound="Rainbow")
 
 
 class Rainbow(EndsTrajectories, DQN):
@@ -184,7 +187,7 @@ class Rainbow(EndsTrajectories, DQN):
             )
 
     @classmethod
-    def load(cls, path: str | pathlib.Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> "Rainbow":
+    def load(cls: type[SelfRainbow], path: str | pathlib.Path | io.BufferedIOBase, *args: Any, **kwargs: Any) -> SelfRainbow:
         """
         An agent from a file.
 

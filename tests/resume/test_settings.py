@@ -105,3 +105,11 @@ def test_what_is_the_same_stays_the_same_object(tmp_path):
     found = Shared(levels)
     assert not resumed(tmp_path, Shared([1, 2]), found)
     assert found.levels is levels
+
+
+def test_sets_have_another_order_in_another_process(tmp_path):
+    first, second = {0, 8}, {8, 0}
+    assert list(first) != list(second)
+    assert not resumed(tmp_path / "1", Phase(levels=[0, first]), Phase(levels=[0, second]))
+    (warned,) = resumed(tmp_path / "2", Phase(levels=[0, first]), Phase(levels=[0, {0, 9}]))
+    assert warned.startswith("Phase goes on with levels=")

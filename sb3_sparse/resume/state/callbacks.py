@@ -178,18 +178,18 @@ def _restore_settings(callback: BaseCallback, given: dict[str, bytes], state: di
     then = state["settings"]
     # Checkpoints of earlier versions do not say what was given: nothing of it counts as changed.
     given_then = state.get("given", _as_bytes(then))
-    changed = {name for name, value in _as_bytes(then).items() if value != given_then.get(name)}
+    changed = {name for name, value in _as_bytes(then).items() if not _same(value, given_then.get(name))}
     others = {
         name
         for name in given.keys() & given_then
-        if given[name] != given_then[name] and not _is_place(name, pickle.loads(given_then[name]))
+        if not _same(given[name], given_then[name]) and not _is_place(name, pickle.loads(given_then[name]))
     }
     _say_others(callback, given, others, changed, state)
     now = _as_bytes(_settings(callback))
     for name, value in _as_bytes(then).items():
         is_state = name in changed or not (name in others or _is_place(name, then[name]))
         # What is the same stays the same object, which others may know.
-        if is_state and value != now.get(name) and "given" in state:
+        if is_state and not _same(value, now.get(name)) and "given" in state:
             vars(callback)[name] = then[name]
 
 
@@ -216,3 +216,20 @@ def _is_place(name: str, value: Any) -> bool:
 def _as_bytes(values: dict[str, Any]) -> dict[str, bytes]:
     # Arrays have no single answer to whether they are equal, and lists change in place.
     return {name: pickle.dumps(value) for name, value in values.items()}
+
+
+def _same(first: bytes, second: bytes | None) -> bool:
+    """Whether two settings are equal. Sets have another order in another process."""
+    return second is not None and (first == second or _ordered(first) == _ordered(second))
+
+
+def _ordered(written: bytes) -> bytes:
+    return pickle.dumps(_without_sets(pickle.loads(written)))
+
+
+def _without_sets(value: Any) -> Any:
+    if isinstance(value, set | frozenset):
+        return type(value).__name__, sorted(pickle.dumps(_without_sets(each)) for each in value)
+    if type(value) in (list, tuple):
+        return [type(value).__name__, *map(_without_sets, value)]
+    return {name: _without_sets(each) for name, each in value.items()} if type(value) is dict else value
