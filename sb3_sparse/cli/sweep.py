@@ -63,7 +63,8 @@ def _prepare(args: list[str]) -> Callable[[], None] | None:
     if (url := _url(study, options)) is not None:
         there = Storage(url)
         for run in runs:
-            there.fetch_marks(run.name, study.folder(run).path)
+            folder = study.folder(run)
+            there.fetch_marks(folder.name, folder.path)
     own = runs if options.run_index is None else _part(runs, options)
     _check_places(study, own, options)
     if options.retry_failed and not options.dry_run:
@@ -113,11 +114,11 @@ def _make(
     how = study.prepare(to_do, _command(options))
     plan = study.plan
     weights = {
-        run.name: cost_of(run, measured[kind_of(run, plan)]).hours if measured else run.settings["n_timesteps"]
+        study.folder(run).name: cost_of(run, measured[kind_of(run, plan)]).hours if measured else run.settings["n_timesteps"]
         for run in to_do
     }
     end = time.monotonic() + 3600 * options.max_hours
-    names = [run.name for run in to_do]
+    names = [study.folder(run).name for run in to_do]
     most = max((cost_of(run, measured[kind_of(run, plan)]).memory for run in to_do), default=0) if measured else None
     with View([study.folder(run) for run in to_do], weights) as view:
         try:
@@ -179,7 +180,10 @@ def _one_job(study: Study, own: Sequence[PlannedRun], options: argparse.Namespac
 def _work(study: Study, own: Sequence[PlannedRun], options: argparse.Namespace) -> tuple[bool, View]:
     """Make runs here, one after the other. Returns whether that was stopped, and what was shown."""
     how = study.prepare(own, _command(options))
-    view = View([study.folder(run) for run in own], {run.name: run.settings["n_timesteps"] for run in own}, live=False)
+    folders = [study.folder(run) for run in own]
+    view = View(
+        folders, {folder.name: run.settings["n_timesteps"] for folder, run in zip(folders, own, strict=True)}, live=False
+    )
     timer = None
     if options.max_hours != float("inf"):
         # More than a thread can wait for is no limit.
@@ -188,7 +192,7 @@ def _work(study: Study, own: Sequence[PlannedRun], options: argparse.Namespace) 
         timer.start()
     is_stopped = True
     with suppress(KeyboardInterrupt), interruptible():
-        is_stopped = work(study.runs, [run.name for run in own], how, view) is not None
+        is_stopped = work(study.runs, [folder.name for folder in folders], how, view) is not None
     if timer is not None:
         timer.cancel()
     return is_stopped, view

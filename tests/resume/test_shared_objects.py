@@ -324,3 +324,40 @@ def test_what_cannot_be_read_again_ends_no_training():
     env = DummyVecEnv([lambda: Holding(gym.make("Pendulum-v1"))])
     env.reset()
     assert "cannot be read again (ZeroDivisionError: no)" in why_not_exact(env)
+
+
+@dataclass(unsafe_hash=True)
+class Robot:
+    """Has another hash after each step."""
+
+    steps: int = 0
+
+
+class Carrying(gym.Env):
+    """What is carried lies in tables of a robot that changes."""
+
+    observation_space, action_space = gym.spaces.Box(0, 9, (1,)), gym.spaces.Box(-1, 1, (1,))
+
+    def __init__(self, table):
+        self.table, self.robot = table, Robot()
+        self.table[self.robot], self.seen = 5.0, {self.robot}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        load = self.table.pop(self.robot, 0.0)
+        self.seen.discard(self.robot)
+        self.robot.steps += 1
+        self.table[self.robot] = load
+        self.seen.add(self.robot)
+        return np.zeros(1, np.float32), load + len(self.seen), False, False, {}
+
+
+@pytest.mark.parametrize("table", [dict, OrderedDict, Plain])
+def test_tables_find_what_lies_there_by_a_key_that_changes(table):
+    env = DummyVecEnv([lambda: Carrying(table())])
+    env.reset()
+    assert why_not_exact(env) is None
+    assert [env.step(np.zeros((1, 1)))[1][0] for _ in range(3)] == [6.0, 6.0, 6.0]

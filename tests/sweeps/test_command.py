@@ -57,6 +57,19 @@ def test_a_study_from_the_plan_to_the_last_run(plan, capsys, tmp_path):
     assert "1 more in logs/sweeps/a/runs, of other settings" in status(capsys, "plan.yml")
 
 
+@pytest.mark.parametrize(
+    "how", [["--backend", "processes", "--jobs", "1", "--no-estimate"], ["--run-index", "0", "--runs-per-job", "2"]]
+)
+def test_runs_that_have_begun_are_made_in_their_folders_where_axes_change_their_order(plan, capsys, tmp_path, how):
+    begun = Study(make_plan(yaml.safe_load(plan.read_text())), tmp_path / "logs/sweeps")
+    begun.prepare(begun.plan.runs, "test")
+    turned = {"seed": 1, "gamma": [0.9, 0.99]}
+    plan.write_text(yaml.safe_dump(cartpole(study="a", axes=turned), sort_keys=False))
+    main(["sweep", "plan.yml", *how])
+    assert "2 of 2 runs are done" in capsys.readouterr().out
+    assert {path.name for path in begun.runs.iterdir()} == {run.name for run in begun.plan.runs}
+
+
 def test_a_plan_of_the_package(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main(["sweep", "small/figure_02", "--dry-run", "--no-estimate", "--only", "seed=0"])

@@ -24,8 +24,8 @@ from sb3_sparse.resume.environments.native import is_native
 from sb3_sparse.resume.state.plain import CONSTANTS, is_code
 from sb3_sparse.resume.state.random_state import parts_of_space
 
-# What is in an object, and how to put it back.
-_Content = tuple[Iterable[Any], Callable[[], None]]
+# What is in an object, how to put it back, and how to put back what lies there by its hash.
+_Content = tuple[Iterable[Any], Callable[[], None], Callable[[], None]]
 _MISSING = object()
 
 
@@ -43,6 +43,7 @@ class Kept:
         # Whose attribute it is, and its place among what is known.
         self._attributes: list[tuple[Any, str, int]] = []
         self._refill: list[Callable[[], None]] = []
+        self._refill_tables: list[Callable[[], None]] = []
         self._whole: list[tuple[Any, bytes]] = []
         # What is known stays alive, and with it its `id`.
         self._known: list[Any] = []
@@ -77,6 +78,9 @@ class Kept:
             if not self._is_still(value, written):
                 copies.add(self._group(self._places[id(value)]))
         for refill in self._refill:
+            refill()
+        # A key has the hash of what it holds: it has to hold it before it enters, so what is inside comes first.
+        for refill in reversed(self._refill_tables):
             refill()
         for owner, name, place in self._attributes:
             if self._group(place) not in copies:
@@ -114,9 +118,10 @@ class Kept:
             if content is None:
                 whole.append(value)
             else:
-                inside, refill = content
+                inside, refill, refill_table = content
                 waiting += [(each, value) for each in inside]
                 self._refill.append(refill)
+                self._refill_tables.append(refill_table)
         return whole
 
     def _is_still(self, value: Any, written: bytes) -> bool:
@@ -180,11 +185,11 @@ def _content(value: Any) -> _Content | None:
     if kind is np.ndarray and value.dtype == object:
         return _of_objects(value)
     if kind is tuple or (isinstance(value, tuple) and hasattr(value, "_make")):
-        return value, _nothing
+        return value, _nothing, _nothing
     if isinstance(value, MethodType):
-        return [value.__self__], _nothing
+        return [value.__self__], _nothing, _nothing
     if kind is partial:
-        return [value.func, *value.args, *value.keywords.values()], _nothing
+        return [value.func, *value.args, *value.keywords.values()], _nothing, _nothing
     return _of_instance(value) if _is_written_by_attributes(kind) else None
 
 
@@ -200,7 +205,7 @@ def _of_dict(value: Any) -> _Content:
         for key, inner in items:
             value[key] = inner
 
-    return [each for item in items for each in item], refill
+    return [each for item in items for each in item], _nothing, refill
 
 
 def _of_collection(value: Any) -> _Content:
@@ -210,7 +215,7 @@ def _of_collection(value: Any) -> _Content:
         value.clear()
         (value.update if isinstance(value, set) else value.extend)(items)
 
-    return items, refill
+    return (items, _nothing, refill) if isinstance(value, set) else (items, refill, _nothing)
 
 
 def _of_objects(value: np.ndarray) -> _Content:
@@ -220,7 +225,7 @@ def _of_objects(value: np.ndarray) -> _Content:
         for i, inner in enumerate(items):
             value.flat[i] = inner
 
-    return items, refill
+    return items, refill, _nothing
 
 
 def _is_written_by_attributes(kind: type) -> bool:
@@ -248,14 +253,17 @@ def _of_instance(value: Any) -> _Content:
                 object.__setattr__(value, name, inner)
             elif hasattr(value, name):
                 object.__delattr__(value, name)
+        if isinstance(value, list):
+            list.__setitem__(value, slice(None), items)
+
+    def refill_table() -> None:
         if isinstance(value, dict):
             dict.clear(value)
             dict.update(value, items)
-        elif isinstance(value, list):
-            list.__setitem__(value, slice(None), items)
 
     inside = [*attributes.values(), *(inner for inner in slots.values() if inner is not _MISSING)]
-    return [*inside, *(items.values() if isinstance(items, dict) else items)], refill
+    within = [each for item in items.items() for each in item] if isinstance(items, dict) else items
+    return [*inside, *within], refill, refill_table
 
 
 def _fill(value: Any, copy: Any) -> None:
