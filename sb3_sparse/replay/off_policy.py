@@ -18,10 +18,11 @@ class EndsTrajectories(OffPolicyAlgorithm):
     def _setup_learn(
         self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
     ) -> tuple[int, BaseCallback]:
+        if self.replay_buffer is None:
+            raise ValueError("model.replay_buffer is None: load_replay_buffer, or make the agent anew, before it learns.")
         begins_anew = reset_num_timesteps or self._last_obs is None
         found = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
         # An episode ends here that the buffer knows no end of, or the buffer is another one than the episode began with.
-        assert self.replay_buffer is not None
         check_buffer(self, self.replay_buffer)
         # What the buffer has of it is not normalised.
         seen = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
@@ -34,9 +35,10 @@ class EndsTrajectories(OffPolicyAlgorithm):
         callback: MaybeCallback = None,
         log_interval: int = 4,
         tb_log_name: str | None = None,
-        *args: Any,
-        **kwargs: Any,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
     ) -> SelfEndsTrajectories:
         """Train, see SB3's ``learn``. By default a run is named by the class in TensorBoard."""
+        # All arguments by name: exact checkpoints write down those that they find in the signature.
         name = tb_log_name or type(self).__name__
-        return super().learn(total_timesteps, callback, log_interval, name, *args, **kwargs)
+        return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)

@@ -89,4 +89,5 @@ def _shape(space: spaces.Space) -> str:
 
 def trains_as_sb3(algorithm: type[BaseAlgorithm]) -> bool:
     """Whether the updates of an algorithm are those of SB3 or sb3-contrib, which know no priorities."""
-    return str(algorithm.train.__module__).partition(".")[0] in ("stable_baselines3", "sb3_contrib")  # type: ignore[attr-defined]
+    train = getattr(algorithm, "train", None)
+    return str(getattr(train, "__module__", "")).partition(".")[0] in ("stable_baselines3", "sb3_contrib")

@@ -1,6 +1,7 @@
 """An agent that was saved with its replay buffer goes on as if nothing had happened, as one of SB3's DQN does."""
 
 import copy
+import inspect
 
 import gymnasium as gym
 import numpy as np
@@ -11,6 +12,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.rainbow import DER, Rainbow
 from sb3_sparse.replay import FrameReplayBuffer
 
@@ -175,12 +177,20 @@ def test_the_weights_of_draws_are_those_of_the_agent(buffer_file, theirs, warned
     assert model.replay_buffer.size() == 32
 
 
+@pytest.mark.parametrize("algorithm", [Rainbow, DER, DrQv2])
+def test_learn_names_all_arguments_of_sb3s(algorithm):
+    """Mistake of ours: those that it did not name were in no exact checkpoint."""
+    assert inspect.signature(DQN.learn).parameters.keys() == inspect.signature(algorithm.learn).parameters.keys()
+
+
 def test_a_buffer_is_loaded_where_the_present_one_was_given_up_for_its_memory(buffer_file):
     model = Rainbow("MlpPolicy", DummyVecEnv([lambda: Walk(VECTOR)]), **SETTINGS)
     model.replay_buffer, path = None, buffer_file(alpha=0.9)
     with pytest.raises(ValueError, match=r"alpha=0\.9, this agent's has 0\.5"):
         model.load_replay_buffer(path)
     assert model.replay_buffer is None
+    with pytest.raises(ValueError, match="replay_buffer is None: load_replay_buffer"):
+        model.learn(10)
     with pytest.warns(UserWarning, match=r"beta=0\.9. This agent goes on with its own, 0\.4"):
         model.load_replay_buffer(buffer_file(beta=0.9))
     assert model.replay_buffer.beta == 0.4
