@@ -87,7 +87,17 @@ def _shape(space: spaces.Space) -> str:
     return f"{type(space).__name__}{tuple(space.shape or ())}"
 
 
-def trains_as_sb3(algorithm: type[BaseAlgorithm]) -> bool:
-    """Whether the updates of an algorithm are those of SB3 or sb3-contrib, which know no priorities."""
-    train = getattr(algorithm, "train", None)
-    return str(getattr(train, "__module__", "")).partition(".")[0] in ("stable_baselines3", "sb3_contrib")
+def is_of_sb3(module: str) -> bool:
+    """Whether a module is one of SB3 or sb3-contrib, whose updates know no priorities."""
+    return module.partition(".")[0] in ("stable_baselines3", "sb3_contrib")
+
+
+def draws_as_sb3(caller: FrameType | None) -> bool:
+    """
+    Whether an update of SB3 or sb3-contrib draws from a buffer.
+
+    :param caller: The frame of who asks the buffer.
+    """
+    while caller is not None and isinstance(_self_of(caller), ReplayBuffer):
+        caller = caller.f_back
+    return caller is not None and is_of_sb3(str(caller.f_globals.get("__name__", "")))

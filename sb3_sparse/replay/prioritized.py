@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from sb3_sparse.common.validation import fraction, whole_number
 from sb3_sparse.common.warn import warn_user
 from sb3_sparse.replay.buffer import ComposedReplayBuffer
 from sb3_sparse.replay.frames import FrameStacks
-from sb3_sparse.replay.owner import algorithm_behind, trains_as_sb3
+from sb3_sparse.replay.owner import algorithm_behind, draws_as_sb3, is_of_sb3
 from sb3_sparse.replay.priorities import Priorities, importance_weights
 from sb3_sparse.replay.storage import ObservationStorage
 
@@ -73,7 +72,10 @@ class PrioritizedReplayBuffer(ComposedReplayBuffer):
         n_stack: int | None = None,
         **kwargs: Any,
     ):
-        _refuse_who_never_updates(sys._getframe(1))
+        algorithm = algorithm_behind(sys._getframe(1))
+        # What a class of one's own draws by is seen when it does.
+        if algorithm is not None and is_of_sb3(type(algorithm).__module__):
+            raise _never_updates(algorithm)
         self.n_stack = None if n_stack is None else whole_number("n_stack", n_stack, 2)
         self.beta = beta if callable(beta) else fraction("beta", beta)
         super().__init__(*args, **kwargs)
@@ -114,7 +116,10 @@ class PrioritizedReplayBuffer(ComposedReplayBuffer):
             discount factor.
         """
         caller = sys._getframe(1)
-        self._count_draw(_refuse_who_never_updates(caller))
+        algorithm = algorithm_behind(caller)
+        if algorithm is not None and draws_as_sb3(caller):
+            raise _never_updates(algorithm)
+        self._count_draw(algorithm)
         self._check_gamma(caller)
         beta = fraction("beta(progress_remaining)", self.beta(self.progress_remaining)) if callable(self.beta) else self.beta
         indices, probabilities = self.priorities.draw(batch_size)
@@ -151,16 +156,13 @@ class PrioritizedReplayBuffer(ComposedReplayBuffer):
             self._draws = 0
 
 
-def _refuse_who_never_updates(caller: FrameType) -> BaseAlgorithm | None:
+def _never_updates(algorithm: BaseAlgorithm) -> ValueError:
     """
     Priorities that nobody updates are all those of the first day: the draw then looks uniform until a buffer that was
     loaded, or a schedule, makes it something else, and nothing weighs it.
     """
-    algorithm = algorithm_behind(caller)
-    if algorithm is not None and trains_as_sb3(type(algorithm)):
-        name = type(algorithm).__name__
-        raise ValueError(
-            f"{name} never updates priorities, so prioritised replay would be silently wrong with it. Use Rainbow or DER of "
-            "this package, or override train() and call replay_buffer.update_priorities(samples.indices, errors)."
-        )
-    return algorithm
+    return ValueError(
+        f"train() of {type(algorithm).__name__} is SB3's and never updates priorities, so prioritised replay would be "
+        "silently wrong with it. Use Rainbow or DER of this package, or draw in a train() of your own and call "
+        "replay_buffer.update_priorities(samples.indices, errors)."
+    )

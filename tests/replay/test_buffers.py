@@ -13,9 +13,11 @@ import torch as th
 from gymnasium import spaces
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN, SAC
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.dqn.policies import DQNPolicy
 
 from sb3_sparse.rainbow import Rainbow
 from sb3_sparse.replay import FrameReplayBuffer, PrioritizedReplayBuffer
@@ -272,13 +274,41 @@ def test_pickles_hold_everything(n_stack):
 @pytest.mark.parametrize("algorithm", [DQN, SAC])
 def test_algorithms_that_never_update_priorities_are_refused(algorithm):
     env = "CartPole-v1" if algorithm is DQN else "Pendulum-v1"
-    with pytest.raises(ValueError, match=rf"{algorithm.__name__} never updates priorities.*Rainbow"):
+    with pytest.raises(ValueError, match=rf"{algorithm.__name__} is SB3's and never updates priorities.*Rainbow"):
         algorithm("MlpPolicy", env, replay_buffer_class=PrioritizedReplayBuffer, buffer_size=100)
     model = algorithm("MlpPolicy", env, buffer_size=100, learning_starts=5)
     # Put there later, as load_replay_buffer does.
     model.replay_buffer = PrioritizedReplayBuffer(100, model.observation_space, model.action_space, device="cpu")
     with pytest.raises(ValueError, match="never updates priorities"):
         model.learn(20)
+
+
+def test_it_is_who_draws_that_has_to_update_them():
+    """Mistake of ours: the class in which ``train`` stood decided."""
+
+    class Logged(DQN):
+        def train(self, gradient_steps, batch_size=100):
+            super().train(gradient_steps, batch_size)
+
+    class Elsewhere(DQN):
+        def _on_step(self):
+            super()._on_step()
+            if self.replay_buffer.size() > 10:
+                samples = self.replay_buffer.sample(4)
+                self.replay_buffer.update_priorities(samples.indices, samples.rewards)
+
+    class WithoutTrain(BaseAlgorithm):
+        def _setup_model(self):
+            self.replay_buffer = PrioritizedReplayBuffer(100, self.observation_space, self.action_space, device="cpu")
+
+        def learn(self, total_timesteps, **kwargs):
+            return self
+
+    settings = dict(replay_buffer_class=PrioritizedReplayBuffer, buffer_size=100, train_freq=1)
+    with pytest.raises(ValueError, match="train\\(\\) of Logged is SB3's and never updates priorities"):
+        Logged("MlpPolicy", "CartPole-v1", learning_starts=5, **settings).learn(20)
+    Elsewhere("MlpPolicy", "CartPole-v1", learning_starts=100, **settings).learn(20)
+    WithoutTrain(DQNPolicy, gym.make("CartPole-v1"), learning_rate=1.0)._setup_model()
 
 
 def test_an_algorithm_of_ones_own_that_never_updates_them_is_warned_of(monkeypatch):
