@@ -230,7 +230,7 @@ class Rainbow(EndsTrajectories, DQN):
             )
         if isinstance(loaded, PrioritizedReplayBuffer):
             # Of what is drawn from now on, and of nothing in the file. Who needs the memory may have set the buffer to None.
-            beta = getattr(before, "beta", self.replay_buffer_kwargs["beta"])
+            beta = getattr(before, "beta", self.replay_buffer_kwargs.get("beta", loaded.beta))
             if not (callable(beta) or callable(loaded.beta)) and beta != loaded.beta:
                 warn_user(f"{path}: a replay buffer with beta={loaded.beta!r}. This agent goes on with its own, {beta!r}.")
             loaded.beta = beta

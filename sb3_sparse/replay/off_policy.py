@@ -1,5 +1,7 @@
 """What the off-policy algorithms of this package have in common: they tell their buffer where a trajectory breaks off."""
 
+import io
+import pathlib
 from typing import Any, TypeVar
 
 from stable_baselines3.common.callbacks import BaseCallback
@@ -42,3 +44,20 @@ class EndsTrajectories(OffPolicyAlgorithm):
         # All arguments by name: exact checkpoints write down those that they find in the signature.
         name = tb_log_name or type(self).__name__
         return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+
+    def load_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
+        """
+        Go on with the transitions in a file, see SB3's ``load_replay_buffer``; whatever fails, the present ones stay.
+
+        :param path: The file, or its path.
+        :param truncate_last_traj: Of SB3, for HER.
+        :raises ValueError: If the file holds something else.
+        """
+        before = self.replay_buffer
+        try:
+            super().load_replay_buffer(path, truncate_last_traj)
+        except BaseException as error:
+            found, self.replay_buffer = self.replay_buffer, before
+            if isinstance(error, AssertionError):
+                raise ValueError(f"{path}: expected a replay buffer, and there is a {type(found).__name__}.") from error
+            raise

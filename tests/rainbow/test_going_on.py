@@ -2,6 +2,8 @@
 
 import copy
 import inspect
+import io
+import pickle
 
 import gymnasium as gym
 import numpy as np
@@ -181,6 +183,17 @@ def test_the_weights_of_draws_are_those_of_the_agent(buffer_file, theirs, warned
 def test_learn_names_all_arguments_of_sb3s(algorithm):
     """Mistake of ours: those that it did not name were in no exact checkpoint."""
     assert inspect.signature(DQN.learn).parameters.keys() == inspect.signature(algorithm.learn).parameters.keys()
+
+
+@pytest.mark.parametrize(
+    ("written", "error"), [(b"", EOFError), (b"text", pickle.UnpicklingError), (pickle.dumps({"a": 1}), ValueError)]
+)
+def test_what_is_no_buffer_leaves_the_present_one(written, error):
+    model = Rainbow("MlpPolicy", DummyVecEnv([lambda: Walk(VECTOR)]), **SETTINGS)
+    before = model.replay_buffer
+    with pytest.raises(error):
+        model.load_replay_buffer(io.BytesIO(written))
+    assert model.replay_buffer is before
 
 
 def test_a_buffer_is_loaded_where_the_present_one_was_given_up_for_its_memory(buffer_file):
