@@ -16,6 +16,8 @@ from sb3_sparse.common.validation import flag, whole_number
 
 # Of Dopamine's Atari-100k: the game itself ends there, too.
 MAX_FRAMES = 100_000
+# Of the Atari 2600.
+FRAMES_PER_SECOND = 60
 
 
 class DopamineAtari(gym.Wrapper, RecordConstructorArgs):
@@ -64,6 +66,8 @@ class DopamineAtari(gym.Wrapper, RecordConstructorArgs):
         self.frame_skip, self.max_no_ops = frame_skip, max_no_ops
         self.terminal_on_life_loss, self.clip_rewards = terminal_on_life_loss, clip_rewards
         self.observation_space = spaces.Box(0, 255, (84, 84, 1), np.uint8)
+        # Videos have a picture for each step. ALE itself says 30, of a machine that draws 60 a second.
+        self.metadata = {**env.metadata, "render_fps": FRAMES_PER_SECOND / frame_skip}
         self._lives, self._goes_on = 0, False
 
     @property

@@ -38,6 +38,11 @@ def test_a_frame_is_the_brighter_one_of_the_last_two_grey_and_small():
         screens.clear()
 
 
+def test_videos_play_at_the_speed_of_the_console():
+    assert [make_atari("Pong", frame_skip=skip).metadata["render_fps"] for skip in (4, 1)] == [15, 60]
+    assert make_atari("Pong").unwrapped.metadata["render_fps"] == 30
+
+
 def test_a_lost_life_ends_an_episode_and_not_the_game():
     env = make_atari("Breakout", max_no_ops=1)
     env.reset(seed=1)

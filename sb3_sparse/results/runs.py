@@ -96,7 +96,7 @@ def read_run(argument: str) -> Run:
     progress = _read_table(folder / "progress.csv", "time/total_timesteps")
     plasticity = plasticity_curves(folder)
     config = settings_file(folder)
-    settings = None if config is None else read_settings(config)
+    settings = None if config is None else _with_origin(read_settings(config))
     monitor = _read_monitor(folder, frames_per_step((settings or {}).get("env_wrapper")))
     returns = {}
     if (evaluations := evaluation_curve(folder)) is not None:
@@ -330,6 +330,19 @@ def read_settings(path: Path) -> dict[str, Any]:
     named = read(arguments) if arguments.is_file() else {}
     config.pop("seed", None)
     return {**{name: named[name] for name in ("algo", "env", "env_kwargs", "trained_agent") if named.get(name)}, **config}
+
+
+def _with_origin(settings: dict[str, Any], known: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """
+    Each seed goes on from an agent of its own: what that was trained with tells groups apart, and not where it lies.
+
+    If nothing is found there any more, the place has to do.
+    """
+    if "trained_agent" not in settings:
+        return settings
+    path = Path(settings["trained_agent"])
+    config = None if path in known else settings_file(path.parent)
+    return settings if config is None else {**settings, "trained_agent": _with_origin(read_settings(config), (*known, path))}
 
 
 def _series(x: Iterable[float], y: Iterable[float], finite: bool = True) -> Series:

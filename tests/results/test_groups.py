@@ -34,6 +34,22 @@ def test_a_run_that_goes_on_from_another_agent_is_in_another_group(tmp_path):
     assert len(group_runs([read_run(str(folder)) for folder in folders])) == 2
 
 
+def test_seeds_that_go_on_from_seeds_are_one_group(tmp_path):
+    """Mistake of ours: each goes on from a file of its own, and was a group."""
+    folders = []
+    for sparsity in (0.8, 0.5):
+        for seed in (1, 2):
+            first = Path(zoo_run(tmp_path / f"first{sparsity}_{seed}", seed, sparsity=sparsity))
+            folders.append(Path(zoo_run(tmp_path / f"second{sparsity}_{seed}", seed)))
+            named = dict(algo="sac", env="Pendulum-v1", seed=seed, trained_agent=str(first / "Pendulum-v1.zip"))
+            (folders[-1] / "Pendulum-v1" / "args.yml").write_text(yaml.dump(OrderedDict(named)))
+    groups = group_runs([read_run(str(folder)) for folder in folders])
+    assert [len(members) for members in groups.values()] == [2, 2]
+    # An agent that is said to go on from itself has no end.
+    (folders[0] / "Pendulum-v1" / "args.yml").write_text(yaml.dump({"trained_agent": str(folders[0] / "Pendulum-v1.zip")}))
+    assert len(group_runs([read_run(str(folder)) for folder in folders])) == 3
+
+
 def test_groups_that_would_share_a_name_stay_two(tmp_path):
     folders = [zoo_run(tmp_path / "a", 1), "sac Pendulum-v1=" + zoo_run(tmp_path / "b", 1)]
     assert [len(members) for members in group_runs([read_run(folder) for folder in folders]).values()] == [1, 1]

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnvWrapper
 
 from sb3_sparse.resume import ExactCheckpoint, resume_exact
 from sb3_sparse.resume.checkpoint import StoppedOnRequest
+from sb3_sparse.resume.environments import worker
 from sb3_sparse.resume.environments.vec_env import why_not_exact
 from tests.resume.cases import sac
 from tests.resume.comparing import differences, everything
@@ -72,6 +73,35 @@ def test_a_state_that_is_not_all_is_found_out():
     env = make_vec_env(lambda: Wrong(gym.make("Pendulum-v1")))
     env.reset()
     assert "did not make the same steps again" in why_not_exact(env)
+
+
+class Once(gym.Wrapper):
+    """Says its state once."""
+
+    asked = False
+
+    def get_state(self):
+        if self.asked:
+            raise ValueError("asked twice")
+        self.asked = True
+        return 0
+
+    def set_state(self, state):
+        pass
+
+    def n_kept(self):
+        return len(worker._KEPT)
+
+
+def test_a_test_that_fails_leaves_nothing_in_workers():
+    """Mistake of ours: what was kept to be put back stayed there, with a second copy of all that an environment holds."""
+    env = make_vec_env(lambda: Once(gym.make("Pendulum-v1")), 2, vec_env_cls=SubprocVecEnv)
+    try:
+        env.reset()
+        assert "asked twice" in why_not_exact(env)
+        assert env.env_method("n_kept") == [0, 0]
+    finally:
+        env.close()
 
 
 class Drifting(VecEnvWrapper):

@@ -89,6 +89,14 @@ def test_other_folders_are_fine(tmp_path):
     assert not resumed(tmp_path / "2", *checkpoints)
 
 
+def test_text_with_a_slash_is_no_folder(tmp_path):
+    """Mistake of ours: the name of a series counted as a place, and another one was taken without a word."""
+    (warned,) = resumed(tmp_path / "1", Phase("train/loss", every=1000), Phase("rollout/reward", every=1000))
+    assert warned.startswith("Phase goes on with phase='rollout/reward' instead of 'train/loss'")
+    for i, (here, there) in enumerate((("/data/a", "/data/b"), ("./a", "../b"), ("s3://a/b", "~/b"), ("C:\\a", "D:\\b"))):
+        assert not resumed(tmp_path / f"place{i}", Phase(here, every=1000), Phase(there, every=1000))
+
+
 class Shared(BaseCallback):
     """With a list that somebody else has, too."""
 

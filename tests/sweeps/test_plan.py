@@ -202,6 +202,7 @@ def test_no_steps(value):
             "axes.a: 1 means evaluation",
         ),
         ({"evaluation": {"every": "0%"}}, "evaluation.every='0%': expected a part of the run"),
+        ({"n_timesteps": 100, "evaluation": {"every": 101}}, "evaluation.every=101: the run has 100 steps, and would never"),
         ({"evaluation": {"every": "150%"}}, "evaluation.every='150%': expected a part of the run"),
         ({"axes": {"seed": [2**32 - 1]}}, "seed=4294967295"),
         ({"hyperparams": {1: 2}}, "hyperparams: 1 is no name of a setting"),
@@ -244,6 +245,9 @@ def test_axes_that_set_the_same_alike_or_beside_each_other():
     one, other = make_plan({**SAC, "axes": axes}).runs
     assert one.settings["hyperparams"]["policy_kwargs"] == {"width_scale": 1, "sparsity": 0, "n_critics": 1}
     assert "n_critics" in other.settings["hyperparams"]["policy_kwargs"]
+    # Mistake of ours: 1 and 1.0 were two values.
+    (run,) = make_plan({**SAC, "axes": {"arm": {"a": {"hyperparams": {"gamma": 1}}}, "gamma": [1.0]}}).runs
+    assert run.settings["hyperparams"]["gamma"] == 1
     # Blocks and the plan itself may be changed by any axis.
     plan = make_plan({**SAC, "hyperparams": {"gamma": 0.5}, "axes": {"gamma": [0.9]}})
     assert plan.runs[0].settings["hyperparams"]["gamma"] == 0.9

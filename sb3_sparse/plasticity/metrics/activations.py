@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch as th
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.module import register_module_forward_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
@@ -30,6 +31,11 @@ _CLAMPS = {
 }
 # And these, where one of the two is 0.
 _MAXIMA = {th.maximum, th.Tensor.maximum}
+# What comes of these depends on the shape of a tensor alone.
+_SHAPED_LIKE = {
+    *(th.zeros_like, th.ones_like, th.full_like, th.empty_like, th.rand_like, th.randn_like),
+    *(th.Tensor.new_zeros, th.Tensor.new_ones, th.Tensor.new_full, th.Tensor.new_empty),
+}
 _LINEAR_CLASSES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, SparseLinear, SparseConv2d)
 
 
@@ -69,16 +75,20 @@ def record_activations(network: nn.Module, forward: Callable[[], Any], has_heads
     :param forward: Makes the pass.
     :param has_heads: False for an encoder, which has no heads: its last layers count as all others do, and the features
         are what ``forward`` returns.
-    :raises ValueError: If no linear layer of ``network`` took part, or a part of it is TorchScript.
+    :raises ValueError: If no linear layer of ``network`` took part, or a part of it is TorchScript that has layers or
+        stands behind one.
     """
-    if scripted := [name for name, module in network.named_modules() if isinstance(module, th.jit.ScriptModule)]:
-        raise ValueError(
-            f"module {scripted[0]!r} is TorchScript, which shows nothing of its pass: look at the one it was made of."
-        )
+    scripted = {id(module): name for name, module in network.named_modules() if _is_scripted(module)}
+    for module in network.modules():
+        if id(module) in scripted and any(parameter.ndim > 1 for parameter in module.parameters()):
+            raise _is_opaque(scripted[id(module)])
     recorder = _Recorder()
     handles: list[RemovableHandle] = []
     try:
         with uninterrupted():
+            if scripted:
+                # It takes no hooks of its own.
+                handles.append(register_module_forward_hook(recorder.scripted_hook(scripted)))
             handles.extend(
                 module.register_forward_hook(recorder.layer_hook(name))
                 for name, module in network.named_modules()
@@ -93,6 +103,14 @@ def record_activations(network: nn.Module, forward: Callable[[], Any], has_heads
             for handle in handles:
                 handle.remove()
     return recorder.result() if has_heads else recorder.result_of_encoder(list(_tensors(outputs)))
+
+
+def _is_scripted(module: nn.Module) -> bool:
+    return isinstance(module, th.jit.ScriptModule)
+
+
+def _is_opaque(name: str) -> ValueError:
+    return ValueError(f"module {name!r} is TorchScript, which shows nothing of its pass: use the one it was made of.")
 
 
 class _Layer:
@@ -118,8 +136,8 @@ class _Recorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.layers: list[_Layer] = []
-        # How many activations there were when each module that is being called began.
-        self.entered: list[int] = []
+        # How many layers and activations there were when each module that is being called began.
+        self.entered: list[tuple[int, int]] = []
         self.activations: list[tuple[list[_Layer], bool, bool, th.Tensor]] = []
         # The tensors are kept, so that no later one takes over the id of an earlier one.
         self.sources: dict[int, tuple[th.Tensor, list[_Layer]]] = {}
@@ -134,14 +152,24 @@ class _Recorder(TorchFunctionMode):
 
         return hook
 
+    def scripted_hook(self, names: dict[int, str]) -> Callable[..., None]:
+        """Refuses what stands behind a layer: that would be taken for a head, since nothing is seen to follow it."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if id(module) in names and self._sources_of(args):
+                raise _is_opaque(names[id(module)])
+
+        return hook
+
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.entered.append(len(self.activations))
+        self.entered.append((len(self.layers), len(self.activations)))
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """What a module returns counts, not what it calls on the way: of x * sigmoid(x) not the sigmoid."""
-        first = self.entered.pop()
+        """What an activation returns counts, not what it calls on the way: of x * sigmoid(x) not the sigmoid."""
+        n_layers, first = self.entered.pop()
         inside = self.activations[first:]
-        if inside and isinstance(output, th.Tensor) and output.shape == inside[-1][-1].shape:
+        # One that calls layers, which others hold, is no activation.
+        if inside and len(self.layers) == n_layers and isinstance(output, th.Tensor) and output.shape == inside[-1][-1].shape:
             sources, is_direct, is_relu, last = inside[-1]
             self.activations[first:] = [(sources, is_direct, is_relu and th.equal(last, output), output.clone())]
 
@@ -150,12 +178,27 @@ class _Recorder(TorchFunctionMode):
         sources = self._sources_of((args, kwargs))
         is_direct = bool(args) and len(sources) == 1 and args[0] is sources[0].output
         result = func(*args, **kwargs)
-        if sources:
+        if sources and func not in _SHAPED_LIKE:
             for tensor in _tensors(result):
                 self.sources[id(tensor)] = tensor, sources
-            if (is_relu := func in _RELU or _cuts_at_zero(func, args, kwargs)) or func in _ACTIVATION_FUNCTIONS:
+            if (is_relu := func in _RELU or self._cuts_at_zero(func, args, kwargs)) or func in _ACTIVATION_FUNCTIONS:
                 self.activations.append((sources, is_direct, is_relu, result.clone()))
         return result
+
+    def _cuts_at_zero(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether this is a ReLU by another name: clamp(min=0), maximum(x, 0)."""
+        if func in _MAXIMA:
+            return any(self._is_zero(value) for value in (*args, *kwargs.values()))
+        if func not in _CLAMPS:
+            return False
+        limits = [*args[1:], *kwargs.values()]
+        lower = kwargs.get("min", args[1] if len(args) > 1 else None)
+        others = [limit for limit in limits if limit is not None and limit is not lower]
+        return lower is not None and not others and self._is_zero(lower)
+
+    def _is_zero(self, value: Any) -> bool:
+        """Whether it is 0 for all observations: the output of a layer may be 0 for those that are at hand."""
+        return not self._sources_of(value) and not bool(th.as_tensor(value).any())
 
     def _sources_of(self, values: Any) -> list[_Layer]:
         sources: list[_Layer] = []
@@ -219,19 +262,8 @@ def _is_linear(module: nn.Module) -> bool:
 
 def _may_be_activation(module: nn.Module) -> bool:
     is_leaf = next(module.children(), None) is None
-    return is_leaf and not _is_linear(module) and not type(module).__module__.startswith("torch.nn.modules.")
-
-
-def _cuts_at_zero(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether this is a ReLU by another name: clamp(min=0), maximum(x, 0)."""
-    if func in _MAXIMA:
-        return any(not bool(th.as_tensor(value).any()) for value in (*args, *kwargs.values()))
-    if func not in _CLAMPS:
-        return False
-    limits = [*args[1:], *kwargs.values()]
-    lower = kwargs.get("min", args[1] if len(args) > 1 else None)
-    others = [limit for limit in limits if limit is not None and limit is not lower]
-    return lower is not None and not others and not bool(th.as_tensor(lower).any())
+    is_known = _is_scripted(module) or _is_linear(module) or type(module).__module__.startswith("torch.nn.modules.")
+    return is_leaf and not is_known
 
 
 def _without_inputs(module: nn.Module) -> th.Tensor | None:

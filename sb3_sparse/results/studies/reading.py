@@ -59,8 +59,8 @@ class Result:
     evaluations: Series | None
     """Mean return of each evaluation while it was trained."""
     plasticity: dict[str, Series]
-    without_end: dict[str, float]
-    """Series that have no finite number at the end, or of ``"evaluations"`` anywhere; and the step of the last one."""
+    not_finite: dict[str, float]
+    """Series that end without a finite number, or ``"evaluations"`` that lack one anywhere; and the step of the first."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +115,13 @@ class StudyRun:
         if self.result is None:
             return {}
         found = {FINAL: float(np.mean(self.result.returns))}
-        evaluations, without_end = self.result.evaluations, self.result.without_end
-        if evaluations is not None and EVALUATIONS not in without_end:
+        evaluations, not_finite = self.result.evaluations, self.result.not_finite
+        if evaluations is not None and EVALUATIONS not in not_finite:
             found[BEST] = float(evaluations.y.max())
             width = float(evaluations.x[-1] - evaluations.x[0])
             area = float(np.sum(np.diff(evaluations.x) * (evaluations.y[1:] + evaluations.y[:-1]) / 2))
             found[AREA] = area / width if width else found[BEST]
-        ends = {name: float(series.y[-1]) for name, series in self.result.plasticity.items() if name not in without_end}
+        ends = {name: float(series.y[-1]) for name, series in self.result.plasticity.items() if name not in not_finite}
         found.update((PLASTICITY + name, value) for name, value in ends.items())
         return found
 
@@ -254,10 +254,12 @@ def _result(folder: Path, done: Mapping[str, Any]) -> Result:
         if not _is_finite(done.get(name)):
             raise ValueError(f"{problem}{name}={done.get(name)!r}, expected a number.")
     evaluations, plasticity = evaluation_curve(folder, finite=False), plasticity_curves(folder, finite=False)
-    without_end = {name: series for name, series in plasticity.items() if not np.isfinite(series.y[-1])}
-    if evaluations is not None and not np.isfinite(evaluations.y).all():
-        without_end[EVALUATIONS] = evaluations
+    # What was never a number is none of a network that has diverged.
     curves = {name: finite for name, series in plasticity.items() if len((finite := _finite(series)).x)}
+    ends = {name: plasticity[name].x[plasticity[name].x > curve.x[-1]] for name, curve in curves.items()}
+    not_finite = {name: float(steps[0]) for name, steps in ends.items() if len(steps)}
+    if evaluations is not None and 0 < len(_finite(evaluations).x) < len(evaluations.x):
+        not_finite[EVALUATIONS] = float(evaluations.x[~np.isfinite(evaluations.y)][0])
     return Result(
         returns=[float(value) for value in returns],
         parameters={network: (int(counts["total"]), int(counts["learnable"])) for network, counts in parameters.items()},
@@ -265,8 +267,7 @@ def _result(folder: Path, done: Mapping[str, Any]) -> Result:
         timesteps=int(done["timesteps"]),
         evaluations=None if evaluations is None or not len(_finite(evaluations).x) else _finite(evaluations),
         plasticity={name: thinned(series) for name, series in curves.items()},
-        # What was never a number is none of a network that has diverged.
-        without_end={name: float(_finite(series).x[-1]) for name, series in without_end.items() if len(_finite(series).x)},
+        not_finite=not_finite,
     )
 
 

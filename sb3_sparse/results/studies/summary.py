@@ -63,7 +63,7 @@ class Summary:
         found = [*self.grouping.notes, *_unequal(self.grouping), *mixtures(self.used)]
         if early := [run for run in self.study.in_state(FINISHED) if run.ended_early]:
             found.append(_ended_early(early))
-        found += [_without_end(run) for run in self.study.in_state(FINISHED) if run.result and run.result.without_end]
+        found += [_not_finite(run) for run in self.study.in_state(FINISHED) if run.result and run.result.not_finite]
         studies = dict.fromkeys(run.study for run in self.study.runs)
         if len(studies) > 1:
             found.append(f"Runs of several studies, which are kept apart: {', '.join(studies)}.")
@@ -97,18 +97,16 @@ def describe_baseline(baseline: Mapping[str, Label]) -> str:
 def _ended_early(runs: Sequence[StudyRun]) -> str:
     lengths = dict.fromkeys(f"{run.result.timesteps:,}" for run in runs if run.result)
     return (
-        f"{len(runs)} run(s) ended early, by stop_at or stop_after, after {', '.join(lengths)} steps: means over training are "
-        "over as much as there is, and their groups do not stand beside published returns."
+        f"{len(runs)} run(s) ended before the steps of the plan, by stop_at, stop_after or a callback, after "
+        f"{', '.join(lengths)} steps: means over training are over as much as there is, and their groups do not stand beside "
+        "published returns."
     )
 
 
-def _without_end(run: StudyRun) -> str:
+def _not_finite(run: StudyRun) -> str:
     assert run.result is not None
-    lost = run.result.without_end
-    return (
-        f"{run.folder.name} has no finite number at the end of {', '.join(lost)} (the last one at step "
-        f"{max(lost.values()):,.0f}): it may have diverged. What these come to in the end is in no table of its group."
-    )
+    lost = ", ".join(f"{name} (step {step:,.0f})" for name, step in run.result.not_finite.items())
+    return f"{run.folder.name} has no finite number in {lost}: it may have diverged. These are in no table of its group."
 
 
 def _unequal(grouping: Grouping) -> list[str]:

@@ -111,6 +111,8 @@ def why_not_exact(env: VecEnv) -> str | None:
         restore_env(env, start)
         _put_back(env, kept)
     except CannotCapture as error:
+        if isinstance(base := vec_layers(env)[-1], SubprocVecEnv):
+            in_workers(base, "let go")
         return str(error)
     finally:
         restore_random(random_state)

@@ -31,8 +31,8 @@ def in_workers(vec_env: SubprocVecEnv, what: str, arguments: list[Any] | None = 
 
     :param vec_env: The environments.
     :param what: ``"capture"`` (with the argument ``True``, only its wrappers), ``"restore"``, ``"left out"`` of what was
-        captured, ``"keep"`` (of what was captured) and ``"put back"`` the same objects, ``"recipe"``, or ``"shield"`` from
-        signals that are for the main process.
+        captured, ``"keep"`` (of what was captured) and ``"put back"`` or ``"let go"`` the same objects, ``"recipe"``, or
+        ``"shield"`` from signals that are for the main process.
     :param arguments: One for each environment.
     :raises CannotCapture: If it fails in one of them.
     """
@@ -66,6 +66,9 @@ def _act(env: Any, what: str, argument: Any) -> Any:
         return recipe(env)
     if what == "put back":
         _KEPT.pop(id(env)).put_back()
+        return None
+    if what == "let go":
+        _KEPT.pop(id(env), None)
         return None
     if what == "shield":
         for number in _NOT_FOR_WORKERS:

@@ -3,6 +3,7 @@
 import inspect
 import os
 import pickle
+import re
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +19,7 @@ from sb3_sparse.resume.state.plain import is_plain, plain_attributes
 NO_STATE = ("model", "locals", "globals", "parent", "logger", "verbose", "callbacks", "callback")
 # Last words of the names of settings that say where something is: other ones when a run goes on elsewhere.
 _OF_PLACES = ("path", "dir", "directory", "folder", "file", "filename", "filepath", "logdir", "savedir", "prefix", "root")
+_BEGINS_A_PATH = re.compile(r"((\w:|~\w*|\.\.?)?[/\\]|\w+://).")
 
 
 @runtime_checkable
@@ -208,8 +210,9 @@ def _say_others(
 
 def _is_place(name: str, value: Any) -> bool:
     """Whether a setting is text that says where something is."""
+    # Of other names only what can be nothing else: "train/loss" may be a series of the logger.
     return isinstance(value, (str, bytes)) and (
-        name.lower().rpartition("_")[2] in _OF_PLACES or any(each in os.fsdecode(value) for each in "/\\")
+        name.lower().rpartition("_")[2] in _OF_PLACES or _BEGINS_A_PATH.match(os.fsdecode(value)) is not None
     )
 
 

@@ -84,7 +84,20 @@ def _holds(path: str, found: Any, value: Any) -> bool:
     if isinstance(value, Mapping):
         return isinstance(found, Mapping) and all(name in found and _holds(path, found[name], value[name]) for name in value)
     # None stands for no entries, too.
-    return repr(found) == repr(value) or (value is None and isinstance(found, Mapping))
+    return repr(one_kind(found)) == repr(one_kind(value)) or (value is None and isinstance(found, Mapping))
+
+
+def one_kind(value: Any) -> Any:
+    """
+    1.0 is written as 1: the same number, the same settings.
+
+    :param value: Plain data.
+    """
+    if isinstance(value, dict):
+        return {name: one_kind(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [one_kind(entry) for entry in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _as_entries(name: str, value: Any) -> Any:

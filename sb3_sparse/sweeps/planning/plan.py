@@ -14,7 +14,7 @@ import torch as th
 
 from sb3_sparse.common.validation import finite, flag, fraction, names, non_negative, whole_number
 from sb3_sparse.sweeps.planning.axes import OF_RUN, SHORT, Point, as_label, axes_of, check_labels, check_names, mapping
-from sb3_sparse.sweeps.planning.paths import set_by_path, still_holds
+from sb3_sparse.sweeps.planning.paths import one_kind, set_by_path, still_holds
 from sb3_sparse.sweeps.planning.yaml_plain import read_yaml
 from sb3_sparse.zoo import WrongSettingError, check_classes, import_packages, packaged_hyperparams
 
@@ -52,7 +52,7 @@ class PlannedRun:
     @property
     def hash(self) -> str:
         """Of the settings: equal if and only if those are."""
-        text = json.dumps(_one_kind(self.settings), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(one_kind(self.settings), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -150,7 +150,7 @@ def steps_of(name: str, value: Any, n_timesteps: int) -> int:
     :param name: For messages.
     :param value: The number, or the part.
     :param n_timesteps: Of the run.
-    :raises ValueError: If it is neither, or below 1, or more than the run.
+    :raises ValueError: If it is neither, or below 1, or more than 100%.
     """
     if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?\s*%", value):
         percent = float(value.rstrip(" %"))
@@ -300,6 +300,11 @@ def _evaluation(given: dict[str, Any], n_timesteps: int) -> dict[str, Any]:
     check_names("evaluation", given, (*EVALUATION,))
     # 0: none during training.
     every = 0 if given["every"] in (0, None) else steps_of("evaluation.every", given["every"], n_timesteps)
+    if every > n_timesteps:
+        raise ValueError(
+            f"evaluation.every={every}: the run has {n_timesteps} steps, and would never be evaluated while it is trained. "
+            "Say a smaller number, a part of the run, such as '10%', or 0 for the evaluation at the end alone."
+        )
     stop_at, stop_after = given["stop_at"], given["stop_after"]
     if not every and (stop_at, stop_after) != (None, None):
         raise ValueError("evaluation.every=0: stop_at and stop_after need evaluations.")
@@ -343,15 +348,6 @@ def _blocks(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     for i, block in enumerate(blocks):
         check_names(f"also[{i}]", block, ("axes", *OF_RUN))
     return blocks
-
-
-def _one_kind(value: Any) -> Any:
-    """1.0 is written as 1: the same number, the same settings."""
-    if isinstance(value, dict):
-        return {name: _one_kind(entry) for name, entry in value.items()}
-    if isinstance(value, list):
-        return [_one_kind(entry) for entry in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _seed_place(runs: list[PlannedRun]) -> Any:

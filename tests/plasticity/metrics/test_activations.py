@@ -210,9 +210,53 @@ def test_an_activation_of_ones_own_is_what_its_module_returns():
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_torchscript_is_refused():
+def test_torchscript_behind_a_layer_or_with_layers_is_refused():
     """Mistake of ours: the layer before it was taken for a head, since nothing was seen to follow it."""
-    for inner in (th.jit.script(Swish()), th.jit.trace(Swish(), th.randn(2, 8))):
+    scripted, traced, norm = th.jit.script(Swish()), th.jit.trace(Swish(), th.randn(2, 8)), th.jit.script(nn.LayerNorm(8))
+    for inner in (scripted, traced, norm, th.jit.script(nn.Linear(8, 8))):
         net = nn.Sequential(nn.Linear(6, 8), inner, nn.Linear(8, 2))
         with pytest.raises(ValueError, match="module '1' is TorchScript"):
             record_activations(net, lambda net=net: net(th.randn(16, 6)))
+    net(th.randn(16, 6)), scripted(net[0](th.randn(16, 6)))  # No hook is left behind.
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript_before_the_layers_is_passed_over():
+    """Mistake of ours: a scripted change of pictures ended a training at its first measurement."""
+    net, x = nn.Sequential(th.jit.script(Swish()), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), th.randn(16, 6)
+    seen = record_activations(net, lambda: net(x))
+    assert list(seen.activated) == list(seen.linear) == ["1"]
+    assert th.equal(seen.activated["1"], net[:3](x))
+    assert not nn.modules.module._global_forward_hooks
+
+
+class Borrowing(nn.Module):
+    """Calls layers that somebody else holds: a module without children."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x):
+        return F.relu(self.layers[1](F.tanh(self.layers[0](x))))
+
+
+def test_a_module_that_borrows_layers_is_no_activation():
+    """Mistake of ours: of all activations in it only the last one was seen."""
+    first, second, head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+    net, x = nn.ModuleList([first, second, head, Borrowing(first, second)]), th.randn(16, 6)
+    seen = record_activations(net, lambda: head(net[3](x)))
+    assert list(seen.activated) == ["0", "1"]
+    assert th.equal(seen.activated["0"], F.tanh(first(x)))
+    assert list(seen.rectified) == ["1"]
+
+
+def test_the_larger_of_two_layers_is_no_relu():
+    """Mistake of ours: it was taken for one where the batch made one of them 0 everywhere."""
+    net, x = nn.ModuleList([nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 2)]), th.randn(16, 6)
+    nn.init.zeros_(net[0].weight), nn.init.zeros_(net[0].bias)
+    for larger in (th.maximum, lambda a, b: b.clamp(min=a), lambda a, b: th.clamp_min(b, a)):
+        assert not record_activations(net, lambda larger=larger: net[2](larger(net[0](x), net[1](x)))).rectified
+    for zero in (th.zeros_like, lambda y: y.new_zeros(()), lambda y: th.tensor(0.0)):
+        seen = record_activations(net, lambda zero=zero: net[2](th.maximum((y := net[1](x)), zero(y))))
+        assert list(seen.rectified) == ["1"]

@@ -138,7 +138,7 @@ def test_what_diverged_has_no_end(tmp_path):
     assert group.metrics == ["final"]
     (said,) = [line for line in summarize(study).warnings if "sick" in line]
     assert said.startswith(
-        "sick has no finite number at the end of critic_srank, critic_fau, evaluations (the last one at step 400)"
+        "sick has no finite number in critic_srank (step 300), critic_fau (step 400), evaluations (step 300)"
     )
 
 

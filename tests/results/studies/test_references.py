@@ -82,7 +82,10 @@ def test_runs_that_ended_early_do_not_stand_beside_others(tmp_path):
     place.write_text(place.read_text().replace('"timesteps": 1000', '"timesteps": 200'))
     study = read_study(tmp_path / "study")
     assert beside_references(group_study(study).groups, read_references(path)[0]) == []
-    assert any("1 run(s) ended early, by stop_at or stop_after, after 200 steps" in line for line in summarize(study).warnings)
+    assert any(
+        "1 run(s) ended before the steps of the plan, by stop_at, stop_after or a callback, after 200 steps" in line
+        for line in summarize(study).warnings
+    )
 
 
 @pytest.mark.parametrize(
