@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -20,6 +20,9 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
 from sb3_sparse.common.validation import flag, fraction, whole_number
+
+# A game may end so many episodes by lost lives before it is over.
+_MOST_LIVES = 100
 
 
 class Episodes(NamedTuple):
@@ -58,13 +61,16 @@ def evaluate_agent(
     :param seed: Of the environment and of everything random.
     :param deterministic: Whether the agent takes what it thinks best, without its noise.
     :param epsilon: Probability with which a step is a random action instead.
-    :raises ValueError: If an argument is out of range, or the spaces of the environment are not those of the agent.
+    :raises ValueError: If an argument is out of range, the spaces of the environment are not those of the agent, or
+        ``Monitor`` never sees an episode end.
     """
     episodes, seed = whole_number("episodes", episodes, 1), whole_number("seed", seed, 0, 2**32 - 1)
     deterministic, epsilon = flag("deterministic", deterministic), fraction("epsilon", epsilon)
     wrapped = model._wrap_env(env)
     check_spaces(model, wrapped)
-    options: dict[str, Any] = {"deterministic": deterministic, "return_episode_rewards": True}
+    options: dict[str, Any] = {
+        **{"deterministic": deterministic, "return_episode_rewards": True, "callback": _without_unseen_ends()}
+    }
     evaluate: Any = evaluate_policy
     if isinstance(model, MaskablePPO):
         if epsilon:
@@ -81,6 +87,24 @@ def evaluate_agent(
         # Training goes on with a new episode, since the one that it was in is over.
         model._last_obs = None
     return Episodes(np.array(returns, dtype=np.float64), np.array(lengths, dtype=np.int64))
+
+
+def _without_unseen_ends() -> Callable[[dict[str, Any], dict[str, Any]], None]:
+    """Of episodes, SB3 counts those that Monitor has seen end, and waits for them, for ever."""
+    unseen = 0
+
+    def look(played: dict[str, Any], _: dict[str, Any]) -> None:
+        nonlocal unseen
+        if not played["done"]:
+            return
+        unseen = 0 if "episode" in played["info"] or not played["is_monitor_wrapped"] else unseen + 1
+        if unseen > _MOST_LIVES:
+            raise ValueError(
+                f"{unseen} episodes have ended, and Monitor has seen none of them end: a wrapper around it ends them. Put "
+                "Monitor around that wrapper."
+            )
+
+    return look
 
 
 def _innermost(env: VecEnv) -> VecEnv:

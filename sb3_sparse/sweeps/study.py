@@ -1,5 +1,6 @@
 """The folder of a study, and which of its runs there is something to do for."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from sb3_sparse.sweeps.runs.run_folder import STATES, STATUS_FILE, RunFolder
 DEFAULT_FOLDER = "logs/sweeps"
 #: Plans that come with the package.
 PLANS = Path(__file__).parent / "plans"
+# What runs are chosen by beside their axes.
+OF_ALL = ("algo", "env", "seed")
 
 
 class Study:
@@ -54,7 +57,8 @@ class Study:
         """
         if not only:
             return list(self.plan.runs)
-        wanted = [_conditions(text) for text in only]
+        names = {*OF_ALL, *(name for run in self.plan.runs for name in run.axes)}
+        wanted = [_conditions(text, names) for text in only]
         for text, conditions in zip(only, wanted, strict=True):
             if not any(_fits(run, conditions) for run in self.plan.runs):
                 axes = {name: None for run in self.plan.runs for name in run.axes}
@@ -149,9 +153,10 @@ def _others(study: Study) -> int:
     return sum((path.parent.name not in names) for path in study.runs.glob(f"*/{RUN_FILE}"))
 
 
-def _conditions(text: str) -> dict[str, Any]:
+def _conditions(text: str, names: Iterable[str]) -> dict[str, Any]:
     conditions = {}
-    for part in text.split(","):
+    # Labels may have commas and "=" in them.
+    for part in re.split(rf",(?=\s*(?:{'|'.join(map(re.escape, names))})\s*=)", text):
         name, separator, value = part.partition("=")
         if not separator:
             raise ValueError(f"--only {text!r}: expected AXIS=VALUE, such as width=0.5,sparsity=0.8.")
@@ -164,5 +169,5 @@ def _conditions(text: str) -> dict[str, Any]:
 
 
 def _fits(run: PlannedRun, conditions: dict[str, Any]) -> bool:
-    known = {**{name: run.settings[name] for name in ("algo", "env", "seed")}, **run.axes}
+    known = {**{name: run.settings[name] for name in OF_ALL}, **run.axes}
     return all(name in known and known[name] == value for name, value in conditions.items())

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_sparse.evaluation.episodes import EpsilonGreedy, evaluate_agent
@@ -41,6 +42,16 @@ class Walk(gym.Env):
 
 def dqn(seed=0):
     return DQN("MlpPolicy", Walk(), seed=seed, buffer_size=10, policy_kwargs={"net_arch": [8]})
+
+
+class Endless(gym.Wrapper):
+    """Its episodes have no end, and those of what it wraps go on without one."""
+
+    def step(self, action):
+        obs, reward, ended, _, info = self.env.step(action)
+        if ended:
+            obs, _ = self.env.reset()
+        return obs, reward, False, False, info
 
 
 def by_hand(model, env, seed, episodes, normalize=lambda obs: obs):
@@ -168,6 +179,18 @@ def test_masked_actions_are_not_taken():
     assert set(log) == {4}
     with pytest.raises(ValueError, match=r"epsilon=0\.1: random actions of MaskablePPO"):
         evaluate_agent(model, Masked(), 5, epsilon=0.1)
+
+
+@pytest.mark.parametrize("make", [dqn, lambda: MaskablePPO("MlpPolicy", Masked(), n_steps=16, batch_size=8)])
+def test_episodes_that_end_outside_of_monitor_are_an_error(make):
+    """SB3 waits for the first one for ever."""
+    model = make()
+    env = type(model.env.envs[0].unwrapped)()
+    with pytest.raises(ValueError, match="Monitor has seen none of them end"):
+        evaluate_agent(model, gym.wrappers.TimeLimit(Monitor(Endless(env)), 3), 2)
+    assert len(evaluate_agent(model, Monitor(gym.wrappers.TimeLimit(Endless(env), 3)), 2).returns) == 2
+    # Lives that are lost are none of the game's ends.
+    assert len(evaluate_agent(model, gym.wrappers.TimeLimit(Monitor(env), 3), 2).returns) == 2
 
 
 def test_bad_arguments_are_named():

@@ -70,6 +70,17 @@ def test_runs_that_have_begun_are_made_in_their_folders_where_axes_change_their_
     assert {path.name for path in begun.runs.iterdir()} == {run.name for run in begun.plan.runs}
 
 
+def test_labels_with_commas_and_equal_signs_are_chosen(tmp_path):
+    arms = {name: {"hyperparams": {"gamma": gamma}} for name, gamma in (("a, b=1", 0.9), ("a", 0.8), ("c,d", 0.7))}
+    study = Study(make_plan(cartpole(study="a", axes={"arm": arms, "seed": 2})), tmp_path)
+
+    def chosen(*only):
+        return [(run.axes["arm"], run.axes["seed"]) for run in study.chosen(only)]
+
+    assert chosen("arm=a, b=1,seed=1", "seed = 0, arm=c,d") == [("c,d", 0), ("a, b=1", 1)]
+    assert chosen("arm=a") == [("a", 0), ("a", 1)]
+
+
 def test_a_plan_of_the_package(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     main(["sweep", "small/figure_02", "--dry-run", "--no-estimate", "--only", "seed=0"])
