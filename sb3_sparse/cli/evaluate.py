@@ -132,9 +132,13 @@ def _play_all(
     play: Callable[[SavedAgent, str | None, argparse.Namespace], list[Evaluation]],
 ) -> list[Evaluation]:
     """One agent after the other; what is measured is kept at once."""
-    paths = [saved.path.resolve() for saved, _ in agents]
-    if twice := [str(saved.path) for i, (saved, _) in enumerate(agents) if paths[i] in paths[:i]]:
-        raise ValueError(f"{twice[0]} is given twice: name each agent once.")
+    known: dict[Path | str, Path] = {}
+    for saved, _ in agents:
+        for mark in (saved.path.resolve(), saved.checksum):
+            if mark in known:
+                copied = "" if saved.path == known[mark] else f" (also as {known[mark]})"
+                raise ValueError(f"{saved.path} is given twice{copied}: name each agent once.")
+        known.update(dict.fromkeys((saved.path.resolve(), saved.checksum), saved.path))
     evaluations: list[Evaluation] = []
     for saved, game in agents:
         found = play(saved, game, options)

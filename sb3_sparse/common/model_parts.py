@@ -207,7 +207,13 @@ def runs_on_observations(module: nn.Module) -> Callable[[Any], Any]:
 
 def runs_on_actions_too(module: nn.Module) -> Callable[[Any], Any]:
     """A :attr:`Network.forward` for a module that takes observations and actions."""
-    return lambda batch: module(batch.observations, batch.actions)
+
+    def forward(batch: Any) -> Any:
+        if batch.actions is None:
+            raise ValueError("a critic of observations and actions needs both: this batch has no actions.")
+        return module(batch.observations, batch.actions)
+
+    return forward
 
 
 def check_networks(networks: str | Sequence[str]) -> list[str]:

@@ -2,19 +2,21 @@
 The parts of models of Stable-Baselines3 and sb3-contrib, in the words of ``model_parts.py``: the one place that knows them.
 
 Networks go by the names ``"actor"`` and ``"critic"`` on every algorithm; the Q-network of DQN and the quantile network
-of QR-DQN are a ``"critic"``. Losses are in ``plasticity/measurement/losses.py``.
+of QR-DQN are a ``"critic"``. Losses are in ``plasticity/measurement/losses.py``. And which callbacks train with a model.
 """
 
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch as th
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
@@ -34,6 +36,8 @@ from sb3_sparse.common.model_parts import (
     runs_on_observations,
 )
 
+# Of PPO, A2C, TRPO, and MaskablePPO: two networks in one.
+ACTOR_CRITIC = (ActorCriticPolicy, MaskableActorCriticPolicy)
 # Attributes of a policy that hold its networks.
 ATTRIBUTES = {"actor": ("actor",), "critic": ("critic", "q_net", "quantile_net")}
 # On-policy policies are one module with one optimizer: whose parameters are whose. What is left over is shared.
@@ -72,13 +76,13 @@ def sb3_model_parts(model: BaseAlgorithm) -> ModelParts:
     What is known of a model whose policy is built as those of SB3 are. An algorithm may add to it in its ``model_parts``.
 
     :param model: One whose policy has ``actor`` and ``critic``, ``q_net`` or ``quantile_net``, or is an
-        ``ActorCriticPolicy`` (PPO, A2C, TRPO).
+        ``ActorCriticPolicy`` (PPO, A2C, TRPO) or the one of MaskablePPO.
     :raises NoKnownNetworks: If the policy is recurrent, or has none of these.
     """
     policy: Any = model.policy
     if hasattr(policy, "lstm_actor"):
         raise NoKnownNetworks(f"{type(policy).__name__} is recurrent: the plasticity probe needs networks without a state.")
-    networks = _on_policy_networks(policy) if isinstance(policy, ActorCriticPolicy) else networks_by_attribute(policy)
+    networks = _on_policy_networks(policy) if isinstance(policy, ACTOR_CRITIC) else networks_by_attribute(policy)
     if not networks:
         raise NoKnownNetworks(
             f"{type(policy).__name__} has no network that is known: expected an attribute actor, critic, q_net or "
@@ -141,7 +145,7 @@ def _layers(network: Any, attribute: str) -> list[list[nn.Module]]:
     return [[leaf for leaf in leaves(network) if leaf not in encoder]]
 
 
-def _on_policy_networks(policy: ActorCriticPolicy) -> dict[str, Network]:
+def _on_policy_networks(policy: ActorCriticPolicy | MaskableActorCriticPolicy) -> dict[str, Network]:
     """Two networks in one module: what is neither the actor's alone nor the critic's alone belongs to both."""
     named = list(policy.named_parameters(remove_duplicate=False))
     # With a shared extractor SB3 registers it under all three names.
@@ -184,9 +188,21 @@ class _Part(nn.Module):
             self.add_module(name, module)
 
 
+def _shared_layers(extractor: nn.Module) -> dict[str, nn.Module]:
+    """What an ``mlp_extractor`` of one's own has beside the layers that are the actor's or the critic's alone."""
+    own = ("policy_net", "value_net")
+    if not all(hasattr(extractor, name) for name in own):
+        return {}
+    shared = _Part(**{name: child for name, child in extractor.named_children() if name not in own})
+    for name, parameter in extractor.named_parameters(recurse=False):
+        shared.register_parameter(name, parameter)
+    return {"mlp_extractor": shared} if any(True for _ in shared.parameters()) else {}
+
+
 def _actor_part(policy: Any) -> nn.Module:
     part = _Part(
         features_extractor=policy.pi_features_extractor,
+        **_shared_layers(policy.mlp_extractor),
         policy_net=getattr(policy.mlp_extractor, "policy_net", policy.mlp_extractor),
         action_net=policy.action_net,
     )
@@ -198,6 +214,7 @@ def _actor_part(policy: Any) -> nn.Module:
 def _critic_part(policy: Any) -> nn.Module:
     return _Part(
         features_extractor=policy.vf_features_extractor,
+        **_shared_layers(policy.mlp_extractor),
         value_net=getattr(policy.mlp_extractor, "value_net", policy.mlp_extractor),
         head=policy.value_net,
     )
@@ -270,3 +287,15 @@ def replay_batch(model: Any, n_samples: int) -> Any:
     if buffer is None or buffer.size() == 0:
         return None
     return buffer.sample(n_samples, env=model.get_vec_normalize_env())
+
+
+def all_callbacks(callback: BaseCallback | None) -> Iterator[BaseCallback]:
+    """A callback and those that it calls, in this order; none that only group, convert nothing, or show progress."""
+    if callback is None:
+        return
+    is_empty = isinstance(callback, ConvertCallback) and callback.callback is None
+    if not isinstance(callback, (CallbackList, ProgressBarCallback)) and not is_empty:
+        yield callback
+    for inner in (*getattr(callback, "callbacks", ()), *vars(callback).values()):
+        if isinstance(inner, BaseCallback) and inner is not callback.parent:
+            yield from all_callbacks(inner)

@@ -1,6 +1,18 @@
 """Errors of callbacks inside an event callback, which does not tell them of all that they have to see."""
 
 
+def hidden_start(callback: str) -> ValueError:
+    """
+    What to raise in a step if training has not started.
+
+    :param callback: Its name.
+    """
+    return ValueError(
+        f"{callback} as callback_on_new_best of EvalCallback is not told by SB3 that training starts: pass it to learn() "
+        "directly, or as callback_after_eval."
+    )
+
+
 def hidden_rollouts(callback: str, schedule: str) -> ValueError:
     """
     What to raise in a step if no rollout has begun.

@@ -105,7 +105,7 @@ def read_run(argument: str) -> Run:
         returns["monitor"] = monitor["returns"]
     returns = {**_logged_returns(progress), **returns}
     plasticity = plasticity or _only_plasticity(progress)
-    clock = monitor.get("hours") or _scaled(progress.get("time/time_elapsed"), 1 / 3600)
+    clock = monitor.get("hours") or _hours(progress.get("time/time_elapsed"))
     if any(folder.glob("events.out.tfevents*")) and not (returns and plasticity and clock):
         events, hours = _read_events(folder)
         returns = {**_logged_returns(events), **returns}
@@ -173,7 +173,9 @@ def _read_monitor(folder: Path, frames_per_step: int) -> dict[str, Series]:
                 continue
             starts.append(float(json.loads(comment.lstrip("#"))["t_start"]))
             rows = [[_number(row[name]) for name in "tlr"] for row in _read_rows(file, 1, tuple("tlr").__contains__)]
-        episodes += [(starts[-1] + t, length, reward) for t, length, reward in rows if np.isfinite([t, length, reward]).all()]
+        rows = [row for row in rows if np.isfinite(row).all()]
+        ends = starts[-1] + _going_on([t for t, _, _ in rows])
+        episodes += [(end, length, reward) for end, (_, length, reward) in zip(ends, rows, strict=True)]
     if not episodes:
         return {}
     ends, lengths, rewards = np.array(sorted(episodes)).T
@@ -361,8 +363,17 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _scaled(series: Series | None, factor: float) -> Series | None:
-    return None if series is None else Series(series.x, series.y * factor)
+def _hours(seconds: Series | None) -> Series | None:
+    return None if seconds is None else Series(seconds.x, _going_on(seconds.y) / 3600)
+
+
+def _going_on(seconds: Iterable[float]) -> np.ndarray:
+    """Seconds since the beginning, of a clock that began again when training went on."""
+    values = np.array([*seconds], dtype=np.float64)
+    again = np.flatnonzero(np.diff(values) < 0)
+    for place in again:
+        values[place + 1 :] += values[place]
+    return values
 
 
 def _only_plasticity(found: dict[str, Series]) -> dict[str, Series]:

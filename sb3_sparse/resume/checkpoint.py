@@ -8,6 +8,7 @@ from typing import Any
 import cloudpickle
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_sparse.common.sb3_models import all_callbacks
 from sb3_sparse.common.validation import positive, whole_number
 from sb3_sparse.common.warn import warn_user
 from sb3_sparse.plasticity.event_callbacks import hidden_rollouts
@@ -19,7 +20,7 @@ from sb3_sparse.resume.files.folder import checkpoints, keep_newest, sweep, writ
 from sb3_sparse.resume.files.lease import LEASE, FolderInUse, Lease
 from sb3_sparse.resume.going_on import GoingOn
 from sb3_sparse.resume.state.buffers import BufferWriter, check_rewind
-from sb3_sparse.resume.state.callbacks import Given, all_callbacks, capture_callbacks
+from sb3_sparse.resume.state.callbacks import Given, capture_callbacks
 from sb3_sparse.resume.state.logs import capture_logger, unknown_outputs
 from sb3_sparse.resume.state.machine import machine_facts
 from sb3_sparse.resume.state.model import capture_model, model_zip, why_not_loaded

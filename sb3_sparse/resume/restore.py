@@ -15,12 +15,13 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_sparse.common.sb3_models import all_callbacks
 from sb3_sparse.resume.checkpoint import ExactCheckpoint
 from sb3_sparse.resume.environments.recipe import make
 from sb3_sparse.resume.files.folder import Checkpoint, checkpoints, newest_whole
 from sb3_sparse.resume.going_on import GoingOn
 from sb3_sparse.resume.state.buffers import release_buffer
-from sb3_sparse.resume.state.callbacks import all_callbacks, check_callbacks
+from sb3_sparse.resume.state.callbacks import check_callbacks
 from sb3_sparse.resume.state.logs import logger_again
 from sb3_sparse.resume.state.machine import adopt, warn_of_differences
 from sb3_sparse.resume.state.model import restore_weights

@@ -113,13 +113,18 @@ def lecun_uniform_(module: nn.Module) -> None:
 def sparse_init_(module: nn.Module, sparsity: float = 0.9) -> None:
     """
     SparseInit: :func:`lecun_uniform_`, then ``ceil(sparsity * fan_in)`` random weights of every output unit are set
-    to zero. They are trained like all others. With up to nine inputs and the default, none is left at first.
+    to zero. They are trained like all others. With up to nine inputs and the default, none is left in the first layer. In
+    those behind it one stays, other than in the published agents: where two layers of zeros follow each other, no gradient
+    reaches either, and nothing is ever learned.
 
+    :param module: Whose layers are in the order in which they are used.
     :param sparsity: Fraction of zeros, in [0, 1].
     """
     lecun_uniform_(module)
-    for layer in module.modules():
-        if isinstance(layer, (nn.Linear, nn.Conv2d)):
-            weight = layer.weight.view(len(layer.weight), -1)
-            order = th.rand(weight.shape, device=weight.device).argsort(dim=1)
-            weight.scatter_(1, order[:, : math.ceil(sparsity * weight.shape[1])], 0.0)
+    layers = [layer for layer in module.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
+    for i, layer in enumerate(layers):
+        weight = layer.weight.view(len(layer.weight), -1)
+        fan_in = weight.shape[1]
+        order = th.rand(weight.shape, device=weight.device).argsort(dim=1)
+        n_zeros = min(math.ceil(sparsity * fan_in), fan_in if i == 0 else fan_in - 1)
+        weight.scatter_(1, order[:, :n_zeros], 0.0)

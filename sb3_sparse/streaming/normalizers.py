@@ -21,6 +21,8 @@ from torch import nn
 EPSILON = 1e-8
 # Numbers up to here are never outliers.
 ORDINARY = 1e8
+# Whole numbers of so few bytes are all ordinary, those of images among them.
+_ORDINARY_BYTES = 2
 # Numbers beyond this are outliers always: sums of their squares come near to where float32 ends.
 HUGE = 1e15
 # In between, those that are so many times the mean and the deviation.
@@ -32,8 +34,9 @@ _SMALL = 64
 def magnitude(values: np.ndarray) -> float:
     """The Euclidean norm: NaN or infinite if an entry is (or if it is just too large), and never a warning."""
     if values.dtype.kind != "f":
-        # Whole numbers are finite.
-        return 0.0
+        if values.dtype.itemsize <= _ORDINARY_BYTES:
+            return 0.0
+        values = values.astype(np.float64)
     return math.hypot(*values.ravel().tolist()) if values.size <= _SMALL else math.sqrt(_sum_of_squares(values))
 
 

@@ -82,10 +82,10 @@ class ObGD(Optimizer):
         """
         Add the gradients to the traces and take a step.
 
-        :param delta: TD error.
+        :param delta: TD error, one number.
         :param reset: Whether to clear the traces afterwards: at the end of an episode.
         """
-        group = self.param_groups[0]
+        group, delta = self.param_groups[0], float(delta)
         params, traces = group["params"], self.state_of("trace")
         if frozen := [trace for trace, p in zip(traces, params, strict=True) if not p.requires_grad]:
             # What it had learned before would go on moving it.

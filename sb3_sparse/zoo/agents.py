@@ -21,8 +21,8 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
+from sb3_sparse.common.sb3_models import all_callbacks
 from sb3_sparse.resume.files.whole_files import goes_on_without_saving
-from sb3_sparse.resume.state.callbacks import all_callbacks
 from sb3_sparse.zoo.algorithms import algorithms
 from sb3_sparse.zoo.environments import make_known
 from sb3_sparse.zoo.exact_runs import ExactRun, exactly

@@ -12,12 +12,12 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalC
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sparse.common.files import written_beside
+from sb3_sparse.common.sb3_models import all_callbacks
 from sb3_sparse.common.validation import positive, whole_number
 from sb3_sparse.resume import ExactCheckpoint, resume_exact
 from sb3_sparse.resume.files.folder import checkpoints
 from sb3_sparse.resume.files.whole_files import goes_on_without_saving, sweep_beside
 from sb3_sparse.resume.signals import ends_with_checkpoint
-from sb3_sparse.resume.state.callbacks import all_callbacks
 from sb3_sparse.zoo.hyperparameters import WrongSettingError
 from sb3_sparse.zoo.rl_zoo import part
 

@@ -1,6 +1,7 @@
 """``sb3-sparse evaluate``: what is played, written and said."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -107,6 +108,10 @@ def test_mistakes_are_one_sentence(saved, tmp_path, capsys, monkeypatch):
     assert "is no agent of PPO" in fails(capsys, saved, "--env", CART, "--algo", "ppo")
     assert "expected an AGENT, or --algo and --env" in fails(capsys, "--algo", "dqn")
     assert "is given twice: name each agent once" in fails(capsys, saved, tmp_path / "dqn_0", "--env", CART)
+    # Before anything is played, whatever a copy is called.
+    copied = shutil.copy(saved, tmp_path / "copy.zip")
+    message = fails(capsys, saved, copied, "--env", CART, "-n", 10**9)
+    assert "copy.zip is given twice (also as " in message
     assert "--episodes=0: expected a positive whole number" in fails(capsys, saved, "--env", CART, "-n", 0)
     assert "--n-envs=-1" in fails(capsys, saved, "--env", CART, "--n-envs", -1)
     assert "--epsilon=1.5: expected a number in [0, 1]" in fails(capsys, saved, "--env", CART, "--epsilon", 1.5)

@@ -113,6 +113,22 @@ def test_numbers_that_are_missing_or_repeated(tmp_path):
     np.testing.assert_array_equal(run.plasticity["b"], ([20, 30], [5, 6]))
 
 
+def test_clocks_that_began_again(tmp_path):
+    """Mistake of ours: hours went back, and episodes of a continued monitor file were mixed."""
+    (tmp_path / "csv").mkdir()
+    rows = "".join(f"{64 * (i + 1)},{10 * (i % 3) + 1},{i}\n" for i in range(6))
+    (tmp_path / "csv/progress.csv").write_text("time/total_timesteps,time/time_elapsed,rollout/ep_rew_mean\n" + rows)
+    assert (read_run(str(tmp_path / "csv")).clock.y * 3600).round(6).tolist() == [1, 11, 21, 22, 32, 42]
+    folder = tmp_path / "monitor"
+    folder.mkdir()
+    first = "".join(f"10,5,{t}\n" for t in range(1, 201))
+    second = "".join(f"50,5,{t}\n" for t in range(1, 201))
+    (folder / "0.monitor.csv").write_text('#{"t_start": 1000.0, "env_id": "a"}\nr,l,t\n' + first + second)
+    run = read_run(str(folder))
+    assert run.returns["monitor"].y[[0, 199, -1]].tolist() == [10, 10, 50]
+    assert (run.clock.y[[200, -1]] * 3600).round(6).tolist() == [200, 400]
+
+
 def test_a_run_that_is_just_being_written(tmp_path):
     folder = tmp_path / "run"
     monitor_run(folder)

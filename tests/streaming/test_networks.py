@@ -9,7 +9,16 @@ from gymnasium import spaces
 from torch import nn
 
 from sb3_sparse.sparse import SparseConv2d, SparseLinear, sparsity_report
-from sb3_sparse.streaming import ObGD, StreamACCnnPolicy, StreamACPolicy, StreamQCnnPolicy, StreamQPolicy
+from sb3_sparse.streaming import (
+    ObGD,
+    StreamAC,
+    StreamACCnnPolicy,
+    StreamACPolicy,
+    StreamQ,
+    StreamQCnnPolicy,
+    StreamQPolicy,
+    StreamSARSA,
+)
 from sb3_sparse.streaming.learners import AutogradLearner, CompiledLearner
 from sb3_sparse.streaming.networks import StreamNetwork, mlp_trunk, sparse_init_
 
@@ -49,6 +58,34 @@ def test_sparse_init_leaves_as_many_weights_of_each_unit(fan_in, left):
     if left > 1:
         # Positions differ from unit to unit.
         assert (layer.weight != 0).any(dim=0).sum() > left
+
+
+def test_sparse_init_leaves_a_weight_behind_the_first_layer():
+    """As published, two layers of up to nine inputs in a row begin as zeros: no gradient reaches either."""
+    net = StreamNetwork(*mlp_trunk(5, [8, 9, 30]), {"q": 2})
+    sparse_init_(net)
+    assert [(layer.weight != 0).sum(dim=1).unique().tolist() for layer in linear_layers(net)] == [[0], [1], [1], [3]]
+    sparse_init_(net, 1.0)
+    assert [(layer.weight != 0).sum(dim=1).unique().tolist() for layer in linear_layers(net)] == [[0], [1], [1], [1]]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env", "kwargs"),
+    [
+        (StreamQ, "CartPole-v1", {"width_scale": 0.25}),
+        (StreamSARSA, "Acrobot-v1", {"width_scale": 0.25}),
+        (StreamAC, "CartPole-v1", {"net_arch": [8, 8]}),
+        (StreamAC, "Pendulum-v1", {"net_arch": [64, 8, 8]}),
+        (StreamQ, "CartPole-v1", {"init_sparsity": 1.0}),
+    ],
+    ids=str,
+)
+def test_narrow_networks_learn(algorithm, env, kwargs):
+    """Mistake of ours: only the bias of the head ever moved."""
+    model = algorithm("MlpPolicy", env, seed=0, policy_kwargs=kwargs)
+    before = {name: parameter.clone() for name, parameter in model.policy.named_parameters()}
+    model.learn(600)
+    assert not [name for name, parameter in model.policy.named_parameters() if th.equal(parameter, before[name])]
 
 
 def test_sparse_init_of_a_convolution_counts_per_filter():

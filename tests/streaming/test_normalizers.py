@@ -39,6 +39,21 @@ def test_statistics_stay_in_double_precision():
     assert normalizer.obs_square.dtype == th.float64
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint32, np.int32, np.float64])
+def test_outliers_among_whole_numbers_are_left_out(dtype):
+    """Mistake of ours: whole numbers were never outliers, and one absurd one was remembered for ever."""
+    huge = 10**17 if np.dtype(dtype).itemsize == 8 else 2**31 - 1
+    generator, normalizer, reference = np.random.default_rng(0), ObservationNormalizer((3,)), ObservationNormalizer((3,))
+    for step in range(300):
+        x = generator.integers(0, 10, 3)
+        reference.update(x.astype(np.float64))
+        x[0] = huge if step == 100 else x[0]
+        normalizer.update(x.astype(dtype))
+    seen, usual = (each.normalize(np.array([[9, 9, 9]], dtype=dtype)) for each in (normalizer, reference))
+    np.testing.assert_allclose(seen, usual, rtol=0.02)
+    assert np.abs(normalizer.normalize(np.array([[huge, 1, 1]], dtype=dtype))).max() < 20
+
+
 def test_copies_and_loaded_statistics_are_apart():
     normalizer = ObservationNormalizer((2,))
     normalizer.update(np.array([1.0, 2.0]))

@@ -30,7 +30,8 @@ def test_steps_follow_the_formula(lr, kappa):
         g, delta, reset = rng.standard_normal(9), 3 * rng.standard_normal(), i % 7 == 6
         for p, part in zip(params, np.split(g, [6]), strict=True):
             p.grad = th.from_numpy(part.reshape(p.shape))
-        optimizer.step(delta, reset)
+        # A batch of one is one number.
+        optimizer.step(th.tensor([[delta]], dtype=th.float64) if i % 2 else delta, reset)
         z = 0.9 * 0.7 * z + g
         bound = lr * kappa * max(abs(delta), 1.0) * np.abs(z).sum()
         theta += lr / max(bound, 1.0) * delta * z

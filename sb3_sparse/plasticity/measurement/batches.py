@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch as th
+from sb3_contrib.common.maskable.buffers import MaskableRolloutBufferSamples
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -230,7 +231,9 @@ class _Observations(BatchSource):
         return _mapped(lambda part: part.to(self.model.device), batch)
 
 
-def _rollout_batch(buffer: RolloutBuffer, n_samples: int, seed: int) -> RolloutBufferSamples | None:
+def _rollout_batch(
+    buffer: RolloutBuffer, n_samples: int, seed: int
+) -> RolloutBufferSamples | MaskableRolloutBufferSamples | None:
     """Like ``buffer.get``, which cannot be used: it reshapes the buffer."""
     size = buffer.buffer_size * buffer.n_envs
     if not buffer.full or size < n_samples:
@@ -244,6 +247,8 @@ def _rollout_batch(buffer: RolloutBuffer, n_samples: int, seed: int) -> RolloutB
     # As the buffer itself does.
     actions = take(buffer.actions.astype(np.float32))
     flat = (take(getattr(buffer, name)).flatten() for name in ("values", "log_probs", "advantages", "returns"))
+    if (masks := getattr(buffer, "action_masks", None)) is not None:
+        return MaskableRolloutBufferSamples(observations, actions, *flat, take(masks).flatten(1))  # type: ignore[call-arg]
     return RolloutBufferSamples(observations, actions, *flat)
 
 
@@ -281,6 +286,16 @@ def _mapped(function: Any, values: Any) -> Any:
     if isinstance(values, tuple):
         return type(values)(*(_mapped(function, part) for part in values))
     return function(values)
+
+
+def n_observed(batch: Any) -> int | None:
+    """
+    How many samples a batch has; None if it has no observations.
+
+    :param batch: Of any kind.
+    """
+    observations = getattr(batch, "observations", None)
+    return None if observations is None else _length(observations)
 
 
 def _length(observations: Any) -> int:

@@ -2,18 +2,18 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.logger import Figure, HumanOutputFormat, KVWriter, Logger, TensorBoardOutputFormat
 
 from sb3_sparse.common.model_parts import NETWORKS, HasPlasticityObservations, check_networks
-from sb3_sparse.common.sb3_models import model_parts
+from sb3_sparse.common.sb3_models import all_callbacks, model_parts
 from sb3_sparse.common.validation import flag, whole_number
 from sb3_sparse.common.warn import warn_user
-from sb3_sparse.plasticity.event_callbacks import hidden_rollouts
+from sb3_sparse.plasticity.event_callbacks import hidden_rollouts, hidden_start
 from sb3_sparse.plasticity.measurement.batches import DEFAULT_N_SAMPLES, batch_source
 from sb3_sparse.plasticity.measurement.figures import interference_figure, spectrum_figure
 from sb3_sparse.plasticity.measurement.measure import measure_probe, present_networks, what_is_left_out
@@ -80,6 +80,8 @@ class PlasticityCallback(BaseCallback):
         self._next = 0
         self._began = 0
         self._n_logged = 0
+        # None before the first training.
+        self._has_begun: bool | None = None
 
     def _on_training_start(self) -> None:
         self.networks = present_networks(self.model, self.wanted, model_parts(self.model).networks)
@@ -105,13 +107,15 @@ class PlasticityCallback(BaseCallback):
 
     def _begin(self) -> None:
         """Replace the table of an earlier run only now, when no callback has refused to start."""
+        if self._has_begun is None:
+            raise hidden_start("PlasticityCallback")
         if not self._has_begun:
             self._has_begun = True
             if self.table is not None:
                 self.table.begin()
 
     def _check_path(self, path: str | os.PathLike[str] | None) -> None:
-        for other in _all_callbacks(self.locals.get("callback")):
+        for other in all_callbacks(self.locals.get("callback")):
             table = other.table if isinstance(other, PlasticityCallback) and other is not self else None
             if table is not None and path is not None and table.path.resolve() == Path(path).resolve():
                 raise ValueError(f"two PlasticityCallbacks write to {path}: give one of them another csv_path.")
@@ -202,16 +206,8 @@ def _default_csv_path(logger: Logger, callback: BaseCallback | None) -> Path | N
     return None if folder is None else folder / CSV_NAME
 
 
-def _all_callbacks(callback: BaseCallback | None) -> Iterator[BaseCallback | None]:
-    for child in callback.callbacks if isinstance(callback, CallbackList) else [callback]:
-        if isinstance(child, CallbackList):
-            yield from _all_callbacks(child)
-        else:
-            yield child
-
-
 def _evaluation_folder(callback: BaseCallback | None) -> Path | None:
-    for child in _all_callbacks(callback):
+    for child in all_callbacks(callback):
         if isinstance(child, EvalCallback) and child.log_path is not None:
             return Path(child.log_path).parent
     return None

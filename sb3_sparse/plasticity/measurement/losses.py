@@ -10,17 +10,17 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from sb3_contrib import QRDQN, TQC, TRPO, CrossQ
+from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, MaskablePPO
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy
 from torch.nn import functional as F
 
 from sb3_sparse.common.model_parts import NETWORKS, HasPerSampleLosses
+from sb3_sparse.common.sb3_models import ACTOR_CRITIC
 from sb3_sparse.common.validation import choice
 
-_ON_POLICY = (A2C, PPO, TRPO)
+_ON_POLICY = (A2C, PPO, TRPO, MaskablePPO)
 _KNOWN = (SAC, TD3, TQC, CrossQ, DQN, QRDQN, *_ON_POLICY)
 
 
@@ -49,7 +49,7 @@ def _why_unknown(model: BaseAlgorithm) -> str | None:
         return ""
     if "train" in vars(model) or type(model).train is not known.train:  # type: ignore[attr-defined]
         return f" (it is a {known.__name__} with a train() of its own, which may minimise something else)"
-    if known in _ON_POLICY and not isinstance(model.policy, ActorCriticPolicy):
+    if known in _ON_POLICY and not isinstance(model.policy, ACTOR_CRITIC):
         return ""
     return None
 
@@ -176,7 +176,8 @@ def _on_policy_actor(model: Any, batch: Any) -> th.Tensor:
     actions = batch.actions
     if isinstance(model.action_space, spaces.Discrete):
         actions = actions.long().flatten()
-    _, log_prob, entropy = model.policy.evaluate_actions(batch.observations, actions)
+    masks = {"action_masks": batch.action_masks} if isinstance(model, MaskablePPO) else {}
+    _, log_prob, entropy = model.policy.evaluate_actions(batch.observations, actions, **masks)
     advantages = batch.advantages
     if getattr(model, "normalize_advantage", False) and len(advantages) > 1:
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)

@@ -11,7 +11,7 @@ from torch import nn
 from sb3_sparse.common.model_parts import HasPlasticityBatch, Network
 from sb3_sparse.common.sb3_models import model_parts, n_stored
 from sb3_sparse.common.validation import whole_number
-from sb3_sparse.plasticity.measurement.batches import DEFAULT_N_SAMPLES, ObservedBatch, sample_batch, undisturbed
+from sb3_sparse.plasticity.measurement.batches import DEFAULT_N_SAMPLES, ObservedBatch, n_observed, sample_batch, undisturbed
 from sb3_sparse.plasticity.measurement.losses import has_losses, has_own_losses, per_sample_losses
 from sb3_sparse.plasticity.metrics.activations import Activations, record_activations
 from sb3_sparse.plasticity.metrics.interference import Interference, gradient_interference
@@ -47,7 +47,7 @@ class Probe:
 
     def __init__(self, model: BaseAlgorithm, n_samples: int = DEFAULT_N_SAMPLES, batch: Any = None, seed: int = 0):
         self.model = model
-        n_samples, self.seed = whole_number("n_samples", n_samples, 1), whole_number("seed", seed)
+        n_samples, self.seed = whole_number("n_samples", n_samples, 2), whole_number("seed", seed)
         networks = model_parts(model).networks
         if batch is None:
             batch = sample_batch(model, n_samples, self.seed)
@@ -98,7 +98,9 @@ class NetworkProbe:
         """Outputs of layers and of activation functions, and the features."""
         with undisturbed(self.probe.model, self.probe.seed):
             forward = self._network.forward
-            return record_activations(self.module, lambda: forward(self.probe.batch), self._network.has_heads)
+            return record_activations(
+                self.module, lambda: forward(self.probe.batch), self._network.has_heads, n_observed(self.probe.batch)
+            )
 
     @property
     def features(self) -> list[th.Tensor]:

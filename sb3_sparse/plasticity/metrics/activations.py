@@ -43,6 +43,9 @@ class Activations(NamedTuple):
     """
     One forward pass through a network, layers by name, in the order of the pass.
 
+    Units are in dimension 1, ``(batch, units)`` or ``(batch, units, positions, ...)``: what linear layers give for sequences
+    and sets, ``(batch, positions, units)``, is turned around.
+
     Heads, and what follows them, are in ``features`` only, as their input.
     """
 
@@ -58,7 +61,9 @@ class Activations(NamedTuple):
     """Those of ``activated`` that a ReLU made."""
 
 
-def record_activations(network: nn.Module, forward: Callable[[], Any], has_heads: bool = True) -> Activations:
+def record_activations(
+    network: nn.Module, forward: Callable[[], Any], has_heads: bool = True, n_samples: int | None = None
+) -> Activations:
     """
     Watch one forward pass, without gradients.
 
@@ -75,14 +80,16 @@ def record_activations(network: nn.Module, forward: Callable[[], Any], has_heads
     :param forward: Makes the pass.
     :param has_heads: False for an encoder, which has no heads: its last layers count as all others do, and the features
         are what ``forward`` returns.
-    :raises ValueError: If no linear layer of ``network`` took part, or a part of it is TorchScript that has layers or
-        stands behind one.
+    :param n_samples: Size of the batch, by which features of an ensemble are known, ``(members, batch, features)``: one matrix
+        for each of its members. None: samples come first.
+    :raises ValueError: If no linear layer of ``network`` took part, a part of it is TorchScript that has layers or stands
+        behind one, or samples are not where they are looked for.
     """
     scripted = {id(module): name for name, module in network.named_modules() if _is_scripted(module)}
     for module in network.modules():
         if id(module) in scripted and any(parameter.ndim > 1 for parameter in module.parameters()):
             raise _is_opaque(scripted[id(module)])
-    recorder = _Recorder()
+    recorder = _Recorder(n_samples)
     handles: list[RemovableHandle] = []
     try:
         with uninterrupted():
@@ -133,8 +140,9 @@ class _Recorder(TorchFunctionMode):
     ``sources`` holds for every tensor the linear layers that it comes from without another one in between.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, n_samples: int | None) -> None:
         super().__init__()
+        self.n_samples = n_samples
         self.layers: list[_Layer] = []
         # How many layers and activations there were when each module that is being called began.
         self.entered: list[tuple[int, int]] = []
@@ -213,7 +221,7 @@ class _Recorder(TorchFunctionMode):
             layer.is_head = False
         if not outputs:
             raise ValueError("the pass through an encoder returned no tensor: expected the features.")
-        return self.result()._replace(features=[output.detach().flatten(1) for output in outputs])
+        return self.result()._replace(features=self._matrices(outputs))
 
     def result(self) -> Activations:
         if not self.layers:
@@ -231,14 +239,34 @@ class _Recorder(TorchFunctionMode):
                 if not any(layer.inputs is seen for seen in features):
                     features.append(layer.inputs)
                 continue
-            _add(linear, dead, layer.name, layer.recorded, _without_inputs(layer.module))
+            _add(linear, dead, layer.name, _units_second(layer, layer.recorded), _without_inputs(layer.module))
         for sources, is_direct, is_relu, output in self.activations:
             if not any(source.is_head for source in sources):
                 mask = _without_inputs(sources[-1].module) if is_direct else None
+                output = _units_second(sources[-1], output)
                 name = _add(activated, dead, sources[-1].name, output, mask)
                 if is_relu:
                     rectified[name] = output
-        return Activations(linear, activated, [x.detach().flatten(1) for x in features], dead, rectified)
+        return Activations(linear, activated, self._matrices(features), dead, rectified)
+
+    def _matrices(self, features: list[th.Tensor]) -> list[th.Tensor]:
+        found = []
+        for x in map(th.Tensor.detach, features):
+            if self.n_samples is None or len(x) % self.n_samples == 0:
+                found.append(x.flatten(1))
+            elif x.dim() > 2 and x.shape[1] == self.n_samples:
+                found += [member.flatten(1) for member in x]
+            else:
+                raise ValueError(
+                    f"a head sees features of shape {tuple(x.shape)}, of {self.n_samples} samples: expected (samples, ...), "
+                    "or (members, samples, ...) of an ensemble."
+                )
+        return found
+
+
+def _units_second(layer: _Layer, output: th.Tensor) -> th.Tensor:
+    units = getattr(layer.module, "out_features", None)
+    return output.movedim(-1, 1) if output.dim() > 2 and output.shape[-1] == layer.output.shape[-1] == units else output
 
 
 def _add(

@@ -9,9 +9,10 @@ from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
 from sb3_sparse.common.interrupts import uninterrupted
 from sb3_sparse.common.model_parts import check_networks
+from sb3_sparse.common.sb3_models import all_callbacks
 from sb3_sparse.common.validation import choice, whole_number, whole_numbers
 from sb3_sparse.common.warn import warn_user
-from sb3_sparse.plasticity.event_callbacks import hidden_rollouts
+from sb3_sparse.plasticity.event_callbacks import hidden_rollouts, hidden_start
 from sb3_sparse.plasticity.resets.options import STRATEGIES, STRATEGY_OF, ResetOptions
 from sb3_sparse.plasticity.resets.sb3_model import can_score_units, check_model, reset_model_
 from sb3_sparse.sparse.topology import derive_seed
@@ -95,8 +96,9 @@ class ResetCallback(BaseCallback):
             if STRATEGY_OF[name] != strategy:
                 raise ValueError(f"{name}={kwargs[name]!r} goes with strategy={STRATEGY_OF[name]!r}, not with {strategy!r}.")
         self.networks = None if networks is None else check_networks(networks)
-        # Of its record of handled resets: several callbacks may reset one model.
-        self.record = "/".join([self.clock, self.strategy, *(self.networks or ())])
+        self.record = self._kind = "/".join([self.clock, self.strategy, *(self.networks or ())])
+        # None before the first training.
+        self._saw_rollout: bool | None = None
         kwargs.update(target=target, redraw_topology=redraw_topology, include_temperature=include_temperature)
         checked = ResetOptions(strategy, seed=seed, **kwargs)
         self.seed = checked.seed
@@ -116,12 +118,18 @@ class ResetCallback(BaseCallback):
                 "Use every_env_steps."
             )
         self._saw_rollout = False
+        # Of its record of handled resets: several callbacks may reset one model, some of them in the same way.
+        alike = [each for each in all_callbacks(self.locals.get("callback")) if getattr(each, "_kind", None) == self._kind]
+        place = alike.index(self) if self in alike else 0
+        self.record = f"{self._kind}/{place + 1}" if place else self._kind
         now = self._now()
         # A model that starts anew at step 0 has a record from further on; one without a record has nothing to make up for.
         self._handled = min(self._progress().setdefault(self.record, now), now)
         self._announce(now)
 
     def _on_step(self) -> bool:
+        if self._saw_rollout is None:
+            raise hidden_start("ResetCallback")
         if isinstance(self.model, OffPolicyAlgorithm):
             self._reset_if_due()
         elif not self._saw_rollout:

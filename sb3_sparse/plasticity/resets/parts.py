@@ -63,12 +63,14 @@ def parts_to_reset(
             others = [other for other in known.networks if networks is not None and other not in networks]
             sharing = [other for other in others if known.networks[other].place == network.place]
             own = names[name].difference(*(names[other] for other in sharing))
+            # What does not learn has nothing to begin anew.
+            frozen = {each for each in own if not online[name].get_parameter(each).requires_grad}
             if not own:
                 raise ValueError(
                     f"{_said(model, name)} shares all its parameters with {', '.join(map(repr, sharing))} at the same place, "
                     f"and what is shared is reset with both alone. Reset them together, or say by parameters= what is whose."
                 )
-            parts.append(ResetPart(name, network, online[name], own))
+            parts.append(ResetPart(name, network, online[name], own - frozen))
     return known, parts
 
 

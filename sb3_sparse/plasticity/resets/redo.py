@@ -33,6 +33,12 @@ class HiddenLayer:
     norms: list[nn.Module] = field(default_factory=list)
     """Normalisation of the units, before or after the activation function."""
 
+    @property
+    def learns(self) -> bool:
+        """Whether nothing about its units is frozen."""
+        parts = (self.incoming, *self.norms, *self.outgoing)
+        return all(parameter.requires_grad for part in parts for parameter in part.parameters())
+
 
 @dataclass(frozen=True)
 class ReDoReport:
@@ -134,7 +140,7 @@ def redo_(
 
 def hidden_layers(module: nn.Module, chains: Iterable[list[nn.Module]]) -> list[HiddenLayer]:
     """
-    The hidden layers of a network, with every layer that reads them.
+    The hidden layers of a network that learn, with every layer that reads them. With a frozen part a unit cannot be recycled.
 
     :param module: Gives the layers their names.
     :param chains: Modules in the order in which they are used. Parallel heads are chains with a common beginning.
@@ -158,7 +164,7 @@ def hidden_layers(module: nn.Module, chains: Iterable[list[nn.Module]]) -> list[
                 is_norm = all(p.ndim == 1 and len(p) == getattr(incoming, "out_features", 0) for p in part.parameters())
                 # Something else with parameters, a convolution: what is behind it are not these units.
                 incoming, norms = (incoming, [*norms, part]) if is_norm else (None, [])
-    return list(found.values())
+    return [layer for layer in found.values() if layer.learns]
 
 
 def unit_scores(module: nn.Module, layers: list[HiddenLayer], forward: Callable[[], object]) -> list[th.Tensor]:

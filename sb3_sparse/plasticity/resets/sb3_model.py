@@ -7,7 +7,7 @@ import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
-from sb3_sparse.common.model_parts import HasPlasticityBatch, Network
+from sb3_sparse.common.model_parts import HasModelParts, HasPlasticityBatch, Network
 from sb3_sparse.common.sb3_models import model_parts, n_stored, replay_batch
 from sb3_sparse.plasticity.measurement.batches import sample_batch
 from sb3_sparse.plasticity.resets.options import ResetOptions, default_target
@@ -115,6 +115,8 @@ def check_model(model: BaseAlgorithm, networks: str | Sequence[str] | None, opti
     for part in parts:
         if (options.target or default_target(options.strategy)) != "keep":
             check_no_target_is_forgotten(model, part)
+        if options.strategy in ("last_layers", "redo"):
+            _check_order(model, part)
         if options.strategy == "last_layers":
             last_layers(part.network.chains(), options.n_layers)
         if options.strategy == "redo" and not hidden_layers(part.online, part.network.chains()):
@@ -126,6 +128,31 @@ def check_model(model: BaseAlgorithm, networks: str | Sequence[str] | None, opti
             )
     if options.include_temperature and "temperature" not in known.others:
         raise ValueError(f"include_temperature=True: {type(model).__name__} has no learned temperature (ent_coef='auto').")
+
+
+def _check_order(model: BaseAlgorithm, part: ResetPart) -> None:
+    """
+    Layers that nobody has put in order are taken in that in which they were registered. Parallel heads are not in order.
+
+    :raises ValueError: If one cannot follow the one before.
+    """
+    if isinstance(model, HasModelParts) and part.network.layers is not None:
+        return
+    names = {module: name for name, module in part.online.named_modules()}
+    for chain in part.network.chains():
+        before: Any = None
+        for layer in chain:
+            if isinstance(layer, (nn.Linear, SparseLinear)):
+                if before is not None and before.out_features != layer.in_features:
+                    raise ValueError(
+                        f"{part.name} of {type(model).__name__}: {names.get(layer)!r} with {layer.in_features} inputs cannot "
+                        f"follow {names.get(before)!r} with {before.out_features} outputs. Say the order of layers, each head "
+                        "in a chain of its own, by Network(layers=...) of a method model_parts(), or take strategy='full'."
+                    )
+                before = layer
+            elif any(parameter.ndim > 1 for parameter in layer.parameters()):
+                # A convolution, or something of the user's own.
+                before = None
 
 
 def can_score_units(model: Any, batch_size: int) -> bool:

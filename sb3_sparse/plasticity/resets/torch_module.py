@@ -30,7 +30,8 @@ def reset_full_(
     redraw_seed: int | None = None,
 ) -> None:
     """
-    Give every parameter its fresh value, as if training had not begun (Nikishin et al. 2022).
+    Give every parameter its fresh value, as if training had not begun (Nikishin et al. 2022); frozen ones keep theirs, here
+    and in all other resets.
 
     Buffers of layers that have parameters (statistics of batch normalisation) start anew, too. Modules without
     parameters, such as :class:`RunningNorm`, keep theirs: they know the data, not the weights.
@@ -44,7 +45,7 @@ def reset_full_(
     swap = Swap()
     if redraw_seed is not None:
         redraw_topology(swap, module, redraw_seed)
-    renew(swap, module, fresh, fresh_values(module, fresh, swap=swap), optimizer)
+    renew(swap, module, fresh, _learned(module, fresh_values(module, fresh, swap=swap)), optimizer)
     swap.apply()
 
 
@@ -61,7 +62,8 @@ def reset_last_layers_(
     :raises ValueError: If there are fewer layers, or the two modules do not have the same structure.
     """
     swap = Swap()
-    renew(swap, module, fresh, fresh_values(module, fresh, last_layers([leaves(module)], n_layers)), optimizer)
+    values = fresh_values(module, fresh, last_layers([leaves(module)], n_layers))
+    renew(swap, module, fresh, _learned(module, values), optimizer)
     swap.apply()
 
 
@@ -85,8 +87,13 @@ def shrink_perturb_(
     """
     shrink, perturb = fraction("shrink", shrink), fraction("perturb", perturb)
     swap = Swap()
-    blend(swap, module, fresh_values(module, fresh), shrink, perturb, optimizer)
+    blend(swap, module, _learned(module, fresh_values(module, fresh)), shrink, perturb, optimizer)
     swap.apply()
+
+
+def _learned(module: nn.Module, values: Mapping[str, th.Tensor]) -> dict[str, th.Tensor]:
+    """Without those of frozen parameters, which could never leave a fresh value again."""
+    return {name: value for name, value in values.items() if module.get_parameter(name).requires_grad}
 
 
 def fresh_values(

@@ -4,10 +4,9 @@ import inspect
 import os
 import pickle
 import re
-from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
-from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback, ProgressBarCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sparse.common.warn import warn_user
@@ -47,7 +46,7 @@ class Given:
         """
         Before the callbacks do something. Those that are known began earlier.
 
-        :param callbacks: Of :func:`all_callbacks`.
+        :param callbacks: Of :func:`~sb3_sparse.common.sb3_models.all_callbacks`.
         """
         for callback in callbacks:
             self._of.setdefault(id(callback), (callback, _as_bytes(_settings(callback))))
@@ -56,7 +55,7 @@ class Given:
         """
         When training has started: folders that are made of other folders then are made anew where the run goes on.
 
-        :param callbacks: Of :func:`all_callbacks`.
+        :param callbacks: Of :func:`~sb3_sparse.common.sb3_models.all_callbacks`.
         """
         for callback in callbacks:
             if id(callback) in self._of and id(callback) not in self._settled:
@@ -74,21 +73,9 @@ class Given:
         return self._of.get(id(callback), (callback, {}))[1]
 
 
-def all_callbacks(callback: BaseCallback | None) -> Iterator[BaseCallback]:
-    """A callback and those that it calls, in this order; none that only group, convert nothing, or show progress."""
-    if callback is None:
-        return
-    is_empty = isinstance(callback, ConvertCallback) and callback.callback is None
-    if not isinstance(callback, (CallbackList, ProgressBarCallback)) and not is_empty:
-        yield callback
-    for inner in (*getattr(callback, "callbacks", ()), *vars(callback).values()):
-        if isinstance(inner, BaseCallback) and inner is not callback.parent:
-            yield from all_callbacks(inner)
-
-
 def capture_callbacks(callbacks: list[BaseCallback], given: Given) -> list[tuple[str, bytes]]:
     """
-    :param callbacks: Of :func:`all_callbacks`.
+    :param callbacks: Of :func:`~sb3_sparse.common.sb3_models.all_callbacks`.
     :param given: The settings with which they began.
     :return: Of each, what it is and its state.
     """
@@ -97,7 +84,7 @@ def capture_callbacks(callbacks: list[BaseCallback], given: Given) -> list[tuple
 
 def restore_callbacks(callbacks: list[BaseCallback], states: list[tuple[str, bytes]], given: Given) -> None:
     """
-    :param callbacks: Of :func:`all_callbacks`.
+    :param callbacks: Of :func:`~sb3_sparse.common.sb3_models.all_callbacks`.
     :param states: Of :func:`capture_callbacks`.
     :param given: The settings with which they began.
     :raises ValueError: If an environment of one of them is another one.
@@ -121,7 +108,7 @@ def restore_callbacks(callbacks: list[BaseCallback], states: list[tuple[str, byt
 
 def check_callbacks(callbacks: list[BaseCallback], states: list[tuple[str, bytes]]) -> None:
     """
-    :param callbacks: Of :func:`all_callbacks`.
+    :param callbacks: Of :func:`~sb3_sparse.common.sb3_models.all_callbacks`.
     :param states: Of :func:`capture_callbacks`.
     :raises ValueError: If they are not of the same kinds, in the same order.
     """

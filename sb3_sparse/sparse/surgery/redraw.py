@@ -74,7 +74,8 @@ def drawn_value(layer: nn.Module, key: str, fresh: nn.Module, swap: Swap | None 
 
 def redraw_topology(swap: Swap, module: nn.Module, seed: int, within: Collection[nn.Module] | None = None) -> None:
     """
-    Prepare new topologies for the sparse layers, each with as many weights as before. The values have to be drawn anew.
+    Prepare new topologies for the sparse layers, each with as many weights as before. The values have to be drawn anew; layers
+    whose values are frozen are left out.
 
     :param swap: Where it is prepared.
     :param module: What gets them.
@@ -82,7 +83,7 @@ def redraw_topology(swap: Swap, module: nn.Module, seed: int, within: Collection
     :param within: Only these layers.
     """
     for name, layer in sparse_layers(module).items():
-        if within is None or layer in within:
+        if layer.values.requires_grad and (within is None or layer in within):
             old = layer.topology
             swap.set_topology(layer, Topology.random(old.shape, old.nnz, derive_seed(seed, name)))
 

@@ -291,6 +291,23 @@ def test_two_callbacks_do_not_write_to_one_file(tmp_path):
         make(SAC, steps=0).learn(40, callback=PlasticityCallback(20, 8, csv_path=str(tmp_path)))
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_nor_if_one_is_inside_another_callback(tmp_path, turned):
+    """Mistake of ours: inside an event callback it was not seen, and the second one replaced its table."""
+    inside = EveryNTimesteps(10, PlasticityCallback(5, 16, csv_path=tmp_path / "a.csv", metrics=["fau"]))
+    pair = [inside, PlasticityCallback(5, 16, csv_path=tmp_path / "a.csv", metrics=["srank"])]
+    with pytest.raises(ValueError, match="two PlasticityCallbacks write to"):
+        make(SAC, steps=1).learn(20, callback=pair[::-1] if turned else pair)
+
+
+@pytest.mark.parametrize("inner", [PlasticityCallback(10, 16), ResetCallback(10)])
+def test_what_sb3_never_tells_that_training_starts_says_so(inner):
+    env = ReachEnv()
+    callback = EvalCallback(env, callback_on_new_best=inner, eval_freq=10, n_eval_episodes=1, warn=False)
+    with pytest.raises(ValueError, match=f"{type(inner).__name__} as callback_on_new_best of EvalCallback"):
+        make(SAC, steps=1).learn(40, callback=callback)
+
+
 def test_a_run_without_a_measurement_is_not_silent():
     with pytest.warns(UserWarning, match="has measured nothing in 40 timesteps"):
         make(SAC, steps=0).learn(40, callback=PlasticityCallback(n_samples=64))

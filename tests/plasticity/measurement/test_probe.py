@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, RecurrentPPO
+from sb3_contrib import QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.envs import BitFlippingEnv
 from torch import nn
@@ -29,7 +29,7 @@ DISCRETE = (spaces.Box(-1, 1, (3,)), spaces.Discrete(4))
 def make(algorithm, policy="MlpPolicy", env=None, steps=40, policy_kwargs=SMALL, **kwargs):
     if env is None:
         env = SpaceEnv(*DISCRETE) if algorithm in (DQN, QRDQN) else ReachEnv()
-    if algorithm in (PPO, TRPO, A2C):
+    if algorithm in (PPO, TRPO, A2C, MaskablePPO):
         kwargs = {"n_steps": 40, **({"batch_size": 40} if algorithm is not A2C else {}), **kwargs}
     else:
         kwargs = {"learning_starts": 20, "batch_size": 16, "buffer_size": 200, **kwargs}
@@ -67,10 +67,20 @@ def test_mean_losses_are_those_that_the_algorithm_logs(algorithm, policy, kwargs
         assert float(losses[network].detach().mean()) == pytest.approx(model.logger.name_to_value[f"train/{name}"], rel=1e-5)
 
 
-@pytest.mark.parametrize(("algorithm", "discrete"), [(PPO, True), (PPO, False), (A2C, True), (A2C, False)])
+class Masked(SpaceEnv):
+    """Forbids some actions, others in each step."""
+
+    def action_masks(self):
+        return np.arange(self.action_space.n) != self.t % self.action_space.n
+
+
+ON_POLICY = [(PPO, True), (PPO, False), (A2C, True), (A2C, False), (MaskablePPO, True)]
+
+
+@pytest.mark.parametrize(("algorithm", "discrete"), ON_POLICY)
 def test_gradients_of_on_policy_losses_are_those_of_the_update(algorithm, discrete):
-    kwargs = {"n_epochs": 1, "normalize_advantage": True} if algorithm is PPO else {}
-    env = SpaceEnv(*DISCRETE) if discrete else ReachEnv()
+    kwargs = {} if algorithm is A2C else {"n_epochs": 1, "normalize_advantage": True}
+    env = Masked(*DISCRETE) if algorithm is MaskablePPO else SpaceEnv(*DISCRETE) if discrete else ReachEnv()
     model = make(algorithm, env=env, learning_rate=0.0, ent_coef=0.05, vf_coef=1.0, max_grad_norm=1e9, **kwargs)
     probe = Probe(model, 40)
     for name in ("actor", "critic"):
@@ -219,6 +229,14 @@ def test_names_of_networks():
         model_parts(RecurrentPPO("MlpLstmPolicy", "CartPole-v1"))
     with pytest.raises(ValueError, match="PPO has no network 'target', it has: actor, critic"):
         Probe(model, 16).network("target")
+
+
+def test_a_batch_without_actions_and_one_sample_are_refused_by_name():
+    model = make(SAC)
+    with pytest.raises(ValueError, match="this batch has no actions"):
+        measure(model, batch=ObservedBatch(th.zeros(4, model.observation_space.shape[0])), metrics=["srank"])
+    with pytest.raises(ValueError, match="n_samples=1"):
+        measure(model, 1)
 
 
 def test_images_and_dictionaries():

@@ -345,6 +345,22 @@ def test_two_callbacks_each_keep_their_own_record(resets):
     assert [(reset[0], reset[2]) for reset in resets] == expected
 
 
+def test_two_callbacks_of_one_kind_each_keep_their_own_record(resets):
+    """Mistake of ours: the second one marked a postponed reset of the first as made."""
+
+    def callbacks():
+        return [ResetCallback(at=[at], strategy="last_layers", n_layers=n) for at, n in ((100, 1), (60, 2))]
+
+    model = make_model()
+    with pytest.warns(UserWarning, match="will not reset anything"):
+        model.learn(100, callback=callbacks())
+    assert env_steps(resets) == [60]
+    with pytest.warns(UserWarning, match="will not reset anything"):
+        model.learn(50, reset_num_timesteps=False, callback=CallbackList([CallbackList(callbacks())]))
+    # The one due at 100, the last step of the first run, is made up for.
+    assert env_steps(resets) == [60, 101]
+
+
 def test_redo_waits_for_something_to_score_units_on():
     model = make_model(n_envs=8, learning_starts=1000)
     callback = ResetCallback(every_env_steps=8, strategy="redo", batch_size=16)
