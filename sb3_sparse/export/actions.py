@@ -46,7 +46,9 @@ class BoxHead(ActionHead):
         return th.minimum(th.maximum(actions, self.low), self.high)
 
     def difference(self, scores: th.Tensor, actions: th.Tensor, others: th.Tensor) -> th.Tensor:
-        unit = (0.5 * (self.high - self.low)).clamp(min=1.0)
+        # Rounding is in proportion to the range where actions are stretched to it, and to the actions where they are not.
+        unit = 0.5 * (self.high - self.low) if self.squashed else actions.abs()
+        unit = unit.clamp(min=1.0)
         return ((actions - others).abs() / unit).flatten(1).amax(dim=1)
 
 

@@ -96,7 +96,8 @@ def check_agent(loaded: BaseAlgorithm, model: BaseAlgorithm, tolerance: float) -
             expected, found = (agent.predict(observations, deterministic=True)[0] for agent in (model, loaded))
             yield Compared(expected, found, None)
 
-    return _compare(batches(), action_head(model.action_space, squashed=False), type(model.policy).__name__, tolerance)
+    head = action_head(model.action_space, squashed=model.policy.squash_output)
+    return _compare(batches(), head, type(model.policy).__name__, tolerance)
 
 
 class Compared(NamedTuple):
@@ -186,7 +187,10 @@ def _sample(space: spaces.Space, n: int, known: tuple[np.ndarray, np.ndarray] | 
     assert isinstance(space, spaces.Box)
     low, high, shape = space.low.astype(np.float64), space.high.astype(np.float64), (n, *space.shape)
     if space.dtype.kind != "f":
-        return rng.integers(low.clip(-1000), high.clip(max=1000) + 1, shape).astype(space.dtype)
+        # Some thousands in the range, those around 0 if it has them.
+        first = np.maximum(low, np.minimum(-1000, high - 2000)).astype(np.int64)
+        last = np.minimum(high, np.maximum(1000, low + 2000)).astype(np.int64)
+        return rng.integers(first, last + 1, shape).astype(space.dtype)
     mean, deviation = (0.0, 1.0) if known is None else known
     drawn = mean + 1.5 * deviation * rng.standard_normal(shape)
     if known is None:

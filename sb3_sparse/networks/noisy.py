@@ -7,7 +7,6 @@ from typing import Any
 
 import torch as th
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from sb3_sparse.common.validation import non_negative
 from sb3_sparse.sparse.kernels import sparse_linear
@@ -102,13 +101,15 @@ class _WithSum(th.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, weight_sigma, bias, bias_sigma, noise_in, noise_out, total):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(x, noise_in, noise_out, total)
+        ctx.save_for_backward(x, weight, weight_sigma, noise_in, noise_out, total)
         return nn.functional.linear(x, total, bias + bias_sigma * noise_out)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):  # type: ignore[no-untyped-def]
-        x, noise_in, noise_out, total = ctx.saved_tensors
+        x, weight, weight_sigma, noise_in, noise_out, total = ctx.saved_tensors
+        if th.is_grad_enabled():
+            # With create_graph=True: the sum has to lead on to what it was made of.
+            total = weight + weight_sigma * noise_in * noise_out[:, None]
         of_x = grad @ total if ctx.needs_input_grad[0] else None
         of_weight, of_bias = grad.T @ x, grad.sum(0)
         of_sigma = (of_weight * noise_in).mul_(noise_out[:, None])
@@ -201,8 +202,8 @@ def noisy_layers(module: nn.Module) -> Iterable[NoisyLinear | SparseNoisyLinear]
 def noise_added(*modules: nn.Module) -> Iterator[None]:
     """
     Add weights and noise up once for all passes inside, instead of multiplying with each in each pass. Weights must not
-    change there, and gradients cannot be differentiated again, which raises. A layer goes on as outside when another noise is
-    drawn, for inputs other than ``(batch, features)``, and under autocast; sparse layers always do.
+    change there. A layer goes on as outside when another noise is drawn, for inputs other than ``(batch, features)``, and
+    under autocast; sparse layers always do.
 
     :param modules: Whose noisy layers are meant.
     """

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import torch as th
 
 from sb3_sparse.common.signatures import full_signature
@@ -77,6 +78,9 @@ def _as_given(value: Any, checked: dict[str, Any]) -> Any:
 
 
 def _check_blocks(name: str, blocks: Any) -> list[int]:
+    if isinstance(blocks, np.ndarray):
+        # SB3 keeps what it is given, and asks whether it is true when it loads an agent.
+        raise ValueError(f"{name}={blocks!r}: expected a list, {blocks.tolist()}. SB3 cannot load agents with an array there.")
     widths = whole_numbers(name, blocks, minimum=1)
     if len(set(widths)) > 1:
         raise ValueError(

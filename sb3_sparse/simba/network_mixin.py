@@ -53,7 +53,9 @@ class SimBaNetwork(ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
         self._modules.update(modules)
         if net_arch:
             self.build_simba()
-        self.sparsity.apply_(self, exclude=("features_extractor",))
+        # The norm of observations is not the network's alone.
+        shared = ["features_extractor", *(["obs_norm"] if obs_norm is not None else [])]
+        self.sparsity.apply_(self, exclude=shared)
 
     def build_simba(self) -> None:
         """Put :meth:`make_trunk` and SimBa's heads in the place of SB3's MLP. Each network says how."""

@@ -105,6 +105,11 @@ class SparseLinear(SparseWeight):
         )
 
 
+def _setting(name: str) -> Any:
+    """An attribute that ``nn.Conv2d`` has, too, and that may be changed."""
+    return property(lambda layer: layer.settings[name], lambda layer, value: layer.settings.update({name: value}))
+
+
 class SparseConv2d(SparseWeight):
     """
     A 2-D convolution with a fixed set of living weights.
@@ -117,6 +122,13 @@ class SparseConv2d(SparseWeight):
     :param topology: Which weights exist; its shape is that of ``dense.weight``.
     :param rescale: Multiply the initial values by ``1 / sqrt(density)``.
     """
+
+    stride, padding, dilation = _setting("stride"), _setting("padding"), _setting("dilation")
+    in_channels: int = property(lambda layer: layer.settings["in_channels"])  # type: ignore[assignment]
+    out_channels: int = property(lambda layer: layer.settings["out_channels"])  # type: ignore[assignment]
+    kernel_size: tuple[int, int] = property(lambda layer: layer.settings["kernel_size"])  # type: ignore[assignment]
+    groups: int = property(lambda layer: layer.settings["groups"])  # type: ignore[assignment]
+    padding_mode: str = property(lambda layer: layer.settings["padding_mode"])  # type: ignore[assignment]
 
     def __init__(self, dense: nn.Conv2d, topology: Topology, rescale: bool = False):
         super().__init__(dense.weight, dense.bias, topology, rescale)

@@ -28,6 +28,8 @@ Module = TypeVar("Module", bound=nn.Module)
 # The sparse layer for each kind of dense one.
 _KINDS: dict[type[nn.Module], type[SparseWeight]] = {nn.Linear: SparseLinear, nn.Conv2d: SparseConv2d}
 
+# What a module holds in its own ways.
+_OF_TORCH = frozenset(vars(nn.Module()))
 Exclude = Iterable[str] | Callable[[str, nn.Module], bool]
 
 
@@ -122,20 +124,24 @@ def prunable_layers(module: nn.Module, exclude: Exclude = ()) -> dict[str, Pruna
     The layers of a module that can be pruned, by name. Subclasses of the two kinds are left out, with a warning.
 
     :param module: Any module.
-    :param exclude: Names of submodules to leave out (with everything inside them), or a function of a layer's
-        name and the layer that says True for what to leave out.
+    :param exclude: Names of submodules to leave out (with everything inside them, wherever else that is used), or a function
+        of a layer's name and the layer that says True for what to leave out.
     :raises ValueError: If a name in ``exclude`` is not a submodule, a layer is sparse already, layers share a weight, or a
         weight is not simply a parameter.
     """
     is_excluded = exclude if callable(exclude) else _excluded_by_name(module, exclude)
-    owners: dict[th.Tensor | None, list[tuple[str, nn.Module]]] = {}
+    owners: dict[th.Tensor | None, list[str]] = {}
     for place, part in module.named_modules():
         for parameter in part._parameters.values():
-            owners.setdefault(parameter, []).append((place, part))
+            owners.setdefault(parameter, []).append(place)
+    places: dict[nn.Module, list[str]] = {}
+    for place, part in module.named_modules(remove_duplicate=False):
+        places.setdefault(part, []).append(place)
     layers: dict[str, PrunableLayer] = {}
     left_alone = []
     for name, layer in module.named_modules():
-        if is_excluded(name, layer):
+        is_layer = isinstance(layer, PrunableLayer | SparseLayer)
+        if not is_layer or any(is_excluded(place, layer) for place in places[layer]):
             continue
         if isinstance(layer, SparseLayer):
             raise ValueError(f"{name or 'the module'} is sparse already: take to_dense(module) first, or name it in exclude=.")
@@ -150,10 +156,9 @@ def prunable_layers(module: nn.Module, exclude: Exclude = ()) -> dict[str, Pruna
                 raise ValueError(
                     f"{name or 'the layer'} has a weight of shape {tuple(layer.weight.shape)}: name it in exclude=."
                 )
-            shared = [place for place, part in owners[layer.weight] if not is_excluded(place, part)]
-            if len(shared) > 1:
+            if len(sharing := owners[layer.weight]) > 1:
                 raise ValueError(
-                    f"{' and '.join(shared)} share one weight, which sparse layers cannot: name them in exclude=."
+                    f"{' and '.join(sharing)} share one weight, which sparse layers cannot: name all of them in exclude=."
                 )
             layers[name] = layer
     if left_alone:
@@ -169,7 +174,7 @@ def _excluded_by_name(module: nn.Module, exclude: Iterable[str]) -> Callable[[st
     if not isinstance(exclude, Iterable) or not all(isinstance(name, str) for name in exclude):
         raise ValueError(f"exclude={exclude!r}: expected names of submodules, or a function of a name and a layer.")
     excluded = list(exclude)
-    names = {name for name, _ in module.named_modules()}
+    names = {name for name, _ in module.named_modules(remove_duplicate=False)}
     if unknown := [name for name in excluded if name not in names]:
         raise ValueError(f"exclude={unknown}: not a submodule. Submodules are {sorted(names - {''})}.")
     return lambda name, layer: any(name == prefix or name.startswith(prefix + ".") for prefix in excluded)
@@ -187,4 +192,25 @@ def replace_layers(module: Module, swaps: Mapping[nn.Module, nn.Module]) -> Modu
         if layer in swaps and place:
             parent, _, child = place.rpartition(".")
             setattr(module.get_submodule(parent), child, swaps[layer])
+    for part in module.modules():
+        for name, value in vars(part).items():
+            # Such as a list of layers that are registered under names of their own.
+            if name not in _OF_TORCH and isinstance(value, list | tuple | dict):
+                vars(part)[name] = _exchanged(value, swaps, set())
     return swaps.get(module, module)  # type: ignore[return-value]
+
+
+def _exchanged(value: Any, swaps: Mapping[nn.Module, nn.Module], seen: set[int]) -> Any:
+    """Layers that a plain collection holds, exchanged in it."""
+    if isinstance(value, nn.Module):
+        return swaps.get(value, value)
+    if id(value) in seen:
+        return value
+    seen.add(id(value))
+    if type(value) is tuple:
+        new = tuple(_exchanged(each, swaps, seen) for each in value)
+        return new if any(a is not b for a, b in zip(new, value, strict=True)) else value
+    for place, each in list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()):
+        if (other := _exchanged(each, swaps, seen)) is not each:
+            value[place] = other
+    return value

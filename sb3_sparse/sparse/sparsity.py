@@ -138,6 +138,11 @@ class Sparsity:
                 # A target network is pruned as the network that it follows, whose weights are averaged into its own.
                 place_seed = derive_seed(seed, place.replace("_target", ""))
                 topologies[layer] = Topology.random(layer.weight.shape, nnz, place_seed)
+        if empty := [place for place, layer in layers.items() if layer in topologies and topologies[layer].nnz == 0]:
+            warn_user(
+                f"sparsity={self.amount:g} leaves no weight of {empty}: what these layers return does not depend on their "
+                "input. Name them in exclude=, or take fewer."
+            )
         return prune_(module, topologies, self.rescale)
 
 

@@ -1,6 +1,8 @@
 """Swapping layers keeps what hangs on them, or refuses by name."""
 
 import copy
+import warnings
+from types import MethodType
 
 import gymnasium as gym
 import numpy as np
@@ -53,11 +55,40 @@ def test_attributes_stay():
     net = mlp().eval()
     net[0].name_of_mine = "stem"
     net[0].lr_scale = 0.5
+    net[0]._mine = "private"
+    net[0].size = MethodType(lambda layer: next(layer.parameters()).numel(), net[0])
     sparsify_(net, 0.5)
     assert (net[0].name_of_mine, net[0].lr_scale, net[0].training) == ("stem", 0.5, False)
+    assert (net[0]._mine, net[0].size()) == ("private", net[0].topology.nnz)
     dense = to_dense(net)
+    assert (dense[0]._mine, dense[0].size()) == ("private", 30 * 20)
+    assert vars(dense[0]).keys() - vars(nn.Linear(1, 1)).keys() == {"name_of_mine", "lr_scale", "_mine", "size"}
     assert (dense[0].name_of_mine, dense[0].lr_scale, dense[0].training) == ("stem", 0.5, False)
     assert (dense[0].in_features, dense[0].out_features) == (20, 30)
+
+
+def test_lbfgs_goes_on_with_the_new_parameters():
+    """Mistake of ours: it has a list of its own, and went on with the old ones."""
+    net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
+    net.optimizer = th.optim.LBFGS(net.parameters(), lr=0.1)
+    x, y = th.randn(32, 6), th.randn(32, 1)
+
+    def closure():
+        net.optimizer.zero_grad()
+        loss = (net(x) - y).square().mean()
+        loss.backward()
+        return loss
+
+    def step():
+        before = [parameter.clone() for parameter in net.parameters()]
+        net.optimizer.step(closure)
+        return not any(map(th.equal, before, net.parameters()))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        assert step()
+        sparsify_(net, 0.5)
+    assert step()
 
 
 def _with_buffer(layer):

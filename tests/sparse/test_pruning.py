@@ -77,6 +77,77 @@ def test_zero_sparsity_changes_nothing():
     assert all(type(layer) is not SparseLinear for layer in sparsify_(network(), 0.0))
 
 
+def test_layers_in_plain_collections_are_replaced_there():
+    """Mistake of ours: the dense ones went on computing, and nothing learned but biases."""
+
+    class Listed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.listed, self.named, self.both = [], {}, ()
+            for i in range(4):
+                layer = nn.Linear(8, 8)
+                self.add_module(f"layer{i}", layer)
+                self.listed.append(layer)
+                self.named[str(i)] = [layer]
+                self.both += (layer,)
+            self.listed.append(self.listed)
+
+        def forward(self, x):
+            for layer in (self.listed[0], self.named["1"][0], self.both[2], self.layer3):
+                x = layer(x).relu()
+            return x
+
+    module = Listed()
+    listed = module.listed
+    sparsify_(module, 0.5)
+    assert module.listed is listed
+    assert [*module.listed[:4]] == [*module.both] == [module.named[str(i)][0] for i in range(4)] == [*module.children()]
+    module(th.randn(4, 8)).sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+    dense = to_dense(module)
+    assert all(type(layer) is nn.Linear for layer in (*dense.listed[:4], *dense.both))
+    x = th.randn(4, 8)
+    th.testing.assert_close(dense(x), module(x))
+
+
+def test_a_layer_that_is_excluded_in_one_place_is_excluded():
+    shared = nn.Linear(8, 8)
+    module = nn.ModuleDict({"a": nn.Sequential(shared, nn.Linear(8, 8)), "b": nn.Sequential(shared)})
+    sparsify_(module, 0.5, exclude=["b"])
+    assert module["a"][0] is module["b"][0] is shared
+    assert isinstance(module["a"][1], SparseLinear)
+    # As in SB3's on-policy policies, a part has several names.
+    part = nn.Sequential(nn.Linear(8, 8))
+    module = nn.ModuleDict({"extractor": part, "pi_extractor": part, "head": nn.Linear(8, 8)})
+    sparsify_(module, 0.5, exclude=["pi_extractor"])
+    assert type(part[0]) is nn.Linear
+    assert isinstance(module["head"], SparseLinear)
+
+
+def test_a_function_is_asked_about_layers_alone():
+    asked = []
+    sparsify_(network(), 0.5, exclude=lambda name, layer: asked.append(layer.weight.shape) or len(layer.weight) == 10)
+    assert len(asked) >= 3
+
+
+def test_layers_that_are_left_without_weights_are_named():
+    with pytest.warns(UserWarning, match=r"sparsity=0.9 leaves no weight of \['2'\]"):
+        sparsify_(nn.Sequential(nn.Linear(4, 16), nn.Linear(16, 4), nn.Linear(4, 1)), 0.9, "uniform")
+
+
+def test_settings_of_a_convolution_are_attributes_too():
+    """Mistake of ours: they could be written to, and nothing happened."""
+    dense = nn.Conv2d(3, 8, 3, padding=1)
+    sparse = sparsify_(nn.Sequential(dense), 0.5)[0]
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    assert [getattr(sparse, name) for name in names] == [getattr(dense, name) for name in names]
+    sparse.stride = (2, 2)
+    assert sparse(th.randn(1, 3, 8, 8)).shape == (1, 8, 4, 4)
+    assert sparse.to_dense().stride == (2, 2)
+    with pytest.raises(AttributeError):
+        sparse.groups = 2
+
+
 def test_exclude_by_name_and_by_function():
     for exclude in (["3"], "3", lambda name, layer: name == "3"):
         sparse = sparsify_(network(), 0.5, "uniform", exclude=exclude)
@@ -118,7 +189,21 @@ def test_what_cannot_be_pruned_is_named():
     tied[1].weight = tied[0].weight
     with pytest.raises(ValueError, match=r"^0 and 1 share one weight"):
         sparsify_(tied, 0.9)
-    assert isinstance(sparsify_(tied, 0.9, exclude=["1"])[0], SparseLinear)
+    # Mistake of ours: one of them was pruned, and the tie was gone without a word.
+    with pytest.raises(ValueError, match=r"^0 and 1 share one weight.*all of them in exclude="):
+        sparsify_(tied, 0.9, exclude=["1"])
+    assert tied[1].weight is tied[0].weight
+    frozen = nn.Sequential(nn.Linear(64, 64))
+    weight = frozen[0].weight.detach()
+    del frozen[0].weight
+    frozen[0].register_buffer("weight", weight)
+    with pytest.raises(ValueError, match=r"^0 has a weight that is no parameter"):
+        sparsify_(frozen, 0.5)
+    patched = nn.Sequential(nn.Linear(64, 64))
+    dense_forward = patched[0].forward
+    patched[0].forward = lambda x: dense_forward(x)
+    with pytest.raises(ValueError, match=r"^0 has a forward of its own"):
+        sparsify_(patched, 0.5)
 
 
 @pytest.mark.parametrize(

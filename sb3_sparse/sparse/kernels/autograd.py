@@ -1,6 +1,6 @@
 """
-The product that layers call. Eager torch runs our kernels through one autograd function; where a tool of torch's is at
-work on the computation, it gets what it can read: ``operation.py`` or ``formula.py``.
+The product that layers call. Eager torch runs our kernels (``products.py``); where a tool of torch's is at work on the
+computation, it gets what it can read: ``operation.py`` or ``formula.py``.
 """
 
 from typing import Any
@@ -9,108 +9,13 @@ import torch as th
 from torch.autograd import forward_ad
 
 from sb3_sparse.sparse.kernels import formula, operation
-from sb3_sparse.sparse.kernels.backend import Backend
 from sb3_sparse.sparse.kernels.choosing.chooser import choose_backend
+from sb3_sparse.sparse.kernels.products import Product, is_eager, is_plain
 from sb3_sparse.sparse.topology import Topology
 
-_PLAIN = (th.Tensor, th.nn.Parameter)
 # Of tools that may be at work. Asked in every call, so not looked up in every call.
 _transform = th._C._functorch.peek_interpreter_stack
-_number_of_dispatch_modes = th._C._len_torch_dispatch_stack
 _tracing_state = th._C._get_tracing_state
-
-
-class _SparseLinear(th.autograd.Function):
-    """``y = x Wᵀ + bias`` with gradients for ``x``, the living weights and the bias."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: th.Tensor, values: th.Tensor, bias: th.Tensor | None, topology: Topology, backend: Backend
-    ) -> th.Tensor:
-        packed = backend.pack(x)
-        # What no gradient needs is not kept alive: the actor's pass through a frozen critic saves no activations.
-        ctx.save_for_backward(
-            packed if ctx.needs_input_grad[1] else None,
-            values if ctx.needs_input_grad[0] else None,
-        )
-        ctx.topology, ctx.backend, ctx.batch = topology, backend, x.shape[0]
-        return backend.forward(packed, values.detach(), topology, bias, x.shape[0])
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor | None, ...]:
-        (grad,) = grad_outputs
-        packed_x, values = ctx.saved_tensors
-        grad_x = grad_values = grad_bias = None
-        wants_x, wants_values, wants_bias = ctx.needs_input_grad[:3]
-        if not is_eager(grad) or not has_memory(grad):
-            # Many gradients at once: torch.func.vmap, or is_grads_batched=True with an older vmap of its own.
-            if wants_x:
-                grad_x = grad @ formula.scatter(values, ctx.topology)
-            if wants_values:
-                x = ctx.backend.unpack(packed_x, ctx.batch)
-                index = ctx.topology.flat_index(x.device)
-                grad_values = (grad.t() @ x).reshape(-1).index_select(0, index)
-            return grad_x, grad_values, grad.sum(dim=0) if wants_bias else None, None, None
-        with th.no_grad():
-            packed = ctx.backend.pack(grad)
-            if wants_x:
-                grad_x = ctx.backend.grad_input(packed, values.detach(), ctx.topology, ctx.batch)
-            if wants_values:
-                grad_values = ctx.backend.grad_values(packed, packed_x, ctx.topology, ctx.batch)
-            if wants_bias:
-                grad_bias = grad.sum(dim=0)
-        if th.is_grad_enabled():
-            # With create_graph=True. Gradients of ours are numbers: whoever differentiates them again has to be told.
-            grad_x, grad_values = (g if g is None else once(g) for g in (grad_x, grad_values))
-            grad_bias = grad.sum(dim=0) if wants_bias else None
-        return grad_x, grad_values, grad_bias, None, None
-
-
-class _Once(th.autograd.Function):
-    """Passes a gradient on that cannot be differentiated again."""
-
-    @staticmethod
-    def forward(ctx: Any, grad: th.Tensor, anchor: th.Tensor) -> th.Tensor:
-        # Whoever differentiates the result comes by, since `anchor` asks for a gradient.
-        return grad.view_as(grad)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: th.Tensor) -> Any:
-        raise RuntimeError(
-            "the gradient of a sparse layer is differentiated again, which its kernels cannot: do it on a plain copy, "
-            "sb3_sparse.to_dense(module), or with torch.func.grad, jacrev and the like instead of create_graph=True."
-        )
-
-
-def once(grad: th.Tensor) -> th.Tensor:
-    """The same gradient, whose differentiation raises an error."""
-    return _Once.apply(grad, grad.new_zeros((), requires_grad=True))
-
-
-def is_eager(tensor: Any) -> bool:
-    """Whether nothing but torch's own autograd looks at computations with that tensor, and there is something to compute."""
-    return (
-        type(tensor) in _PLAIN
-        and not tensor.is_meta
-        and _transform() is None
-        and _number_of_dispatch_modes() == 0
-        and _tracing_state() is None
-        and forward_ad._current_level < 0
-    )
-
-
-def is_plain(tensor: Any) -> bool:
-    """Whether it is a tensor or parameter of torch's, and of no subclass."""
-    return type(tensor) in _PLAIN
-
-
-def has_memory(tensor: th.Tensor) -> bool:
-    """The tensors of torch's older vmap look like any other until they are asked for their data."""
-    try:
-        tensor.data_ptr()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _wants_formula(*tensors: Any) -> bool:
@@ -149,8 +54,8 @@ def sparse_linear(
     """
     ``x Wᵀ + bias`` for a weight given by its living values.
 
-    Under autocast the product runs in the autocast dtype, as ``torch.nn.functional.linear`` does. Gradients
-    exist once: differentiating them again raises, unless by the transforms of ``torch.func``.
+    Under autocast the product runs in the autocast dtype, as ``torch.nn.functional.linear`` does. Gradients can be
+    differentiated again.
 
     :param x: Input of shape ``(..., in)``.
     :param values: Living weights, ``(nnz,)``, row by row.
@@ -160,7 +65,7 @@ def sparse_linear(
     :return: Output of shape ``(..., out)``; its memory layout is described at :class:`Backend`.
     :raises ValueError: If a shape, dtype or device does not fit.
     """
-    if th.compiler.is_compiling() or not (is_eager(x) and type(values) in _PLAIN):
+    if th.compiler.is_compiling() or not (is_eager(x) and is_plain(values)):
         return _for_tools(x, values, topology, bias, identity)
     _check(x, values, topology, bias)
     if th.is_autocast_enabled("cpu" if x.is_cpu else x.device.type):
@@ -172,7 +77,7 @@ def sparse_linear(
     batch = rows.shape[0]  # which takes a quarter of the time of len(rows)
     backend = choose_backend(values.device, values.dtype, topology, batch, training)
     if training:
-        y = _SparseLinear.apply(rows, values, bias, topology, backend)
+        y = Product.apply(rows, values, bias, topology, backend)
     else:
         # Acting on single observations: a graph that nobody asked for would cost as much as the product.
         y = backend.forward(backend.pack(rows), values, topology, bias, batch)

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import torch as th
 
-from sb3_sparse.sparse.kernels import formula
-from sb3_sparse.sparse.kernels.autograd import has_memory, is_eager, is_plain, once
 from sb3_sparse.sparse.kernels.backend import Backend
 from sb3_sparse.sparse.kernels.choosing.chooser import choose_backend
+from sb3_sparse.sparse.kernels.products import has_memory, input_gradient, is_eager, is_plain, product, values_gradient
 from sb3_sparse.sparse.topology import Topology
 
 
@@ -84,12 +83,14 @@ class _LinearReluLinear(th.autograd.Function):
         hidden = after.pack(before.forward_relu(packed, values_1.detach(), topologies[0], bias_1, batch))
         wants_x, wants_values_1, wants_bias_1, wants_values_2, _ = ctx.needs_input_grad[:5]
         ctx.wants_hidden = wants_x or wants_values_1 or wants_bias_1
-        # What no gradient needs is not kept alive.
+        # What no gradient needs is not kept alive. `x` is mostly the same memory as `packed`.
         ctx.save_for_backward(
             packed if wants_values_1 else None,
-            values_1 if wants_x else None,
+            values_1 if wants_x or wants_values_2 else None,
             hidden if wants_values_2 or ctx.wants_hidden else None,
             values_2 if ctx.wants_hidden else None,
+            x if wants_values_1 or wants_values_2 else None,
+            bias_1 if wants_values_2 else None,
         )
         ctx.topologies, ctx.backends, ctx.batch = topologies, backends, batch
         return after.forward(hidden, values_2.detach(), topologies[1], bias_2, batch)
@@ -97,19 +98,14 @@ class _LinearReluLinear(th.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor | None, ...]:
         (grad,) = grad_outputs
-        if is_eager(grad) and has_memory(grad):
-            with th.no_grad():
-                grads = _gradients(ctx, grad)
-        else:
-            grads = _gradients_of_many(ctx, grad)
-        if th.is_grad_enabled():
-            grads = tuple(g if g is None else once(g) for g in grads)
-        return *grads, None, None
+        if th.is_grad_enabled() or not is_eager(grad) or not has_memory(grad):
+            return *_gradients_again(ctx, grad), None, None
+        return *_gradients(ctx, grad), None, None
 
 
 def _gradients(ctx: Any, grad: th.Tensor) -> tuple[th.Tensor | None, ...]:
     """Of x, and values and bias of both layers."""
-    packed_x, values_1, hidden, values_2 = ctx.saved_tensors
+    packed_x, values_1, hidden, values_2, *_ = ctx.saved_tensors
     (before, after), topologies, batch = ctx.backends, ctx.topologies, ctx.batch
     wants_x, wants_values_1, wants_bias_1, wants_values_2, wants_bias_2 = ctx.needs_input_grad[:5]
     grad_x = grad_values_1 = grad_bias_1 = grad_values_2 = grad_hidden = None
@@ -129,24 +125,21 @@ def _gradients(ctx: Any, grad: th.Tensor) -> tuple[th.Tensor | None, ...]:
     return grad_x, grad_values_1, grad_bias_1, grad_values_2, grad_bias_2
 
 
-def _gradients_of_many(ctx: Any, grad: th.Tensor) -> tuple[th.Tensor | None, ...]:
-    """The same for many gradients at once, as by ``is_grads_batched=True``, in torch's own operations."""
-    packed_x, values_1, hidden, values_2 = ctx.saved_tensors
-    (before, after), topologies, batch = ctx.backends, ctx.topologies, ctx.batch
+def _gradients_again(ctx: Any, grad: th.Tensor) -> tuple[th.Tensor | None, ...]:
+    """The same with create_graph=True, or for many gradients at once, as by ``is_grads_batched=True``."""
+    _, values_1, packed_hidden, values_2, x, bias_1 = ctx.saved_tensors
+    backends, topologies = ctx.backends, ctx.topologies
     wants_x, wants_values_1, wants_bias_1, wants_values_2, wants_bias_2 = ctx.needs_input_grad[:5]
     grad_x = grad_values_1 = grad_bias_1 = grad_values_2 = None
-    if hidden is not None:
-        hidden = after.unpack(hidden, batch)
-    if wants_values_2:
-        grad_values_2 = _where_weights_live(grad, hidden, topologies[1])
     if ctx.wants_hidden:
-        grad_hidden = (grad @ formula.scatter(values_2, topologies[1])) * (hidden > 0)
-        grad_x = grad_hidden @ formula.scatter(values_1, topologies[0]) if wants_x else None
-        if wants_values_1:
-            grad_values_1 = _where_weights_live(grad_hidden, before.unpack(packed_x, batch), topologies[0])
-    grad_bias_1 = grad_hidden.sum(dim=0) if wants_bias_1 else None
+        is_active = backends[1].unpack(packed_hidden, ctx.batch) > 0
+        grad_hidden = input_gradient(grad, values_2, topologies[1], backends[1]) * is_active
+        grad_x = input_gradient(grad_hidden, values_1, topologies[0], backends[0]) if wants_x else None
+        grad_values_1 = values_gradient(grad_hidden, x, topologies[0], backends[0]) if wants_values_1 else None
+        grad_bias_1 = grad_hidden.sum(dim=0) if wants_bias_1 else None
+    if wants_values_2:
+        # Once more: what was saved of it does not lead on to what it was made of.
+        hidden = product(x, values_1, topologies[0], backends[0])
+        hidden = (hidden if bias_1 is None else hidden + bias_1).relu()
+        grad_values_2 = values_gradient(grad, hidden, topologies[1], backends[1])
     return grad_x, grad_values_1, grad_bias_1, grad_values_2, grad.sum(dim=0) if wants_bias_2 else None
-
-
-def _where_weights_live(grad: th.Tensor, x: th.Tensor, topology: Topology) -> th.Tensor:
-    return (grad.t() @ x).reshape(-1).index_select(0, topology.flat_index(x.device))

@@ -6,11 +6,11 @@ from typing import Any
 import torch as th
 from torch.nn import functional as F
 
-from sb3_sparse.sparse.kernels.autograd import has_memory, is_eager, is_plain
 from sb3_sparse.sparse.kernels.backend import empty_result
 from sb3_sparse.sparse.kernels.native import norm
 from sb3_sparse.sparse.kernels.native.code import LANES
 from sb3_sparse.sparse.kernels.native.threads import run, thread_count
+from sb3_sparse.sparse.kernels.products import has_memory, is_eager, is_plain
 
 _TILE_VECTORS = 4
 # So many multiply-adds take the time of normalising a number, and of its gradient.

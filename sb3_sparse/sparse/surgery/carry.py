@@ -3,9 +3,11 @@ Swapping a layer for another kind of it, without losing what hangs on it: hooks,
 inside the module know of its weight. What cannot be carried over is refused by name.
 """
 
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
+from types import MethodType
 from typing import Any
 
 import torch as th
@@ -13,7 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from sb3_sparse.common.warn import warn_user
-from sb3_sparse.sparse.layers import SparseLayer
+from sb3_sparse.sparse.layers import SparseConv2d, SparseLayer, SparseLinear
 
 # Dictionaries and flags of nn.Module. Handles of hooks hold the dictionary: shared, they remove from the new layer too.
 _HOOKS = (
@@ -46,9 +48,13 @@ def check_plain(name: str, layer: nn.Module, known: Collection[str]) -> None:
     reason = None
     if isinstance(layer, nn.modules.lazy.LazyModuleMixin):
         reason = "has no weight yet: call the module once"
+    elif "weight" not in layer._parameters and not parametrize.is_parametrized(layer) and not _marks(layer):
+        reason = "has a weight that is no parameter: make it one, frozen if it is not to learn,"
+    elif "forward" in vars(layer):
+        reason = "has a forward of its own in the place of its class's, which computes with the dense weight: remove it"
     elif parametrize.is_parametrized(layer):
         reason = "has parametrizations: call torch.nn.utils.parametrize.remove_parametrizations on it"
-    elif marks := [mark for mark in _MARKS if mark in layer._parameters or mark in layer._buffers]:
+    elif marks := _marks(layer):
         reason = f"has a weight that is computed by {_MARKS[marks[0]]} on it"
     elif extra := sorted({*layer._parameters, *layer._buffers, *layer._modules} - {*known}):
         places = " and ".join(sorted(known, reverse=True))
@@ -61,6 +67,10 @@ def check_plain(name: str, layer: nn.Module, known: Collection[str]) -> None:
         raise ValueError(f"{name or 'the layer'} {reason} first, or name the layer in exclude=.")
 
 
+def _marks(layer: nn.Module) -> list[str]:
+    return [mark for mark in _MARKS if mark in layer._parameters or mark in layer._buffers]
+
+
 def check_sparse(name: str, layer: SparseLayer) -> None:
     """
     :param name: Of the layer, for the message.
@@ -71,6 +81,8 @@ def check_sparse(name: str, layer: SparseLayer) -> None:
     reason = None
     if "to_dense" not in vars(type(layer)):
         reason = f"is a {type(layer).__name__}, which may compute something else"
+    elif "forward" in vars(layer):
+        reason = "has a forward of its own in the place of its class's, which computes with the sparse weight"
     elif extra := sorted({*layer._parameters, *layer._buffers, *layer._modules} - known):
         reason = f"has {extra}, which a dense layer has no place for"
     elif any(getattr(layer, hooks, None) for hooks in _STATE_HOOKS):
@@ -96,15 +108,22 @@ def carry_over(old: nn.Module, new: nn.Module) -> None:
         setattr(new, hooks, getattr(old, hooks))
     new.training = old.training
     for attribute in vars(old).keys() - vars(new).keys() - _own_attributes():
-        if not attribute.startswith("_"):
-            setattr(new, attribute, vars(old)[attribute])
+        value = vars(old)[attribute]
+        # A method that somebody bound to the layer is one of the new layer now.
+        is_bound = isinstance(value, MethodType) and value.__self__ is old
+        vars(new)[attribute] = MethodType(value.__func__, new) if is_bound else value
 
 
 @cache
 def _own_attributes() -> frozenset[str]:
     """What layers have by themselves."""
     linear, convolution = nn.Linear(1, 1, device="meta"), nn.Conv2d(1, 1, 1, device="meta")
-    return frozenset({*vars(linear), *vars(convolution), "settings", "dense_draw"})
+    ours = {name for kind in (SparseLinear, SparseConv2d) for base in kind.__mro__ for name in _named_in(base)}
+    return frozenset({*vars(linear), *vars(convolution), *ours, "_topology", "_padding", "settings"})
+
+
+def _named_in(kind: type) -> set[str]:
+    return {*vars(kind), *inspect.get_annotations(kind)}
 
 
 @dataclass(frozen=True)
@@ -126,6 +145,9 @@ def exchange_in_optimizers(module: nn.Module, exchanges: Mapping[th.Tensor, Exch
     for optimizer in _optimizers(module):
         for group in optimizer.param_groups:
             group["params"] = [exchanges[p].new if p in exchanges else p for p in group["params"]]
+        if isinstance(optimizer, th.optim.LBFGS):
+            # It has a list of its own, and counts it once.
+            optimizer._params, optimizer._numel_cache = optimizer.param_groups[0]["params"], None
         for old, exchange in exchanges.items():
             if old in optimizer.state:
                 optimizer.state[exchange.new] = _converted(optimizer.state.pop(old), old, exchange)

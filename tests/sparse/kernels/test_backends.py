@@ -12,7 +12,7 @@ import pytest
 import torch as th
 
 from sb3_sparse.sparse import SparseLinear, Topology
-from sb3_sparse.sparse.kernels import BACKEND_VARIABLE, available_backends, sparse_linear
+from sb3_sparse.sparse.kernels import BACKEND_VARIABLE, available_backends, formula, sparse_linear
 from sb3_sparse.sparse.kernels.backends import BACKENDS, blocked
 from sb3_sparse.sparse.kernels.backends.dense import _scratch
 
@@ -199,20 +199,45 @@ def test_gradients_only_where_needed(backend):
     assert not sparse_linear(x.detach(), values.detach(), topology).requires_grad
 
 
-def test_double_backward_raises(backend):
+@pytest.mark.parametrize("batch", [1, 3, 64])
+def test_derivatives_of_higher_order(backend, batch):
+    """Mistake of ours: with the inputs named, second derivatives were 0 or lacked a part, and only .backward() raised."""
     topology = Topology.random((8, 6), 20, seed=0)
-    values, x = th.randn(20, requires_grad=True), th.randn(3, 6, requires_grad=True)
-    (grad,) = th.autograd.grad(sparse_linear(x, values, topology).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="to_dense"):
-        grad.sum().backward()
+    values, bias, x = th.randn(20), th.randn(8), th.randn(batch, 6)
+    found = []
+    for multiply in (
+        lambda x, v, b: sparse_linear(x, v, topology, b),
+        lambda x, v, b: x.double() @ formula.scatter(v.double(), topology).t() + b.double(),
+    ):
+        tensors = [tensor.clone().requires_grad_() for tensor in (x, values, bias)]
+        derivatives, value = [], multiply(*tensors).tanh().square().sum()
+        for _ in range(3):
+            grads = th.autograd.grad(value, tensors, create_graph=True)
+            derivatives += [grad.detach() for grad in grads]
+            value = sum(grad.square().mean() for grad in grads)
+        value.backward()
+        found.append([*derivatives, *(tensor.grad for tensor in tensors)])
+    for ours, theirs in zip(*found, strict=True):
+        th.testing.assert_close(ours, theirs.float(), rtol=2e-3, atol=2e-3 * float(theirs.abs().max()))
 
 
-def test_gradcheck_in_float64(monkeypatch):
+@pytest.mark.parametrize("dtype", [th.float64, th.complex128])
+def test_gradcheck_in_double_precision(monkeypatch, dtype):
+    """Mistake of ours: of complex weights the gradients lacked the conjugate."""
     monkeypatch.setenv(BACKEND_VARIABLE, "dense")
     topology = Topology.random((5, 7), 12, seed=0)
-    values, bias = th.randn(12, dtype=th.float64, requires_grad=True), th.randn(5, dtype=th.float64, requires_grad=True)
-    x = th.randn(4, 7, dtype=th.float64, requires_grad=True)
-    assert th.autograd.gradcheck(lambda x, v, b: sparse_linear(x, v, topology, b), (x, values, bias))
+    values, bias, x = (th.randn(shape, dtype=dtype, requires_grad=True) for shape in ((12,), (5,), (4, 7)))
+    multiply = lambda x, v, b: sparse_linear(x, v, topology, b)  # noqa: E731
+    assert th.autograd.gradcheck(multiply, (x, values, bias))
+    assert th.autograd.gradgradcheck(lambda *tensors: multiply(*tensors) ** 2, (x, values, bias))
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+def test_a_sign_beside_the_memory_is_seen(backend, batch):
+    """Mistake of ours: imaginary parts of conjugates came in with the other sign."""
+    layer, x = SparseLinear(6, 4, density=0.5, bias=False, seed=0), th.randn(batch, 6)
+    assert th.equal(layer(th._neg_view(x)), layer(-x))
+    assert th.equal(layer(th._neg_view(x.t().contiguous()).t()), layer(-x))
 
 
 def test_an_update_through_data_is_seen(backend):

@@ -36,10 +36,11 @@ class CompiledBackend(Backend):
         """``(batch, features)`` to ``(features, padded batch)``, without a copy where it already lies so. One sample stays."""
         batch, features = x.shape
         if batch == 1:
-            return (x.detach() if x.requires_grad else x).contiguous()
+            # Kernels do not know the sign that torch keeps beside the memory of imaginary parts.
+            return (x.detach() if x.requires_grad else x).contiguous().resolve_neg()
         padded = self.padded(batch)
         if padded == batch:
-            return x.detach().t().contiguous()
+            return x.detach().t().contiguous().resolve_neg()
         packed = x.new_empty(features, padded)
         packed[:, :batch].copy_(x.detach().t())
         packed[:, batch:].zero_()

@@ -45,7 +45,7 @@ class DenseBackend(Backend):
     name = "dense"
 
     def supports(self, device: th.device, dtype: th.dtype) -> bool:
-        return dtype.is_floating_point
+        return dtype.is_floating_point or dtype.is_complex
 
     def forward(self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int) -> th.Tensor:
         weight = _scratch.scatter(values, topology)

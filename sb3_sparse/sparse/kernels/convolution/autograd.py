@@ -5,10 +5,11 @@ from typing import Any
 import torch as th
 from torch.nn import functional as F
 
-from sb3_sparse.sparse.kernels.autograd import has_memory, is_eager, scatter_dense
+from sb3_sparse.sparse.kernels.autograd import scatter_dense
 from sb3_sparse.sparse.kernels.choosing.convolutions import shifts
 from sb3_sparse.sparse.kernels.convolution.shifted import Shifted
 from sb3_sparse.sparse.kernels.convolution.window import Window
+from sb3_sparse.sparse.kernels.products import has_memory, is_eager
 from sb3_sparse.sparse.topology import Topology
 
 
