@@ -86,9 +86,9 @@ def main() -> None:
         timed = Timed(folder / "run", options.transitions, options.new)
         with suppress(StoppedOnRequest):
             model.learn(1, callback=timed)
-        print_table(
-            f"Exact checkpoints ({machine()})", ["checkpoint", "MB", "time (s)", "as many bytes alone (s)"], timed.rows
-        )
+        print(machine())
+        header = ["checkpoint", "MB", "time (s)", "as many bytes alone (s)"]
+        print_table("Exact checkpoints", header, timed.rows)
     finally:
         shutil.rmtree(folder)
 

@@ -50,7 +50,8 @@ def main() -> None:
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         size = (folder / "report.html").stat().st_size / 2**20
     row = [str(n), f"{seconds:.1f}", f"{used.ru_utime + used.ru_stime:.1f}", f"{used.ru_maxrss / 1024:.0f}", f"{size:.1f}"]
-    print_table(f"Report ({machine()})", ["runs", "time (s)", "of processors (s)", "memory (MiB)", "page (MiB)"], [row])
+    print(machine())
+    print_table("Report", ["runs", "time (s)", "of processors (s)", "memory (MiB)", "page (MiB)"], [row])
     if n >= 1000:
         print(f"less than {SECONDS} s and {MIB} MiB are asked for 1,000 runs")
 

@@ -96,8 +96,9 @@ def main() -> None:
             rows.append([backend, str(checkpoints), f"{wall:.1f}", f"{alone:.1f}", each, of_processor])
             print(" ".join(rows[-1]), file=sys.stderr, flush=True)
     load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
+    print(f"{machine()}, load {load}")
     print_table(
-        f"{options.runs} runs of {STEPS} steps, one at a time ({machine()}; load {load})",
+        f"{options.runs} runs of {STEPS} steps, one at a time",
         ["backend", "checkpoints", "command, s", "training, s", "beside it, s a run", "of the processor"],
         rows,
     )
