@@ -177,10 +177,10 @@ def policy(call):
     algorithm = call.pick([SAC, TD3, DDPG, TQC, CrossQ, DQN, QRDQN])
     has_actor = algorithm not in (DQN, QRDQN)
     observation_space = call.space("observation_space", GOOD_SPACES, BAD_SPACES)
-    no_arch = [[8, 16], [0], [-1], [1.5], "8", 8, [True], [[8]], {"a": [8]}, {"pi": [8]}, [NAN], ["8"], {}]
+    no_arch = [[8, 16], [0], [-1], [1.5], "8", 8, [True], [[8]], {"a": [8]}, {"pi": [8]}, [NAN], ["8"], {}, np.array([8, 8])]
     table = {
         "sparsity": (SPARSITY[0] + [{"pi": 0.5, "qf": np.float64(0.9)}] * has_actor, [*SPARSITY[1], {"pi": 0.5}, {"qf": 2}]),
-        "net_arch": ([[8], [8, 8], (8,), [np.int64(8)], np.array([8, 8])], no_arch),
+        "net_arch": ([[8], [8, 8], (8,), [np.int64(8)]], no_arch),
         "sparsity_distribution": DISTRIBUTION,
         "mask_seed": SEED,
         "rescale": FLAG,

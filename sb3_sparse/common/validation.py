@@ -54,6 +54,20 @@ def whole_numbers(name: str, value: Any, minimum: int | None = None) -> list[int
     return [whole_number(f"{name}[{i}]", entry, minimum) for i, entry in enumerate(value)]
 
 
+def no_array(name: str, value: T) -> T:
+    """
+    A list that SB3 keeps as it is given. When it loads an agent it asks whether it is true, which an array does not answer.
+
+    :raises ValueError: If it is an array.
+    """
+    if isinstance(value, np.ndarray):
+        given = np.atleast_1d(value).tolist()
+        raise ValueError(
+            f"{name}={value!r}: expected a list of positive whole numbers, {given}. SB3 cannot load agents of arrays."
+        )
+    return value
+
+
 def fraction(name: str, value: Any) -> float:
     """
     :raises ValueError: If it is not a number in [0, 1].

@@ -13,7 +13,7 @@ from sb3_sparse.sparse.kernels import sparse_linear
 from sb3_sparse.sparse.layers import SparseLinear
 from sb3_sparse.sparse.pruning import register_kind
 from sb3_sparse.sparse.topology import Topology
-from sb3_sparse.sparse.weight import copy_parameter
+from sb3_sparse.sparse.weight import NONZEROS, copy_parameter
 
 
 class NoisyLinear(nn.Linear):
@@ -118,15 +118,15 @@ class _WithSum(th.autograd.Function):
 
 class SparseNoisyLinear(SparseLinear):
     """
-    :class:`NoisyLinear` of which some weights exist: their means ``values`` and deviations ``values_sigma``.
+    :class:`NoisyLinear` of which some weights exist: their means ``nonzeros`` and deviations ``nonzeros_sigma``.
 
     Made by :func:`sparsify_`. Means and deviations live at the same positions.
     """
 
-    gathered = {"values": "weight", "values_sigma": "weight_sigma"}
+    gathered = {NONZEROS: "weight", "nonzeros_sigma": "weight_sigma"}
     taken = ("bias", "bias_sigma", "noise_in", "noise_out")
 
-    values_sigma: nn.Parameter
+    nonzeros_sigma: nn.Parameter
     bias_sigma: nn.Parameter
     noise_in: th.Tensor
     noise_out: th.Tensor
@@ -141,7 +141,7 @@ class SparseNoisyLinear(SparseLinear):
         deviations = topology.gather(dense.weight_sigma.detach())
         # As the means: the noise keeps its size relative to them.
         factor = math.sqrt(topology.density) if rescale and topology.nnz else 1.0
-        layer.values_sigma = nn.Parameter(deviations / factor, requires_grad=dense.weight_sigma.requires_grad)
+        layer.nonzeros_sigma = nn.Parameter(deviations / factor, requires_grad=dense.weight_sigma.requires_grad)
         layer.bias_sigma = copy_parameter(dense.bias_sigma)
         for name in ("noise_in", "noise_out"):
             layer.register_buffer(name, getattr(dense, name).clone(), persistent=False)
@@ -175,7 +175,7 @@ class SparseNoisyLinear(SparseLinear):
         if not self.noisy:
             return means
         identity = self._buffers["topology_seed"]
-        deviations = sparse_linear(x * self.noise_in, self.values_sigma, self.topology, self.bias_sigma, identity)
+        deviations = sparse_linear(x * self.noise_in, self.nonzeros_sigma, self.topology, self.bias_sigma, identity)
         return means + deviations * self.noise_out
 
 

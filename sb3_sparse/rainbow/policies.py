@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.dqn.policies import CnnPolicy, DQNPolicy, MultiInputPolicy
 
 from sb3_sparse.common.signatures import FullSignature
-from sb3_sparse.common.validation import flag, non_negative, positive, whole_numbers
+from sb3_sparse.common.validation import flag, no_array, non_negative, positive, whole_numbers
 from sb3_sparse.networks.heads import Support
 from sb3_sparse.rainbow.encoders import ImageEncoder, is_picture
 from sb3_sparse.rainbow.networks import RainbowNetwork
@@ -61,7 +61,7 @@ def _refuse_who_cannot_train(caller: FrameType, parts: dict[str, bool]) -> None:
 
 def _hidden_layers(net_arch: Any) -> list[int]:
     try:
-        return whole_numbers("net_arch", net_arch, 1)
+        return whole_numbers("net_arch", no_array("net_arch", net_arch), 1)
     except ValueError as error:
         raise ValueError(
             f"net_arch={net_arch!r}: expected a list of positive whole numbers, the units of hidden layers, such as [64, 64]."

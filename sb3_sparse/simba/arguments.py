@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-import numpy as np
 import torch as th
 
 from sb3_sparse.common.signatures import full_signature
-from sb3_sparse.common.validation import per_network, positive, whole_numbers
+from sb3_sparse.common.validation import no_array, per_network, positive, whole_numbers
 from sb3_sparse.networks.simba import simba_size
 from sb3_sparse.simba.misuse import WRONG_POLICY
 
@@ -59,7 +58,7 @@ class Sizes:
         if net_arch is None:
             blocks = {network: simba_size(network, widths[network], depths[network]) for network in networks}
             return cls(blocks, {**keywords, "net_arch": None})
-        blocks = per_network("net_arch", net_arch, networks, _check_blocks, "a list")
+        blocks = per_network("net_arch", no_array("net_arch", net_arch), networks, _check_blocks, "a list")
         if {*widths.values()} != {DEFAULT_WIDTH_SCALE} or {*depths.values()} != {DEFAULT_DEPTH_SCALE}:
             given = ", ".join(f"{name}={value}" for name, value in keywords.items())
             raise ValueError(
@@ -78,9 +77,6 @@ def _as_given(value: Any, checked: dict[str, Any]) -> Any:
 
 
 def _check_blocks(name: str, blocks: Any) -> list[int]:
-    if isinstance(blocks, np.ndarray):
-        # SB3 keeps what it is given, and asks whether it is true when it loads an agent.
-        raise ValueError(f"{name}={blocks!r}: expected a list, {blocks.tolist()}. SB3 cannot load agents with an array there.")
     widths = whole_numbers(name, blocks, minimum=1)
     if len(set(widths)) > 1:
         raise ValueError(

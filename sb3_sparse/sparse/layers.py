@@ -14,7 +14,7 @@ from sb3_sparse.common.validation import flag, fraction, whole_number
 from sb3_sparse.sparse.kernels import scatter_dense, sparse_linear
 from sb3_sparse.sparse.kernels.convolution import Window, sparse_conv2d
 from sb3_sparse.sparse.topology import MAX_SEED, Topology
-from sb3_sparse.sparse.weight import SparseWeight, copy_parameter
+from sb3_sparse.sparse.weight import NONZEROS, SparseWeight, copy_parameter
 
 
 class SparseLinear(SparseWeight):
@@ -90,9 +90,9 @@ class SparseLinear(SparseWeight):
         :return: ``(..., out_features)``
         """
         parameters: Mapping[str, Any] = self._parameters
-        if "values" in parameters and "bias" in parameters:
+        if NONZEROS in parameters and "bias" in parameters:
             # As attributes they are looked for in other places first, which takes as long as a small product.
-            values, bias = parameters["values"], parameters["bias"]
+            values, bias = parameters[NONZEROS], parameters["bias"]
         else:
             # Computed from other parameters, as by `parametrize`, or plain tensors, as in replicas of `DataParallel`.
             values, bias = self.values, self.bias

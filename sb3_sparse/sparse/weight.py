@@ -22,12 +22,15 @@ _NOT_REPLACED = (
     "SparseLinear.from_dense(dense, topology)."
 )
 
+#: Name of the parameter with the living weights.
+NONZEROS = "nonzeros"
 _NOTHING_SEEN = (None, 0, None, None)
 
 
 class SparseWeight(LoadsWhole):
     """
-    One trainable 1-D tensor ``values`` of the living weights, and a topology.
+    One trainable 1-D tensor ``values`` of the living weights, and a topology. Among parameters and in state dicts its name is
+    ``nonzeros``: algorithms that look for parts of a value function by name, such as TRPO, would take "values" for one.
 
     The topology is not a parameter. What tells it from others is kept in the buffer ``topology_seed`` (``identity.py``),
     and of a topology that was given also the positions, in ``topology_index``. Whoever writes into the first, by loading,
@@ -35,11 +38,11 @@ class SparseWeight(LoadsWhole):
     """
 
     #: Which parameter of the dense layer each of its 1-D parameters is gathered from.
-    gathered: ClassVar[dict[str, str]] = {"values": "weight"}
+    gathered: ClassVar[dict[str, str]] = {NONZEROS: "weight"}
     #: Parameters and buffers of the dense layer that it has as they are.
     taken: ClassVar[tuple[str, ...]] = ("bias",)
 
-    values: nn.Parameter
+    nonzeros: nn.Parameter
     bias: nn.Parameter | None
     topology_seed: th.Tensor
     topology_index: th.Tensor | None
@@ -62,7 +65,7 @@ class SparseWeight(LoadsWhole):
             values = weight.reshape(-1).index_select(0, topology.flat_index(weight.device))
             values = values if factor == 1.0 else values / factor
         self._source = (weakref.ref(weight), factor)
-        self.values = nn.Parameter(values, requires_grad=weight.requires_grad)
+        self.nonzeros = nn.Parameter(values, requires_grad=weight.requires_grad)
         self.register_parameter("bias", copy_parameter(bias))
         self._take(topology)
 
@@ -106,7 +109,16 @@ class SparseWeight(LoadsWhole):
         """As that of ``nn.Module``, which setting an attribute to a parameter calls."""
         if name == "weight":
             raise AttributeError(_NOT_REPLACED)
-        super().register_parameter(name, param)
+        super().register_parameter(NONZEROS if name == "values" else name, param)
+
+    @property
+    def values(self) -> nn.Parameter:
+        """The living weights, ``(nnz,)``, row by row."""
+        return self.nonzeros
+
+    @values.setter
+    def values(self, values: nn.Parameter) -> None:
+        self.nonzeros = values
 
     @property
     def density(self) -> float:
@@ -219,7 +231,7 @@ class SparseWeight(LoadsWhole):
 
     def _load_from_state_dict(
         self,
-        state_dict: Mapping[str, Any],
+        state_dict: dict[str, Any],
         prefix: str,
         local_metadata: Mapping[str, Any],
         strict: bool,
@@ -228,6 +240,9 @@ class SparseWeight(LoadsWhole):
         error_msgs: list[str],
     ) -> None:
         """Values are never loaded without the topology that they belong to, nor it without them."""
+        if prefix + "values" in state_dict and NONZEROS in self._parameters:
+            # As it was called in 0.1. The names in the dictionary itself count as unexpected ones.
+            state_dict.setdefault(prefix + NONZEROS, state_dict.pop(prefix + "values"))
         given = {key: state_dict[prefix + key] for key in (*self._parameters, *self._buffers) if prefix + key in state_dict}
         errors = self._misfits(given, prefix, prefix + "weight" in state_dict)
         has_identity = bool(given.keys() & {"topology_seed", "topology_index"})
@@ -240,7 +255,7 @@ class SparseWeight(LoadsWhole):
         if errors:
             error_msgs.extend(errors)
             return
-        if topology is None and "values" in given:
+        if topology is None and NONZEROS in given:
             is_missing = "topology_seed" not in given
             missing_keys.extend([prefix + "topology_seed"] if is_missing else [])
             _warn_of_blank(f"{prefix}topology_seed of the state dict is{' missing, or' if is_missing else ''}")
@@ -249,9 +264,9 @@ class SparseWeight(LoadsWhole):
             if topology is not None and topology is not old:
                 self._take(topology)
             entries[prefix + "topology_seed"] = self._identity_to_load(given, topology is None)
-            if local_metadata.get("assign_to_params_buffers", False) and "values" in given:
+            if local_metadata.get("assign_to_params_buffers", False) and NONZEROS in given:
                 # The layer's tensors become those of the state dict, perhaps from a device without data.
-                place = given["values"].device
+                place = given[NONZEROS].device
                 entries[prefix + "topology_seed"] = entries[prefix + "topology_seed"].to(place)
                 if self.topology_index is not None:
                     self.topology_index = self._topology.flat_index(place).int()
@@ -266,17 +281,17 @@ class SparseWeight(LoadsWhole):
         """Why what a state dict has for this layer cannot be loaded, apart from its topology."""
         errors = [
             f"size mismatch for {prefix}{key}: {tuple(given[key].shape)} in the state dict, {tuple(parameter.shape)} here."
-            + (" Prune with the same sparsity or masks first." if key == "values" else "")
+            + (" Prune with the same sparsity or masks first." if key == NONZEROS else "")
             for key, parameter in self._parameters.items()
             if parameter is not None and key in given and given[key].shape != parameter.shape
         ]
-        if "values" not in given and has_weight:
+        if NONZEROS not in given and has_weight:
             errors.append(
                 f"{prefix}weight is the weight of a dense layer, this one is sparse: load it into the dense module, then "
                 "call sparsify_."
             )
-        elif "values" not in given and given.keys() & {"topology_seed", "topology_index"}:
-            errors.append(f"{prefix}topology_seed without {prefix}values: positions and values belong together.")
+        elif NONZEROS not in given and given.keys() & {"topology_seed", "topology_index"}:
+            errors.append(f"{prefix}topology_seed without {prefix}{NONZEROS}: positions and values belong together.")
         return errors
 
     def _identity_to_load(self, given: Mapping[str, th.Tensor], is_blank: bool) -> th.Tensor:
@@ -300,8 +315,10 @@ class SparseWeight(LoadsWhole):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        # Pickled before 0.2, whole.
+        if "values" in self._parameters:
+            self._parameters = {NONZEROS if name == "values" else name: p for name, p in self._parameters.items()}
         if "topology" in self.__dict__:
-            # Pickled before 0.2, whole.
             self._take(self.__dict__.pop("topology"))
 
     def __prepare_scriptable__(self) -> nn.Module:

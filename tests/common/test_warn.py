@@ -30,7 +30,7 @@ def one_warning(function):
         lambda: warn_user("look here"),
         lambda: sparsify_(nn.Sequential(nn.ReLU()), 0.5),
         lambda: sparsify_(nn.Sequential(Noisy(3, 4), nn.Linear(4, 8)), 0.5),
-        lambda: sparsify_(nn.Linear(8, 8), 0.5).load_state_dict({"values": th.zeros(32), "bias": th.zeros(8)}, strict=False),
+        lambda: sparsify_(nn.Linear(8, 8), 0.5).load_state_dict({"nonzeros": th.zeros(32), "bias": th.zeros(8)}, strict=False),
     ],
 )
 def test_directly_and_through_torch(function):

@@ -242,9 +242,10 @@ def layer_batch(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
 
 
 def weights_checksum(module: nn.Module) -> str:
-    """Of the names, shapes and bytes of all parameters."""
+    """Of the names, shapes and bytes of all parameters. Those of sparse layers were called ``values`` when it was made."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(module.named_parameters()):
+    named = [(name.replace("nonzeros", "values"), parameter) for name, parameter in module.named_parameters()]
+    for name, parameter in sorted(named):
         digest.update(f"{name} {tuple(parameter.shape)} ".encode() + parameter.detach().numpy().tobytes())
     return digest.hexdigest()[:16]
 

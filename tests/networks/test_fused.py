@@ -144,8 +144,8 @@ def test_simba_equals_its_dense_twin_in_float64(batch, sparsity, monkeypatch):
     layers = dict(net.named_modules())
     for name, result in zip(["y", "x", *dict(net.named_parameters())], results, strict=True):
         where, _, parameter = name.rpartition(".")
-        right = expected[f"{where}.weight" if parameter == "values" else name]
-        if parameter == "values":
+        right = expected[f"{where}.weight" if parameter == "nonzeros" else name]
+        if parameter == "nonzeros":
             right = right.reshape(-1)[layers[where].topology.flat_index()]
         th.testing.assert_close(result.double(), right, rtol=1e-3, atol=1e-3)
 

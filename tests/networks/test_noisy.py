@@ -168,7 +168,7 @@ def test_a_sparse_noisy_layer_is_the_masked_one():
             parameter *= mask
     x, direction = th.randn(9, 40, requires_grad=True), th.randn(9, 30)
     th.testing.assert_close(layer(x), formula(dense, x), rtol=1e-5, atol=1e-5)
-    ours = th.autograd.grad(layer(x), [x, layer.values, layer.values_sigma, layer.bias, layer.bias_sigma], direction)
+    ours = th.autograd.grad(layer(x), [x, layer.values, layer.nonzeros_sigma, layer.bias, layer.bias_sigma], direction)
     theirs = th.autograd.grad(dense(x), [x, dense.weight, dense.weight_sigma, dense.bias, dense.bias_sigma], direction)
     for a, b in zip(ours, theirs, strict=True):
         th.testing.assert_close(a, layer.topology.gather(b) if b.shape == mask.shape else b, rtol=1e-5, atol=1e-5)
@@ -181,7 +181,7 @@ def test_a_sparse_noisy_layer_is_the_masked_one():
 def test_a_sparse_noisy_layer_travels_as_other_sparse_layers():
     _, layer = pruned()
     state = layer.state_dict()
-    assert sorted(state) == ["bias", "bias_sigma", "topology_seed", "values", "values_sigma"]
+    assert sorted(state) == ["bias", "bias_sigma", "nonzeros", "nonzeros_sigma", "topology_seed"]
     other = sparsify_(NoisyLinear(40, 30), 0.7, "uniform", seed=2)
     other.load_state_dict(state)
     assert other.topology is layer.topology
@@ -211,4 +211,4 @@ def test_optimizers_train_means_and_deviations_on():
         before = {name: p.clone() for name, p in module.named_parameters()}
         module.optimizer.step()
         assert all(not th.equal(p, before[name]) for name, p in module.named_parameters())
-    assert int(module.optimizer.state[module.layer.values_sigma]["step"]) == 2
+    assert int(module.optimizer.state[module.layer.nonzeros_sigma]["step"]) == 2

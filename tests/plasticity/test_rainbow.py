@@ -205,7 +205,7 @@ def test_a_full_reset_is_a_network_that_was_just_built(name):
     assert changed(model.q_net, before) == set(before)
     for layer in noisy_layers(model.q_net):
         bound = 1 / layer.in_features**0.5
-        for key in ("weight_sigma", "values_sigma", "bias_sigma"):
+        for key in ("weight_sigma", "nonzeros_sigma", "bias_sigma"):
             if hasattr(layer, key):
                 th.testing.assert_close(getattr(layer, key).detach(), th.full_like(getattr(layer, key), 0.5 * bound))
         means = layer.values if hasattr(layer, "values") else layer.weight
@@ -235,8 +235,8 @@ def test_new_topologies_are_those_of_weights_and_deviations_of_online_and_target
     assert all(now[n] != before[n] and now[n].nnz == before[n].nnz for n in before)
     for net in (model.q_net, model.q_net_target):
         for layer in noisy_layers(net):
-            assert layer.values.shape == layer.values_sigma.shape
-            th.testing.assert_close(layer.values_sigma.detach(), th.full_like(layer.values, 0.5 / layer.in_features**0.5))
+            assert layer.values.shape == layer.nonzeros_sigma.shape
+            th.testing.assert_close(layer.nonzeros_sigma.detach(), th.full_like(layer.values, 0.5 / layer.in_features**0.5))
     model.learn(20, reset_num_timesteps=False)
 
 
@@ -260,7 +260,7 @@ def test_recycling_silent_units_does_not_change_what_noisy_layers_compute(name):
     th.testing.assert_close(layer.bias_sigma[:5].detach(), th.full((5,), fresh))
     following = model.q_net.q_net[2]
     for outgoing in [following] if hasattr(following, "bias") else [following.advantage, following.value]:
-        for weights in ("weight", "weight_sigma") if isinstance(outgoing, nn.Linear) else ("values", "values_sigma"):
+        for weights in ("weight", "weight_sigma") if isinstance(outgoing, nn.Linear) else ("nonzeros", "nonzeros_sigma"):
             dense = getattr(outgoing, weights).detach()
             if not isinstance(outgoing, nn.Linear):
                 dense = outgoing.topology.scatter(dense)

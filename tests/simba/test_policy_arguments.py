@@ -36,6 +36,10 @@ from tests.simba.test_policies import DISCRETE, SMALL, make_model
         ({"net_arch": {"pi": [64], "qf": [0]}}, r"net_arch\['qf'\]\[0\]=0: expected a positive whole number"),
         ({"net_arch": 64}, "net_arch=64: expected a list of positive whole numbers"),
         ({"net_arch": np.array(64)}, r"net_arch=array\(64\): expected a list of positive whole numbers"),
+        (
+            {"net_arch": np.array([16, 16])},
+            r"net_arch=array\(\[16, 16\]\): expected a list of .*\[16, 16\]. SB3 cannot load agents",
+        ),
         ({"net_arch": "64"}, "net_arch='64': expected a list"),
         ({"net_arch": [64], "width_scale": 3}, "Give one or the other"),
         ({"sparsity_distribution": "er"}, "sparsity_distribution='er': expected one of"),
@@ -74,7 +78,6 @@ def test_numbers_of_numpy_are_numbers_and_saved_as_pythons(array):
     plain = {name: value.item() for name, value in kwargs.items()}
     sizes = [
         ({"net_arch": [array(16, np.int32)]}, {"net_arch": [16]}),
-        ({"net_arch": np.array([16, 16])}, {"net_arch": [16, 16]}),
         ({"net_arch": {"pi": np.array([8]), "qf": (16,)}}, {"net_arch": {"pi": [8], "qf": [16]}}),
         (
             {

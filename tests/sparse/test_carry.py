@@ -247,7 +247,7 @@ def _on_values(layer):
         (_with_buffer, r"\['scale'\]"),
         (_with_child, r"\['inner'\]"),
         (_on_values, "hook on its values"),
-        (lambda layer: prune.random_unstructured(layer, "values", 0.3), "values_mask"),
+        (lambda layer: prune.random_unstructured(layer, "nonzeros", 0.3), "nonzeros_mask"),
         (lambda layer: layer.register_state_dict_post_hook(lambda *a: None), "hooks on its state dict"),
     ],
 )

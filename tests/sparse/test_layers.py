@@ -52,8 +52,8 @@ def test_layer_equals_masked_dense_twin_over_50_adamw_steps(density):
 
 def test_only_living_weights_are_parameters():
     layer = SparseLinear(100, 50, density=0.1)
-    assert {name: p.shape for name, p in layer.named_parameters()} == {"values": (500,), "bias": (50,)}
-    assert set(layer.state_dict()) == {"values", "bias", "topology_seed"}
+    assert {name: p.shape for name, p in layer.named_parameters()} == {"nonzeros": (500,), "bias": (50,)}
+    assert set(layer.state_dict()) == {"nonzeros", "bias", "topology_seed"}
     assert all(tensor.dtype == th.float32 for tensor in layer.state_dict().values())
     assert layer.density == 0.1
     assert SparseLinear(3, 4, density=0.5, bias=False).bias is None
@@ -169,7 +169,7 @@ def test_loading_a_file_of_weights_only():
 def test_a_given_topology_travels_by_its_indices():
     mask = th.rand(6, 5) < 0.4
     source = SparseLinear(5, 6, topology=Topology.from_mask(mask))
-    assert set(source.state_dict()) == {"values", "bias", "topology_seed", "topology_index"}
+    assert set(source.state_dict()) == {"nonzeros", "bias", "topology_seed", "topology_index"}
     drawn = SparseLinear(5, 6, topology=Topology.random((6, 5), source.topology.nnz, seed=3))
     given = SparseLinear(5, 6, topology=Topology.from_mask(mask.flatten().flip(0).view(6, 5)))
     for target in (drawn, given):
@@ -180,11 +180,11 @@ def test_a_given_topology_travels_by_its_indices():
     seeded = SparseLinear(5, 6, topology=Topology.random((6, 5), source.topology.nnz, seed=3))
     restored.load_state_dict(seeded.state_dict())
     assert restored.topology is seeded.topology
-    assert set(restored.state_dict()) == {"values", "bias", "topology_seed"}
+    assert set(restored.state_dict()) == {"nonzeros", "bias", "topology_seed"}
 
 
 def test_a_different_number_of_weights_does_not_load():
-    with pytest.raises(RuntimeError, match="size mismatch for values"):
+    with pytest.raises(RuntimeError, match="size mismatch for nonzeros"):
         SparseLinear(50, 40, density=0.2).load_state_dict(SparseLinear(50, 40, density=0.3).state_dict())
 
 
@@ -298,15 +298,54 @@ def test_the_bias_may_be_computed_from_another_parameter():
     assert layer.parametrizations.bias.original.grad.eq(8).all()
 
 
+def test_the_living_weights_have_a_name_that_no_algorithm_takes_for_a_value_function():
+    """Mistake of ours: as "values", TRPO left the actor's sparse weights as they were drawn."""
+    layer = sparsify_(nn.Sequential(nn.Linear(20, 30)), 0.5)[0]
+    assert dict(layer.named_parameters())["nonzeros"] is layer.values is layer.nonzeros
+    other = nn.Parameter(th.ones_like(layer.values))
+    layer.values = other
+    assert layer._parameters["nonzeros"] is layer.values is other
+    with pytest.raises(TypeError, match="nonzeros"):
+        layer.values = th.ones(3)
+    # State dicts of 0.1, also where they are read in part, and modules that were pickled then.
+    state = layer.state_dict()
+    old = {"values" if name == "nonzeros" else name: value for name, value in state.items()}
+    for strict in (True, False):
+        again = sparsify_(nn.Sequential(nn.Linear(20, 30)), 0.5, seed=7)
+        assert again.load_state_dict({f"0.{name}": value for name, value in old.items()}, strict=strict) == ([], [])
+        assert th.equal(again[0].values, other)
+    content = layer.__getstate__()
+    content["_parameters"] = {"values" if name == "nonzeros" else name: p for name, p in layer._parameters.items()}
+    unpickled = SparseLinear.__new__(SparseLinear)
+    unpickled.__setstate__(content)
+    assert unpickled.values is other
+    x = th.randn(3, 20)
+    assert th.equal(unpickled(x), layer(x))
+
+
+def test_living_weights_may_be_parametrized():
+    layer = SparseLinear(20, 30, density=0.3, seed=1)
+    x, y = th.randn(4, 20), layer(th.zeros(4, 20))
+
+    class Doubled(nn.Module):
+        def forward(self, values):
+            return 2 * values
+
+    plain = layer(x)
+    nn.utils.parametrize.register_parametrization(layer, "nonzeros", Doubled())
+    th.testing.assert_close(layer(x) - y, 2 * (plain - y))
+    assert th.equal(layer.values, layer.nonzeros)
+
+
 def test_tensors_in_place_of_parameters():
     layer = SparseLinear(20, 30, density=0.3, seed=1)
     x, y = th.randn(4, 20), layer(th.zeros(4, 20))
     assert th.equal(y, layer.bias.expand(4, 30))
-    given = {"values": th.zeros_like(layer.values), "bias": th.ones(30)}
+    given = {"nonzeros": th.zeros_like(layer.values), "bias": th.ones(30)}
     assert th.equal(th.func.functional_call(layer, given, (x,)), th.ones(4, 30))
     # As replicas of DataParallel have them.
     layer._parameters.clear()
-    layer.values, layer.bias = given["values"], None
+    layer.nonzeros, layer.bias = given["nonzeros"], None
     assert th.equal(layer(x), th.zeros(4, 30))
 
 

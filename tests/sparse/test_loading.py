@@ -37,7 +37,7 @@ def assert_same(module, before):
 def test_a_refused_layer_is_what_it_was(kind, strict, assign):
     layer, other = LAYERS[kind](1), LAYERS[kind](2)
     good, before = other.state_dict(), content(layer)
-    bad = [good | {"values": th.zeros(3)}, {k: v for k, v in good.items() if k != "values"}]
+    bad = [good | {"nonzeros": th.zeros(3)}, {k: v for k, v in good.items() if k != "nonzeros"}]
     if layer.bias is not None:
         bad.append(good | {"bias": th.zeros(3)})
     if strict:
@@ -93,7 +93,7 @@ def test_an_interrupted_layer_is_what_it_was(kind, monkeypatch):
 
     def half(self, state_dict, prefix, *args):
         with th.no_grad():
-            self.values.copy_(state_dict[prefix + "values"])
+            self.values.copy_(state_dict[prefix + "nonzeros"])
         raise KeyboardInterrupt
 
     for patch in (interrupted, half):

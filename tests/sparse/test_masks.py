@@ -140,7 +140,7 @@ def test_a_mask_that_leaves_nothing_is_said():
 def test_another_number_of_weights_says_what_to_do():
     net = sparsify_by_masks_(network(), {"4": np.eye(2, 5)})
     state = sparsify_by_masks_(network(), {"4": np.ones((2, 5))}).state_dict()
-    with pytest.raises(RuntimeError, match=r"size mismatch for 4\.values.*same sparsity or masks first"):
+    with pytest.raises(RuntimeError, match=r"size mismatch for 4\.nonzeros.*same sparsity or masks first"):
         net.load_state_dict(state)
 
 

@@ -205,8 +205,8 @@ def test_gradients_of_functions():
     assert set(ours) == set(parameters)
     for name, g in ours.items():
         layer = net.get_submodule(name.rpartition(".")[0])
-        expected = theirs[name.replace("values", "weight")]
-        close(g, expected[layer.topology.mask()] if name.endswith("values") else expected)
+        expected = theirs[name.replace("nonzeros", "weight")]
+        close(g, expected[layer.topology.mask()] if name.endswith("nonzeros") else expected)
 
 
 def test_per_sample_gradients():
@@ -359,8 +359,8 @@ def test_gradient_penalties(make, named):
     for name, gradient in ours.items():
         place, _, kind = name.rpartition(".")
         layer = net.get_submodule(place)
-        expected = theirs[name.replace("values", "weight")]
-        close(gradient, layer.topology.gather(expected) if kind == "values" else expected)
+        expected = theirs[name.replace("nonzeros", "weight")]
+        close(gradient, layer.topology.gather(expected) if kind == "nonzeros" else expected)
 
 
 def test_hessians_and_their_products():

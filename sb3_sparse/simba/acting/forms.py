@@ -29,6 +29,7 @@ from sb3_sparse.simba import networks
 from sb3_sparse.simba.observation_norm import ObservationNorm
 from sb3_sparse.sparse import SparseLinear
 from sb3_sparse.sparse.kernels.native.sample.forward import COLUMN_BITS
+from sb3_sparse.sparse.weight import NONZEROS
 
 # Kinds of modules that a network may have, and what they compute, as it was when this was imported.
 _KINDS: tuple[type[nn.Module], ...] = (
@@ -206,7 +207,7 @@ def observation_instruction(policy: Any, network: Any, y: np.ndarray, x: np.ndar
 def _linear(layer: Any) -> Linear:
     require(type(layer) in (nn.Linear, SparseLinear), f"a {type(layer).__name__} in it")
     is_sparse = type(layer) is SparseLinear
-    weights, bias = (layer._parameters.get(name) for name in ("values" if is_sparse else "weight", "bias"))
+    weights, bias = (layer._parameters.get(name) for name in (NONZEROS if is_sparse else "weight", "bias"))
     require(weights is not None and bias is not None, "a layer without bias, or with computed weights")
     topology = layer.topology if is_sparse else None
     n_out, n_in = weights.shape if topology is None else topology.shape

@@ -10,6 +10,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from sb3_sparse.sparse.layers import SparseLayer, sparse_layers
 from sb3_sparse.sparse.surgery.swap import Swap
 from sb3_sparse.sparse.topology import Topology, derive_seed
+from sb3_sparse.sparse.weight import NONZEROS
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -65,7 +66,7 @@ def drawn_value(layer: nn.Module, key: str, fresh: nn.Module, swap: Swap | None 
         return values
     if fresh.dense_draw is None:
         raise ValueError("the fresh layer has values at other positions only. Make the fresh module with draw_fresh().")
-    if key != "values" or not th.equal(fresh.topology.gather(fresh.dense_draw), values):
+    if key != NONZEROS or not th.equal(fresh.topology.gather(fresh.dense_draw), values):
         # Somebody gave the sparse layer other values than it was pruned with, each alike: one place is as good as another.
         # So are those of the deviations of a noisy layer.
         return values

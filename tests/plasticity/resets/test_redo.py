@@ -131,7 +131,7 @@ def test_moments_begin_anew_where_a_weight_was_touched_and_nowhere_else(optimize
     if sparsity:
         rows = th.repeat_interleave(th.arange(12), net[0].topology.fan_in())
         columns = net[2].topology.tensors().col.long()
-        touched = {"0.values": dead[rows], "0.bias": dead, "2.values": dead[columns]}
+        touched = {"0.nonzeros": dead[rows], "0.bias": dead, "2.nonzeros": dead[columns]}
     else:
         touched = {"0.weight": dead[:, None].expand(12, 4), "0.bias": dead, "2.weight": dead[None].expand(10, 12)}
     n_moments = 0

@@ -54,7 +54,7 @@ def changed(module, before):
 
 def is_weight(name, parameter):
     """Drawn at random, unlike a bias or a norm."""
-    return name.endswith("values") or parameter.ndim > 1
+    return name.endswith("nonzeros") or parameter.ndim > 1
 
 
 def topologies(module):
@@ -123,7 +123,7 @@ def test_a_full_reset_is_a_model_that_was_just_built(algorithm, policy):
     fresh = fresh_policy(model, 3)
     for name, p in model.policy.named_parameters():
         twin = dict(fresh.named_parameters()).get(name)
-        if twin is not None and "values" not in name and "target" not in name:
+        if twin is not None and "nonzeros" not in name and "target" not in name:
             assert th.equal(p, twin)
         if is_weight(name, p):
             assert not th.equal(p, before[name])
@@ -254,7 +254,7 @@ def test_the_heads_are_the_last_layers(algorithm, policy):
     before = {name: parameters(online) for name, online, _, _ in networks(model)}
     reset_model_(model, "last_layers")
     assert changed(model.actor, before["actor"]) <= {
-        f"{head}.{p}" for head in ("mu", "log_std") for p in ("weight", "values", "bias")
+        f"{head}.{p}" for head in ("mu", "log_std") for p in ("weight", "nonzeros", "bias")
     }
     last = "1" if policy == "SparseSimBaPolicy" else "4"
     assert {name.rpartition(".")[0] for name in changed(model.critic, before["critic"])} == {
@@ -461,7 +461,9 @@ def test_new_positions_for_one_network_of_two_in_a_module_leave_the_other_alone(
     moved = {name for name, topology in topologies(model.policy).items() if topology != old[name]}
     critic = ("mlp_extractor.value_net", "value_net")
     assert moved == {name for name in old if name.startswith(critic)}
-    assert {name for name in changed(model.policy, before) if name.endswith("values")} == {f"{name}.values" for name in moved}
+    assert {name for name in changed(model.policy, before) if name.endswith("nonzeros")} == {
+        f"{name}.nonzeros" for name in moved
+    }
     fresh = dict(fresh_policy(model, 2).named_modules())
     for name, layer in model.policy.named_modules():
         if name in moved:
