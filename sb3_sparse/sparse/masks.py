@@ -43,10 +43,6 @@ def sparsify_by_masks_(
     if missing := [name for name in wanted if name not in layers]:
         known = [name for name, layer in module.named_modules() if is_prunable(layer)]
         raise ValueError(f"masks for {missing}: no layers that can be pruned. Those of the module are {known}.")
-    for name, layer in layers.items():
-        shared = [place for place, part in module.named_modules() if any(p is layer.weight for p in part._parameters.values())]
-        if len(shared) > 1:
-            raise ValueError(f"{' and '.join(shared)} share one weight, which sparse layers cannot: untie {name!r} first.")
     topologies = {layer: _topology(name, wanted[name], tuple(layer.weight.shape)) for name, layer in layers.items()}
     if empty := [name for name, layer in layers.items() if topologies[layer].nnz == 0]:
         warn_user(f"the masks of {empty} leave no weight: what these layers return does not depend on their input.")

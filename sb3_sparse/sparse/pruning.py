@@ -158,7 +158,8 @@ def prunable_layers(module: nn.Module, exclude: Exclude = ()) -> dict[str, Pruna
                 )
             if len(sharing := owners[layer.weight]) > 1:
                 raise ValueError(
-                    f"{' and '.join(sharing)} share one weight, which sparse layers cannot: name all of them in exclude=."
+                    f"{' and '.join(sharing)} share one weight, which sparse layers cannot: untie them, or leave all of them "
+                    "out."
                 )
             layers[name] = layer
     if left_alone:
