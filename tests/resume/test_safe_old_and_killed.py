@@ -53,11 +53,13 @@ def test_a_writer_that_is_killed_leaves_a_whole_file(tmp_path):
                 line = writer.stdout.readline()
             time.sleep(draw.uniform(0, 0.03))
             writer.send_signal(signal.SIGKILL)
+            # A fast machine has made more than one since.
+            last = int((line + writer.stdout.read()).split()[-1])
         model = load_safe(path, device="cpu")
-        assert model.num_timesteps in (int(line) - 1, int(line), int(line) + 1)
+        assert model.num_timesteps in (last - 1, last)
         # All of one save.
         for parameter in model.policy.parameters():
             assert (parameter == model.num_timesteps).all()
-        found.append(model.num_timesteps - int(line))
+        found.append(model.num_timesteps - last)
     # Some were killed before the new one was there.
     assert -1 in found
