@@ -240,9 +240,9 @@ class SparseWeight(LoadsWhole):
         error_msgs: list[str],
     ) -> None:
         """Values are never loaded without the topology that they belong to, nor it without them."""
-        if prefix + "values" in state_dict and NONZEROS in self._parameters:
-            # As it was called in 0.1. The names in the dictionary itself count as unexpected ones.
-            state_dict.setdefault(prefix + NONZEROS, state_dict.pop(prefix + "values"))
+        if prefix + "values" in state_dict and prefix + NONZEROS not in state_dict:
+            # As it was called in 0.1. Beside the new name it is an unexpected one.
+            state_dict[prefix + NONZEROS] = state_dict.pop(prefix + "values")
         given = {key: state_dict[prefix + key] for key in (*self._parameters, *self._buffers) if prefix + key in state_dict}
         errors = self._misfits(given, prefix, prefix + "weight" in state_dict)
         has_identity = bool(given.keys() & {"topology_seed", "topology_index"})

@@ -314,6 +314,8 @@ def test_the_living_weights_have_a_name_that_no_algorithm_takes_for_a_value_func
         again = sparsify_(nn.Sequential(nn.Linear(20, 30)), 0.5, seed=7)
         assert again.load_state_dict({f"0.{name}": value for name, value in old.items()}, strict=strict) == ([], [])
         assert th.equal(again[0].values, other)
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*0\.values"):
+        again.load_state_dict({f"0.{name}": value for name, value in {**old, **state}.items()})
     content = layer.__getstate__()
     content["_parameters"] = {"values" if name == "nonzeros" else name: p for name, p in layer._parameters.items()}
     unpickled = SparseLinear.__new__(SparseLinear)
