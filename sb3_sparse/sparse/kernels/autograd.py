@@ -101,7 +101,7 @@ def scatter_dense(values: th.Tensor, topology: Topology, identity: th.Tensor | N
 
 
 def _check(x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None) -> None:
-    if x.shape[-1] != topology.columns:
+    if not x.dim() or x.shape[-1] != topology.columns:
         raise ValueError(f"input of shape {tuple(x.shape)}: expected {topology.columns} features in the last dimension.")
     if values.shape != (topology.nnz,) or (bias is not None and bias.shape != (topology.rows,)):
         shapes = f"values {tuple(values.shape)}, bias {None if bias is None else tuple(bias.shape)}"

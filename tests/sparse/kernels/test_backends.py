@@ -270,9 +270,10 @@ def test_variable_names_the_backend(monkeypatch):
         sparse_linear(th.zeros(1, 4, dtype=th.float64), th.zeros(4, dtype=th.float64), topology)
 
 
-def test_wrong_number_of_features_is_named():
-    with pytest.raises(ValueError, match=r"\(2, 5\).*expected 4 features"):
-        SparseLinear(4, 3, density=0.5)(th.zeros(2, 5))
+@pytest.mark.parametrize("shape", [(2, 5), (5,), ()])
+def test_wrong_number_of_features_is_named(shape):
+    with pytest.raises(ValueError, match=re.escape(f"{shape}: expected 4 features")):
+        SparseLinear(4, 3, density=0.5)(th.zeros(shape))
 
 
 def test_kernels_of_processors_without_avx512(tmp_path):
