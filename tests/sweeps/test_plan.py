@@ -193,6 +193,21 @@ def test_no_steps(value):
             "axes.width: 0.1 means policy_kwargs.width",
         ),
         ({"axes": {"width": [0.1], "arm": {"SB3": MLP}}}, "axes.width: 0.1 means policy_kwargs.width"),
+        # Mistake of ours: in this order SB3's policy got the keyword, and its runs failed.
+        ({"axes": {"arm": {"SB3": MLP}, "width": [0.1]}}, "axes.arm: SB3 means policy_kwargs={}, which has another value"),
+        (
+            {
+                "axes": {
+                    "arm": {"a": {"hyperparams": {"policy_kwargs": {"sparsity": 0}, "policy_kwargs.rescale": True}}},
+                    "sparsity": [0.5],
+                }
+            },
+            "axes.arm: a means policy_kwargs={'sparsity': 0}, which",
+        ),
+        (
+            {"axes": {"arm": {"SB3": {"hyperparams": {"policy_kwargs": None}}}, "width": [0.1]}},
+            "axes.arm: SB3 means policy_kwargs=None, which",
+        ),
         (
             {"axes": {"n_timesteps": [5], "arm": {"a": {"n_timesteps": 7}}}},
             "axes.n_timesteps: 5 means .*, which is 7",
@@ -245,6 +260,9 @@ def test_axes_that_set_the_same_alike_or_beside_each_other():
     one, other = make_plan({**SAC, "axes": axes}).runs
     assert one.settings["hyperparams"]["policy_kwargs"] == {"width_scale": 1, "sparsity": 0, "n_critics": 1}
     assert "n_critics" in other.settings["hyperparams"]["policy_kwargs"]
+    emptied = {"hyperparams": {"policy_kwargs": {}, "policy_kwargs.width_scale": 1}}
+    (run,) = make_plan({**SAC, "axes": {"arm": {"emptied": emptied}, "width": [1]}}).runs
+    assert run.settings["hyperparams"]["policy_kwargs"] == {"width_scale": 1}
     # Mistake of ours: 1 and 1.0 were two values.
     (run,) = make_plan({**SAC, "axes": {"arm": {"a": {"hyperparams": {"gamma": 1}}}, "gamma": [1.0]}}).runs
     assert run.settings["hyperparams"]["gamma"] == 1

@@ -1,5 +1,6 @@
 """The plans that come with the package."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,16 @@ def test_plans_can_be_read(path):
         for callback in run.settings["callbacks"]:
             ((name, kwargs),) = callback.items()
             named_class(name)(**kwargs)
+
+
+def test_the_page_says_how_many_runs_a_plan_has():
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text()
+    said = {}
+    for name, large, small in re.findall(r"^\| `([\w/]+)` \|.*\| ?([\d,]*) \| (\d+) \|$", page, flags=re.MULTILINE):
+        said[f"small/{name.removeprefix('small/')}"] = small
+        if large:
+            said[name] = large.replace(",", "")
+    assert said == {str(path.relative_to(FOLDER).with_suffix("")): str(len(read_plan(path).runs)) for path in PLANS}
 
 
 def learnable(run):

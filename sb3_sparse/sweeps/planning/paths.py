@@ -61,10 +61,12 @@ def _set(entries: dict[str, Any], names: list[str], value: Any, path: str) -> No
 
 def still_holds(settings: Mapping[str, Any], path: str, value: Any) -> bool:
     """
-    Whether what was set is still there: of a mapping all of its entries, to which others may have come.
+    Whether what was set is still there: of a mapping all of its entries, to which others may have come, and of none, none.
 
     >>> still_holds({"policy_kwargs": {"net_arch": [64], "sparsity": 0.8}}, "policy_kwargs", {"net_arch": [64]})
     True
+    >>> still_holds({"policy_kwargs": {"sparsity": 0.8}}, "policy_kwargs", {})
+    False
 
     :param settings: That other changes may have been made of.
     :param path: Of :func:`set_by_path`.
@@ -81,10 +83,12 @@ def still_holds(settings: Mapping[str, Any], path: str, value: Any) -> bool:
 
 def _holds(path: str, found: Any, value: Any) -> bool:
     found, value = _as_entries(path, found), _as_entries(path, value)
+    if value is None or value == {}:
+        # Whoever sets no entries, such as those of SB3's own policy, means none. None stands for that, too.
+        return found is None or found == {}
     if isinstance(value, Mapping):
         return isinstance(found, Mapping) and all(name in found and _holds(path, found[name], value[name]) for name in value)
-    # None stands for no entries, too.
-    return repr(one_kind(found)) == repr(one_kind(value)) or (value is None and isinstance(found, Mapping))
+    return repr(one_kind(found)) == repr(one_kind(value))
 
 
 def one_kind(value: Any) -> Any:

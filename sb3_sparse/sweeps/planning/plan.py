@@ -253,8 +253,13 @@ def _check_all_hold(point: tuple[Point, ...], last: Mapping[str, Any], hyperpara
         for key, value in change.items():
             if key not in ("hyperparams", "callbacks", "evaluation") and last[key] != value:
                 raise _overwritten(name, label, f"{key}={value!r}", f"is {last[key]!r}")
-        for path, value in _hyperparams_of(last["algo"], change).items():
-            if not still_holds(hyperparams, path, value):
+        own = _hyperparams_of(last["algo"], change)
+        together = set_by_path({}, own)
+        for path, value in own.items():
+            # The point may put more into an entry that it sets.
+            has_more = any(other.startswith(f"{path}.") for other in own)
+            first = path.partition(".")[0]
+            if not still_holds(hyperparams, *((first, together[first]) if has_more else (path, value))):
                 raise _overwritten(name, label, f"{path}={value!r}", "has another value, or none")
 
 
