@@ -14,6 +14,9 @@ from gymnasium.wrappers import FlattenObservation, TransformObservation
 
 from sb3_sparse.common.validation import whole_number
 
+# MuJoCo's mjMAXVAL.
+_NO_LIMIT = 1e10
+
 
 class DMCWrapper(gym.Wrapper, RecordConstructorArgs):
     """
@@ -42,7 +45,7 @@ class DMCWrapper(gym.Wrapper, RecordConstructorArgs):
     def __init__(self, env: gym.Env, action_repeat: int = 2):
         action_repeat = whole_number("action_repeat", action_repeat, minimum=1)
         actions = env.action_space
-        if not isinstance(actions, spaces.Box) or not actions.is_bounded():
+        if not isinstance(actions, spaces.Box) or not is_bounded(actions):
             raise ValueError(f"DMCWrapper rescales actions: expected a bounded Box, got {actions}.")
         RecordConstructorArgs.__init__(self, action_repeat=action_repeat)
         self._given_env = env
@@ -72,6 +75,17 @@ class DMCWrapper(gym.Wrapper, RecordConstructorArgs):
             if terminated or truncated:
                 break
         return obs, total, terminated, truncated, info
+
+
+def is_bounded(space: spaces.Box) -> bool:
+    """
+    Whether the numbers of a box are bounded. For what MuJoCo does not bound, dm_control says ±1e10.
+
+    :param space: The box.
+    """
+    bounds = np.abs(np.concatenate([space.low.ravel(), space.high.ravel()]).astype(np.float64))
+    has_limits = np.issubdtype(space.low.dtype, np.integer) or not (bounds == _NO_LIMIT).any()
+    return space.is_bounded() and bool(has_limits)
 
 
 def rescaled(action: Any, space: spaces.Box) -> np.ndarray:
@@ -109,7 +123,10 @@ def decision_metadata(env: gym.Env, action_repeat: int) -> dict[str, Any]:
     :param env: The environment.
     :param action_repeat: Its steps in a decision.
     """
-    metadata = dict(env.metadata)
+    metadata, base = dict(env.metadata), env.unwrapped
+    if type(base).__module__ == "shimmy.dm_control_compatibility":
+        # What shimmy says are milliseconds.
+        metadata["render_fps"] = 1 / base.dt  # type: ignore[attr-defined]
     if isinstance(metadata.get("render_fps"), (int, float)):
         metadata["render_fps"] /= action_repeat
     return metadata

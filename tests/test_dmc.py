@@ -131,6 +131,30 @@ def test_actions_of_the_same_range_stay_as_they_are():
         assert env.unwrapped.seen.tolist() == action.astype(np.float64).tolist()
 
 
+def test_actions_without_limits_are_refused():
+    """Mistake of ours: for what has no limits dm_control says 1e10, and so large were the forces."""
+    pytest.importorskip("dm_control")
+    with pytest.raises(ValueError, match="expected a bounded Box"):
+        make_dmc("lqr", "lqr_2_1")
+    with pytest.raises(ValueError, match="expected a bounded Box"):
+        DMCWrapper(Strict(spaces.Box(-1e10, 1e10, (1,), np.float32)))
+    # Whole numbers have such bounds of their own.
+    DMCWrapper(Strict(spaces.Box(0, 10**10, (1,), np.int64)))
+
+
+@pytest.mark.parametrize(("domain", "task", "decisions_a_second"), [("cheetah", "run", 50), ("humanoid", "run", 20)])
+def test_videos_of_deepmind_control_play_at_their_real_speed(domain, task, decisions_a_second):
+    """Mistake of ours: shimmy gives the milliseconds of a step for steps in a second."""
+    pytest.importorskip("dm_control")
+    env = make_dmc(domain, task, action_repeat=2)
+    assert env.metadata["render_fps"] == pytest.approx(decisions_a_second)
+    env.reset(seed=0)
+    physics = env.unwrapped._env.physics
+    before = physics.time()
+    env.step(np.zeros(env.action_space.shape, np.float32))
+    assert 1 / (physics.time() - before) == pytest.approx(decisions_a_second)
+
+
 def test_videos_play_at_their_real_speed():
     env = gym.make("Pendulum-v1", render_mode="rgb_array")
     assert DMCWrapper(env, action_repeat=2).metadata["render_fps"] == env.metadata["render_fps"] / 2

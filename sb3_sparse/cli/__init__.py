@@ -1,7 +1,10 @@
 """The command ``sb3-sparse``: rl-zoo3's commands with our policies and hyperparameters, and some of our own."""
 
 import importlib
+import os
 import platform
+import select
+import signal
 import sys
 from importlib import metadata
 
@@ -66,7 +69,13 @@ def main(argv: list[str] | None = None) -> None:
         go_on = prepare(args[1:])
         if go_on is not None:
             go_on()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        # Training and studies end by themselves then, with what they have.
+        print(f"sb3-sparse {command}: interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
+        _leave_a_closed_pipe(error)
         # Late: it knows libraries that an answer such as the version does without.
         from sb3_sparse.zoo.mistakes.words import in_words
 
@@ -75,6 +84,18 @@ def main(argv: list[str] | None = None) -> None:
             # In training it may be in anybody's environment or callback, which only a traceback shows.
             raise
         sys.exit(f"sb3-sparse {command}: {said}")
+
+
+def _leave_a_closed_pipe(error: Exception) -> None:
+    """``sb3-sparse describe ... | head`` has seen enough: nothing is wrong, and nobody reads on."""
+    # Pipes to other processes, such as those of environments, break too.
+    if isinstance(error, BrokenPipeError) and hasattr(select, "poll"):
+        output = select.poll()
+        output.register(sys.stdout.fileno(), 0)
+        if output.poll(0):
+            # Or Python would try it once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(128 + signal.SIGPIPE)
 
 
 def _version() -> str:

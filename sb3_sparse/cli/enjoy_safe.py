@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_sparse.cli.options.parsers import Parser, ReadDict
 from sb3_sparse.export.loading import without_buffer
 from sb3_sparse.resume.safe.agents import read_safe
-from sb3_sparse.zoo import algorithms, import_packages, make_known
+from sb3_sparse.zoo import algorithms, check_display, import_packages, make_known
 
 # Of the command, also without a safe file.
 DOES = """
@@ -38,6 +38,8 @@ def enjoy_safe(args: list[str]) -> Callable[[], None]:
     options = _options(args)
     import_packages(options.gym_packages)
     make_known(options.env)
+    if not options.no_render:
+        check_display(options.env)
     kind = None if options.algo is None else algorithms()[options.algo]
     agent = read_safe(options.trained_agent, algorithm=kind)
     set_random_seed(options.seed)

@@ -22,7 +22,7 @@ from sb3_sparse.resume.signals import EXIT_STATUS
 from sb3_sparse.zoo import (
     ExactRun,
     WrongSettingError,
-    algorithms,
+    check_display,
     hyperparams_file,
     import_packages,
     make_known,
@@ -56,7 +56,7 @@ def train(args: list[str]) -> Callable[[], None]:
         exact = recorded_run(ours.resume)
         return _prepared("train", exact.args, _known_options("train", exact.args), exact)
     known = _known_options("train", args)
-    if sys.stdout.isatty() and not known.optimize and not known.progress:
+    if sys.stdout.isatty() and not known.optimize_hyperparameters and not known.progress:
         args = [*args, "--progress"]
     args = _with_packaged_hyperparams(args, known)
     return _prepared("train", args, known, ExactRun(args, ours.freq, ours.keep, ours.patience))
@@ -65,7 +65,7 @@ def train(args: list[str]) -> Callable[[], None]:
 def tune(args: list[str]) -> Callable[[], None]:
     """rl-zoo3's hyperparameter search."""
     known = _known_options("tune", args)
-    if not known.optimize:
+    if not known.optimize_hyperparameters:
         args = [*args, "--optimize-hyperparameters"]
     return _prepared("tune", _with_packaged_hyperparams(args, known), known)
 
@@ -73,14 +73,17 @@ def tune(args: list[str]) -> Callable[[], None]:
 def enjoy(args: list[str]) -> Callable[[], None]:
     """rl-zoo3's enjoy, for agents in ``logs`` unless ``-f`` names another folder; our own for a safe file, ``-i FILE``."""
     known = _known_options("enjoy", args)
-    if is_safe_file(known.trained_agent) and not known.help:
+    if is_safe_file(known.trained_agent):
         return enjoy_safe(args)
-    if known.trained_agent and not known.help:
+    if known.trained_agent:
         raise ValueError(
             f"-i {known.trained_agent}: expected a .safetensors. Of what train left, -f names the log folder, --exp-id the "
             "run; any other .zip is played by sb3-sparse evaluate."
         )
-    return _prepared("enjoy", args if known.folder else ["-f", "logs", *args], known)
+    run = _prepared("enjoy", ["-f", "logs", *args], known)
+    if not known.no_render:
+        check_display(known.env)
+    return run
 
 
 def _exact_parser() -> argparse.ArgumentParser:
@@ -103,21 +106,21 @@ def _exact_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _zoo_parser(command: str) -> ZooParser:
+def _zoo_parser(command: str, evaluates: bool = True) -> ZooParser:
     """What rl-zoo3 fills with its options, under the name of the command."""
     if command == "enjoy":
-        return ZooParser(command, DOES, EXAMPLES, first=[safe_options()])
+        return ZooParser(command, DOES, EXAMPLES, first=[safe_options()], evaluates=evaluates)
     if command == "tune":
         does = """
             Search hyperparameters: rl-zoo3's -optimize, which begins with those of the packaged file of the algorithm. With
             our policies it searches sparsity and width instead of the sizes of an MLP.
         """
-        return ZooParser(command, does, _TUNE_EXAMPLES)
+        return ZooParser(command, does, _TUNE_EXAMPLES, evaluates=evaluates)
     does = """
         Train an agent with the packaged hyperparameters of its algorithm, unless -conf names a file, and save it in the log
         folder.
     """
-    return ZooParser(command, does, _TRAIN_EXAMPLES, first=[_exact_parser()])
+    return ZooParser(command, does, _TRAIN_EXAMPLES, first=[_exact_parser()], evaluates=evaluates)
 
 
 def filled_parser(command: str) -> ZooParser:
@@ -127,51 +130,42 @@ def filled_parser(command: str) -> ZooParser:
     :param command: ``"train"``, ``"tune"`` or ``"enjoy"``.
     :raises ImportError: If rl-zoo3 is missing.
     """
-    parser = _zoo_parser(command)
+    parser = _zoo_parser(command, evaluates=False)
     options_of("enjoy" if command == "enjoy" else "train", parser)
     return parser
 
 
 def _known_options(command: str, args: list[str]) -> argparse.Namespace:
-    """The few options that decide what is added to the command line; rl-zoo3 parses them all."""
-    parser = Parser(command, None, [], add_help=False, allow_abbrev=False)
-    parser.add_argument("-h", "--help", action="store_true")
-    parser.add_argument("--algo", default="ppo")
-    parser.add_argument("--env", default="CartPole-v1")
-    # rl-zoo3 knows abbreviations too. Here, of one option they matter: it may be what registers the environment.
-    abbreviated = ["--gym-packages"[:length] for length in range(len("--g"), len("--gym-packages"))]
-    parser.add_argument("--gym-packages", *abbreviated, nargs="*", default=[])
-    parser.add_argument("-i", "--trained-agent", default="")
-    parser.add_argument("-conf", "--conf-file")
-    parser.add_argument("-f", "--folder", "--log-folder")
-    parser.add_argument("-P", "--progress", action="store_true")
-    parser.add_argument("-optimize", "--optimize-hyperparameters", dest="optimize", action="store_true")
-    return parser.parse_known_args(args)[0]
+    """What is given, also by an abbreviation, as rl-zoo3 will read it: some of it decides what is added."""
+    parser = filled_parser(command)
+    if command == "enjoy":
+        parser.add_argument("-i", "--trained-agent", default="", help=argparse.SUPPRESS)
+    known = parser.parse_known_args(args)[0]
+    # A type of rl-zoo3's, for names of folders.
+    known.env = getattr(known.env, "gym_id", known.env)
+    return known
 
 
-# Options are added in front: where the user names one, also by an abbreviation that only rl-zoo3 knows, the later one wins.
+# Options are added in front: where the user names one, the later one wins.
 def _with_packaged_hyperparams(args: list[str], known: argparse.Namespace) -> list[str]:
     path = hyperparams_file(known.algo)
     if known.conf_file:
         return args
     if path is not None:
         return ["-conf", str(path), *args]
-    # Of an algorithm that there is not, rl-zoo3 will say so.
-    if known.algo in algorithms() and not known.help:
-        print(f"sb3-sparse has no hyperparameters for {known.algo}: rl-zoo3's own are used, with the policy that they name.")
+    print(f"sb3-sparse has no hyperparameters for {known.algo}: rl-zoo3's own are used, with the policy that they name.")
     return args
 
 
 def _prepared(command: str, args: list[str], known: argparse.Namespace, exact: ExactRun | None = None) -> Callable[[], None]:
-    if not known.help and known.algo in algorithms():
-        import_packages(known.gym_packages)
-        with registered():
-            make_known(known.env)
-        agent = known.trained_agent
-        if agent and not (agent.endswith(".zip") and Path(agent).is_file()):
-            raise ValueError(f"--trained-agent {agent}: there is no such .zip file.")
-        if agent and not zipfile.is_zipfile(agent):
-            raise ValueError(f"--trained-agent {agent} is no .zip of an agent, or not all of it.")
+    import_packages(known.gym_packages)
+    with registered():
+        make_known(known.env)
+    agent = known.trained_agent
+    if agent and not (agent.endswith(".zip") and Path(agent).is_file()):
+        raise ValueError(f"--trained-agent {agent}: there is no such .zip file.")
+    if agent and not zipfile.is_zipfile(agent):
+        raise ValueError(f"--trained-agent {agent} is no .zip of an agent, or not all of it.")
     run = prepare_command(
         "enjoy" if command == "enjoy" else "train", args, known.env, exact, parser=lambda: _zoo_parser(command)
     )

@@ -299,3 +299,30 @@ def all_callbacks(callback: BaseCallback | None) -> Iterator[BaseCallback]:
     for inner in (*getattr(callback, "callbacks", ()), *vars(callback).values()):
         if isinstance(inner, BaseCallback) and inner is not callback.parent:
             yield from all_callbacks(inner)
+
+
+# A game may end so many episodes by lost lives before it is over.
+_MOST_LIVES = 100
+
+
+class SeenEnds:
+    """
+    Callback of SB3's ``evaluate_policy``, which counts the episodes that ``Monitor`` has seen end, and waits for them, for
+    ever.
+
+    :raises ValueError: In the step that ends one more episode than a game has lives, if ``Monitor`` saw none of them end.
+    """
+
+    def __init__(self) -> None:
+        self.unseen = 0
+
+    def __call__(self, played: dict[str, Any], _: dict[str, Any]) -> None:
+        """Look at the variables of ``evaluate_policy`` after a step."""
+        if not played["done"]:
+            return
+        self.unseen = 0 if "episode" in played["info"] or not played["is_monitor_wrapped"] else self.unseen + 1
+        if self.unseen > _MOST_LIVES:
+            raise ValueError(
+                f"{self.unseen} episodes have ended, and Monitor has seen none of them end: a wrapper around it ends them. "
+                "Put Monitor around that wrapper."
+            )

@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -19,10 +19,8 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvWrapper
 
+from sb3_sparse.common.sb3_models import SeenEnds
 from sb3_sparse.common.validation import flag, fraction, whole_number
-
-# A game may end so many episodes by lost lives before it is over.
-_MOST_LIVES = 100
 
 
 class Episodes(NamedTuple):
@@ -68,9 +66,7 @@ def evaluate_agent(
     deterministic, epsilon = flag("deterministic", deterministic), fraction("epsilon", epsilon)
     wrapped = model._wrap_env(env)
     check_spaces(model, wrapped)
-    options: dict[str, Any] = {
-        **{"deterministic": deterministic, "return_episode_rewards": True, "callback": _without_unseen_ends()}
-    }
+    options: dict[str, Any] = {**{"deterministic": deterministic, "return_episode_rewards": True, "callback": SeenEnds()}}
     evaluate: Any = evaluate_policy
     if isinstance(model, MaskablePPO):
         if epsilon:
@@ -87,24 +83,6 @@ def evaluate_agent(
         # Training goes on with a new episode, since the one that it was in is over.
         model._last_obs = None
     return Episodes(np.array(returns, dtype=np.float64), np.array(lengths, dtype=np.int64))
-
-
-def _without_unseen_ends() -> Callable[[dict[str, Any], dict[str, Any]], None]:
-    """Of episodes, SB3 counts those that Monitor has seen end, and waits for them, for ever."""
-    unseen = 0
-
-    def look(played: dict[str, Any], _: dict[str, Any]) -> None:
-        nonlocal unseen
-        if not played["done"]:
-            return
-        unseen = 0 if "episode" in played["info"] or not played["is_monitor_wrapped"] else unseen + 1
-        if unseen > _MOST_LIVES:
-            raise ValueError(
-                f"{unseen} episodes have ended, and Monitor has seen none of them end: a wrapper around it ends them. Put "
-                "Monitor around that wrapper."
-            )
-
-    return look
 
 
 def _innermost(env: VecEnv) -> VecEnv:

@@ -49,10 +49,14 @@ def frames_of(env: gym.Env, size: int, camera_id: int | str | None, rendering: s
     return RenderedFrames(env, size)
 
 
+def has_display() -> bool:
+    """Whether there is a screen on which a window can be opened, as far as one can say."""
+    return sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
 def _check_display(env: gym.Env) -> None:
     # GLFW, which opens the window at the first step, ends the program there.
-    has_display = sys.platform != "linux" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if env.render_mode == "human" and not has_display:
+    if env.render_mode == "human" and not has_display():
         raise RuntimeError(
             "render_mode='human': a window needs a display, and neither DISPLAY nor WAYLAND_DISPLAY is set. Leave the mode "
             "out: observations are drawn without a window. For sb3-sparse enjoy: --no-render."

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
 from sb3_sparse.common.validation import whole_number
-from sb3_sparse.dmc import decision_metadata, rescaled
+from sb3_sparse.dmc import decision_metadata, is_bounded, rescaled
 from sb3_sparse.pixels.frames import frames_of
 
 # Smaller ones leave nothing to see, and nothing of DrQ-v2's encoder.
@@ -78,7 +78,7 @@ class PixelObservations(gym.Wrapper, RecordConstructorArgs):
         self._frames = frames_of(env, size, camera_id, rendering)
         self._given_actions = env.action_space
         if isinstance(env.action_space, spaces.Box):
-            if not env.action_space.is_bounded():
+            if not is_bounded(env.action_space):
                 raise ValueError(f"PixelObservations rescales actions in a Box: expected bounds, got {env.action_space}.")
             self.action_space = spaces.Box(-1.0, 1.0, env.action_space.shape, np.float32)
         self.observation_space = spaces.Box(0, 255, (3 * n_stack, size, size), np.uint8)

@@ -10,7 +10,7 @@ from sb3_sparse.zoo.agents import (
 )
 from sb3_sparse.zoo.algorithms import algorithms, register_algorithms
 from sb3_sparse.zoo.commands import options_of, prepare_command
-from sb3_sparse.zoo.environments import import_packages, make_known
+from sb3_sparse.zoo.environments import check_display, import_packages, make_known
 from sb3_sparse.zoo.exact_runs import ExactRun, recorded_run
 from sb3_sparse.zoo.hyperparameters import (
     WrongSettingError,
@@ -27,6 +27,7 @@ __all__ = [
     "WrongSettingError",
     "algorithms",
     "check_classes",
+    "check_display",
     "experiment_manager",
     "find_agent",
     "hyperparams_file",

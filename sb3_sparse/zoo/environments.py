@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import gymnasium as gym
+from gymnasium.envs.registration import load_env_creator
 
 from sb3_sparse.atari import register_atari
 from sb3_sparse.dmc import register_dmc
+from sb3_sparse.pixels.frames import has_display
 from sb3_sparse.zoo.rl_zoo import part
 
 
@@ -89,3 +91,31 @@ def make_known(env_id: str) -> None:
     if env_id not in gym.registry:
         close = difflib.get_close_matches(env_id, gym.registry, n=1)
         raise ValueError(f"unknown environment {env_id!r}." + (f" Did you mean {close[0]!r}?" if close else ""))
+
+
+def check_display(env_id: str) -> None:
+    """
+    See whether an environment can be shown in a window. Where MuJoCo finds no display for one, it ends the process.
+
+    :param env_id: Of an environment that gymnasium knows.
+    :raises ValueError: If it is one of MuJoCo's, and there is no display.
+    """
+    if has_display() or not _is_mujoco(env_id):
+        return
+    raise ValueError(
+        f"{env_id} would be shown in a window, which needs a display, and neither DISPLAY nor WAYLAND_DISPLAY is set: "
+        "--no-render plays without one."
+    )
+
+
+def _is_mujoco(env_id: str) -> bool:
+    if env_id.startswith("dm_control/"):
+        return True
+    entry_point = gym.registry[env_id].entry_point
+    try:
+        made_by = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+        from gymnasium.envs.mujoco import MujocoEnv
+    except ImportError:
+        # Whoever makes the environment says what is missing.
+        return False
+    return isinstance(made_by, type) and issubclass(made_by, MujocoEnv)

@@ -105,6 +105,7 @@ def exactly(base: type, exact: ExactRun) -> type:
             super().__init__(*args, **kwargs)
             if exact.resume is not None:
                 # Of the run that goes on, not of the next one.
+                self.goes_on = True
                 self.save_path = str(exact.resume)
                 self.params_path = f"{self.save_path}/{self.env_name}"
             # Of this run, and of earlier ones of which nothing goes on: others may be running.

@@ -51,7 +51,7 @@ _POLICY = ("policy", "policy_kwargs")
 OVERRIDDEN = (
     *("read_hyperparameters", "_preprocess_hyperparams", "load_trial", "hyperparameters_optimization"),
     *("_load_pretrained_agent", "_save_config", "_preprocess_action_noise"),
-    *("setup_experiment", "create_envs"),
+    *("setup_experiment", "create_log_folder", "create_envs"),
 )
 
 
@@ -194,13 +194,16 @@ class _LeavesNothing:
     """Where no agent comes of a command, its environments are closed, and the folder of its run goes away again."""
 
     save_path: str
+    params_path: str
+    env_name: Any
     created: list[VecEnv]
-    # Whether the folder of the run was not there before.
+    # Whether the folder is that of a run which began before.
+    goes_on = False
+    # Whether the folder of the run was made here.
     is_new = False
 
     def setup_experiment(self) -> Any:
         self.created = []
-        self.is_new = not Path(self.save_path).exists()
         try:
             return super().setup_experiment()  # type: ignore[misc]
         except BaseException:
@@ -212,6 +215,14 @@ class _LeavesNothing:
         finally:
             self.created = []
 
+    def create_log_folder(self) -> None:
+        """rl-zoo3 has looked for the next number some time ago: another command that began then has found the same one."""
+        if not self.goes_on:
+            self.save_path = str(_made_folder(Path(self.save_path)))
+            self.params_path = f"{self.save_path}/{self.env_name}"
+            self.is_new = True
+        super().create_log_folder()  # type: ignore[misc]
+
     def hyperparameters_optimization(self) -> None:
         try:
             super().hyperparameters_optimization()  # type: ignore[misc]
@@ -222,6 +233,19 @@ class _LeavesNothing:
     def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
         self.created = [*getattr(self, "created", []), super().create_envs(*args, **kwargs)]  # type: ignore[misc]
         return self.created[-1]
+
+
+def _made_folder(folder: Path) -> Path:
+    """The folder ``ENV_NUMBER`` of a new run, or the first with a larger number that nobody has."""
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
+            name, _, number = folder.name.rpartition("_")
+            folder = folder.with_name(f"{name}_{int(number) + 1}")
 
 
 def _remove_beginning(folder: Path) -> None:

@@ -6,8 +6,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from sb3_sparse.common.sb3_models import SeenEnds
 from sb3_sparse.export.vec_normalize import load_vec_normalize
 from sb3_sparse.resume.files.whole_files import saves_whole_files
 from sb3_sparse.zoo.algorithms import loading_without_buffer, registrations
@@ -50,6 +52,7 @@ def registered(loads_only: bool = False, exact: ExactRun | None = None) -> Itera
             stack.enter_context(replaced(vars(part("enjoy")), {"get_model_path": _get_model_path}))
         if not loads_only:
             stack.enter_context(saves_whole_files())
+            stack.enter_context(_watched_evaluations())
         stack.enter_context(replaced(vars(part("train")), {"ExperimentManager": manager}))
         yield
 
@@ -70,3 +73,37 @@ def _get_model_path(*args: Any) -> tuple[str, str, str]:
         except ValueError as error:
             raise WrongSettingError(str(error)) from error
     return name, path, folder
+
+
+class _Watched:
+    """A wrapper that a file names is around rl-zoo3's ``Monitor``, and may end episodes that go on for it."""
+
+    def _init_callback(self) -> None:
+        super()._init_callback()  # type: ignore[misc]
+        self.seen_ends = SeenEnds()
+
+    def _log_success_callback(self, played: dict[str, Any], others: dict[str, Any]) -> None:
+        super()._log_success_callback(played, others)  # type: ignore[misc]
+        try:
+            self.seen_ends(played, others)
+        except ValueError as error:
+            raise WrongSettingError(
+                f"evaluation: {error} In a file of hyperparameters, stable_baselines3.common.monitor.Monitor is then the last "
+                "one of env_wrapper."
+            ) from error
+
+
+class WatchedEvalCallback(_Watched, EvalCallback):
+    """SB3's, for ``train`` and for studies."""
+
+
+@contextmanager
+def _watched_evaluations() -> Iterator[None]:
+    """Inside, rl-zoo3's evaluations end with an error where they would never end. Such a block may be in another one."""
+    part("exp_manager.EvalCallback")
+    of_search = part("exp_manager.TrialEvalCallback")
+    if not issubclass(of_search, _Watched):
+        of_search = type("WatchedTrialEvalCallback", (_Watched, of_search), {})
+    watched = {"EvalCallback": WatchedEvalCallback, "TrialEvalCallback": of_search}
+    with replaced(vars(part("exp_manager")), watched):
+        yield

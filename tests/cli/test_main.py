@@ -3,6 +3,9 @@
 import platform
 import re
 import shlex
+import signal
+import subprocess
+import sys
 from importlib import metadata
 
 import pytest
@@ -89,3 +92,25 @@ def test_our_own_options_come_before_those_of_rl_zoo3(command, help_of):
     ours = {"train": ["runs that can go on exactly (docs/resume.md)"], "enjoy": ["options with -i FILE.safetensors"]}
     assert titles == ["examples", *ours.get(command, []), "options of rl-zoo3"]
     assert "--algo {a2c," in text.partition("options of rl-zoo3:")[2]
+
+
+def test_whoever_has_seen_enough_of_the_output_is_told_nothing(tmp_path):
+    command = [sys.executable, "-m", "sb3_sparse.cli", "describe", "--algo", "sac", "--env", "Pendulum-v1"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        # Nobody reads a line of it, as if by `| head -0`.
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 128 + signal.SIGPIPE
+    assert "roken pipe" not in said
+    assert "Traceback" not in said
+
+
+def test_ctrl_c_is_one_line(monkeypatch, capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sb3_sparse.cli.evaluate.evaluate", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", "agent.zip", "--env", "Pendulum-v1"])
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "sb3-sparse evaluate: interrupted\n"

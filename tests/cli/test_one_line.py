@@ -170,6 +170,7 @@ def test_of_train_alone(args, expected, said, monkeypatch):
         ([*TRAIN, "--eval-episodes", "0"], "--eval-episodes 0: expected at least 1"),
         ([*TRAIN, "--device", "nope"], "--device nope: expected auto, cpu, cuda"),
         ([*ENJOY, "--n-envs", "0"], "--n-envs 0: expected at least 1"),
+        ([*TRAIN, "--log-interval", "0"], "--log-interval 0: expected at least 1, -1 for"),
         ([*EVALUATE, "--device", "nope"], "--device nope: expected auto, cpu, cuda"),
         (["export"], "the following arguments are required: --algo"),
         (["plot"], "the following arguments are required: RUN"),

@@ -125,9 +125,10 @@ def test_rl_zoos_own_hyperparameters_are_announced(told, capsys):
     assert "has no hyperparameters for ppo: rl-zoo3's own are used" in capsys.readouterr().out
     main(["train", "--algo", "sac", "--env", "Pendulum-v1"])
     assert capsys.readouterr().out == ""
-    main(["train", "--help"])
-    assert capsys.readouterr().out == ""
-    assert len(told) == 3
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert "has no hyperparameters" not in capsys.readouterr().out
+    assert len(told) == 2
 
 
 def test_an_algorithm_that_there_is_not_is_said_to_be_none(capsys):
@@ -275,9 +276,54 @@ def test_a_progress_bar_on_a_terminal_only(told, monkeypatch):
     main(["train", "--algo", "sac", "-conf", "mine.yml"])
     assert told[2] == ["train", "--algo", "sac", "-conf", "mine.yml"]
     main(["enjoy", "--algo", "sac", "--env", "Pendulum-v1"])
-    main(["enjoy", "--algo", "sac", "--env", "Pendulum-v1", "--log-folder", "mine"])
+    main(["enjoy", "--algo", "sac", "--env", "Pendulum-v1", "--folder", "mine"])
     assert told[3] == ["enjoy", "-f", "logs", "--algo", "sac", "--env", "Pendulum-v1"]
-    assert told[4][1] == "--algo"
+    # The later one wins.
+    assert told[4] == ["enjoy", "-f", "logs", "--algo", "sac", "--env", "Pendulum-v1", "--folder", "mine"]
+
+
+def test_abbreviations_are_what_rl_zoo3_takes_them_for(told, capsys):
+    """Mistake of ours: with `--alg sac`, SAC was trained with rl-zoo3's own hyperparameters, and an MLP."""
+    main(["train", "--alg=sac", "--env", "Pendulum-v1"])
+    assert told[0][:2] == ["train", "-conf"]
+    assert Path(told[0][2]).name == "sac.yml"
+    with pytest.raises(SystemExit, match="unknown environment 'Pendulm-v1'"):
+        main(["train", "--al", "sac", "--env", "Pendulm-v1"])
+    main(["train", "--alg", "sac", "--env", "Pendulum-v1", "--conf", "mine.yml"])
+    assert told[1] == ["train", "--alg", "sac", "--env", "Pendulum-v1", "--conf", "mine.yml"]
+    with pytest.raises(SystemExit):
+        main(["train", "--e", "Pendulum-v1"])
+    assert "ambiguous option: --e" in capsys.readouterr().err
+
+
+def test_options_of_names_and_values_add_up(tmp_path):
+    """Mistake of ours, as of rl-zoo3: the last one alone was taken."""
+    (tmp_path / "my.yml").write_text("Pendulum-v1: {n_timesteps: 20, policy: MlpPolicy, learning_starts: 10, gamma: 0.9}")
+    arguments = ("--algo", "sac", "--env", "Pendulum-v1", "-conf", "my.yml", "--eval-freq", "-1", "-f", "logs")
+    run("train", *arguments, "-params", "gamma:0.5", "tau:0.1", "-params", "learning_starts:15", "gamma:0.6", cwd=tmp_path)
+    model = SAC.load(tmp_path / "logs/sac/Pendulum-v1_1/Pendulum-v1.zip")
+    assert (model.gamma, model.tau, model.learning_starts) == (0.6, 0.1, 15)
+
+
+def test_a_window_needs_a_display(tmp_path, monkeypatch):
+    """Mistake of ours: GLFW ended the process by an assertion."""
+    pytest.importorskip("mujoco")
+    monkeypatch.chdir(tmp_path)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    sentence = "would be shown in a window, which needs a display.*--no-render"
+    for env_id in ("Hopper-v5", "dm_control/cartpole-swingup-v0"):
+        with pytest.raises(SystemExit, match=f"sb3-sparse enjoy: {env_id} {sentence}"):
+            main(["enjoy", "--algo", "sac", "--env", env_id])
+        Path("agent.safetensors").write_bytes(b"")
+        with pytest.raises(SystemExit, match=f"sb3-sparse enjoy: {env_id} {sentence}"):
+            main(["enjoy", "-i", "agent.safetensors", "--env", env_id])
+        # Without a window there is only the agent missing.
+        with pytest.raises(SystemExit, match="folder was not found"):
+            main(["enjoy", "--algo", "sac", "--env", env_id, "--no-render"])
+    with pytest.raises(SystemExit, match="folder was not found"):
+        main(["enjoy", "--algo", "sac", "--env", "Pendulum-v1"])
 
 
 def test_what_goes_wrong_in_training_keeps_its_traceback(monkeypatch):

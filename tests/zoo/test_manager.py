@@ -3,8 +3,10 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from stable_baselines3 import SAC
 
 from sb3_sparse import zoo
 from sb3_sparse.dmc import register_dmc
@@ -111,3 +113,36 @@ def test_trials_of_a_search_do_not_learn_from_each_others_steps(searches, tmp_pa
                 manager._preprocess_hyperparams(hyperparams)
         else:
             assert "storage_path" in manager._preprocess_hyperparams(hyperparams)[0]["replay_buffer_kwargs"]
+
+
+def test_runs_that_begin_together_have_folders_of_their_own(tmp_path, monkeypatch):
+    """Mistake of ours, as of rl-zoo3: both found the same next number, and one wrote over the other."""
+    # As whoever looks before the others have made theirs.
+    monkeypatch.setattr("rl_zoo3.exp_manager.get_latest_run_id", lambda *args: 0)
+    small = {"policy": "MlpPolicy", "policy_kwargs": {"net_arch": [4]}, "learning_starts": 10}
+    folders = [
+        zoo.train_agent("sac", "Pendulum-v1", tmp_path, seed=seed, hyperparams=small, n_timesteps=5)[1] for seed in (1, 2, 3)
+    ]
+    assert [folder.name for folder in folders] == ["Pendulum-v1_1", "Pendulum-v1_2", "Pendulum-v1_3"]
+    for seed, folder in enumerate(folders, 1):
+        assert SAC.load(folder / "Pendulum-v1.zip").seed == seed
+        assert (folder / "Pendulum-v1/config.yml").is_file()
+
+
+@pytest.mark.parametrize("has_monitor", [False, True])
+def test_an_evaluation_does_not_wait_for_ends_that_nobody_sees(has_monitor, tmp_path):
+    """Mistake of ours, as of rl-zoo3: with a time limit in the file, the first evaluation never ended."""
+    wrappers = [{"gymnasium.wrappers.TimeLimit": {"max_episode_steps": 5}}]
+    if has_monitor:
+        wrappers.append("stable_baselines3.common.monitor.Monitor")
+    hyperparams = {"policy": "MlpPolicy", "policy_kwargs": {"net_arch": [4]}, "learning_starts": 100, "env_wrapper": wrappers}
+
+    def train():
+        options = {"n_timesteps": 20, "eval_freq": 10, "n_eval_episodes": 2}
+        return zoo.train_agent("sac", "Pendulum-v1", tmp_path, hyperparams=hyperparams, **options)[1]
+
+    if has_monitor:
+        assert np.load(train() / "evaluations.npz")["ep_lengths"].tolist() == [[5, 5], [5, 5]]
+    else:
+        with pytest.raises(zoo.WrongSettingError, match=r"Monitor has seen none of them end.*the last one of env_wrapper"):
+            train()

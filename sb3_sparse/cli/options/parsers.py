@@ -93,7 +93,7 @@ class ReadDict(argparse.Action):
                 read[name] = parse_literal(name, text, literal_names())
             except ValueError as error:
                 parser.error(f"{option_string} {error}")
-        setattr(namespace, self.dest, read)
+        _add(namespace, self.dest, read)
 
 
 def evaluating(action: type[argparse.Action]) -> type[argparse.Action]:
@@ -123,22 +123,32 @@ def evaluating(action: type[argparse.Action]) -> type[argparse.Action]:
                         f"{option_string} \"{name}:'text'\""
                     )
                 read |= getattr(alone, self.dest)
-            setattr(namespace, self.dest, read)
+            _add(namespace, self.dest, read)
 
     return Evaluating
 
 
-class ZooParser(Parser):
-    """The parser of one of rl-zoo3's commands, which it fills itself."""
+def _add(namespace: Any, name: str, read: dict[str, Any]) -> None:
+    """To what the same option has given before: argparse would leave the last one alone."""
+    setattr(namespace, name, {**(getattr(namespace, name, None) or {}), **read})
 
-    def __init__(self, *args: Any, **kwargs: Any):
+
+class ZooParser(Parser):
+    """
+    The parser of one of rl-zoo3's commands, which it fills itself.
+
+    :param evaluates: Whether it evaluates ``name:value`` options as Python; otherwise they stay text.
+    """
+
+    def __init__(self, *args: Any, evaluates: bool = True, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self.evaluates = evaluates
         self._optionals.title = "options of rl-zoo3"
 
     def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
         """As argparse's; what evaluates values says which one is wrong."""
         if isinstance(action := kwargs.get("action"), type) and action.__name__ == "StoreDict":
-            kwargs = {**kwargs, "action": evaluating(action)}
+            kwargs = {**kwargs, "action": evaluating(action) if self.evaluates else "extend"}
         return super().add_argument(*args, **kwargs)
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
@@ -147,6 +157,8 @@ class ZooParser(Parser):
         for name in _AT_LEAST_ONE:
             if (number := getattr(options, name, None)) is not None and number < 1:
                 self.error(f"--{name.replace('_', '-')} {number}: expected at least 1")
+        if getattr(options, "log_interval", None) == 0:
+            self.error("--log-interval 0: expected at least 1, -1 for that of the algorithm, or -2 for none")
         for name in _FOLDERS:
             if folder := getattr(options, name, None):
                 place = _place_of(folder)
