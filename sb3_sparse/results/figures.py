@@ -18,13 +18,14 @@ MANY = 9
 MAX_LEGEND = 16
 
 
-def draw_curves(curves: dict[str, dict[str, Curve]], x: str, single_runs: bool = True) -> "Figure":
+def draw_curves(curves: dict[str, dict[str, Curve]], x: str, single_runs: bool = True, y: str = "") -> "Figure":
     """
     One panel per series: the mean of each group, its band, and single runs as thin lines.
 
     :param curves: By title of the series, by group.
     :param x: What the horizontal axis shows.
     :param single_runs: Without, there are only means and bands.
+    :param y: What the vertical axes show, where the titles do not say it.
     """
     groups = list(dict.fromkeys(group for by_group in curves.values() for group in by_group))
     colours = {group: COLOURS[i % len(COLOURS)] for i, group in enumerate(groups)}
@@ -41,6 +42,7 @@ def draw_curves(curves: dict[str, dict[str, Curve]], x: str, single_runs: bool =
             handles.setdefault(group, _draw_curve(axes, curve, colours[group], group, single_runs))
         axes.set_title(as_text(title), fontsize=10)
         axes.set_xlabel(x)
+        axes.set_ylabel(y if i % columns == 0 else "")
         axes.grid(alpha=0.3)
         if x == "timesteps":
             axes.xaxis.set_major_formatter("{x:,.0f}" if _last(by_group) < 10_000 else thousands)

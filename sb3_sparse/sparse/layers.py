@@ -35,7 +35,7 @@ class SparseLinear(SparseWeight):
     :param topology: Which weights exist, instead of ``density``.
     :param bias: Whether to add a learned bias.
     :param seed: Draws the topology, an integer in [0, 2**24). By default it follows from the state of torch's
-        generator, from which nothing is drawn for it.
+        generator, from which nothing is drawn for it (but for layers that are neither on the CPU nor on a GPU with CUDA).
     :param rescale: Multiply the initial values by ``1 / sqrt(density)``, which keeps the variance of the output.
     :param device: Where the layer is made, as for ``nn.Linear``.
     :param dtype: Of its parameters, as for ``nn.Linear``.
@@ -219,9 +219,13 @@ def _draw_topology(
 ) -> Topology:
     density = fraction("density", density)
     if seed is None:
-        # Of the generator that the weights are drawn from, so that the next layer finds another state.
-        place = th.device("cpu" if device is None else device)
-        state = th.cuda.get_rng_state(place) if place.type == "cuda" else th.get_rng_state()
-        # Read where it is: tools that watch tensors would take this for a computation.
-        seed = zlib.crc32(ctypes.string_at(state.data_ptr(), state.numel())) % MAX_SEED
+        place = th.get_default_device() if device is None else th.device(device)
+        if place.type not in ("cpu", "cuda"):
+            # On "meta" no weights are drawn, and elsewhere by a generator of that place: the next layer would find the same.
+            seed = int(th.randint(MAX_SEED, (), device="cpu"))
+        else:
+            # Of the generator that the weights are drawn from, so that the next layer finds another state.
+            state = th.cuda.get_rng_state(place) if place.type == "cuda" else th.get_rng_state()
+            # Read where it is: tools that watch tensors would take this for a computation.
+            seed = zlib.crc32(ctypes.string_at(state.data_ptr(), state.numel())) % MAX_SEED
     return Topology.random(shape, round(density * math.prod(shape)), seed)

@@ -200,6 +200,17 @@ def test_other_dtypes_keep_the_seed(dtype):
         assert layer(th.randn(3, 20, dtype=dtype)).dtype == dtype
 
 
+def test_layers_on_meta_have_topologies_of_their_own():
+    """Mistake of ours: no weights are drawn there, by which the next layer would have found another topology."""
+    th.manual_seed(0)
+    with th.device("meta"):
+        first, second = SparseLinear(20, 10, density=0.5), SparseLinear(20, 10, density=0.5)
+    third = SparseLinear(20, 10, density=0.5, device="meta")
+    assert len({layer.topology for layer in (first, second, third)}) == 3
+    th.manual_seed(0)
+    assert SparseLinear(20, 10, density=0.5, device="meta").topology == first.topology
+
+
 def test_from_meta_to_memory():
     layer = SparseLinear(20, 10, density=0.5, seed=7, device="meta").to_empty(device="cpu")
     assert layer.topology_seed.tolist() == layer.topology.identity

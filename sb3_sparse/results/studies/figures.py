@@ -93,7 +93,7 @@ def draw_learning(curves: Mapping[str, Mapping[str, Mapping[str, Curve]]]) -> "F
     """
     found = {task: _series(by_group, RETURN) for task, by_group in list(curves.items())[:MAX_TASKS]}
     found = {task: by_group for task, by_group in found.items() if by_group}
-    return draw_curves(found, "timesteps", single_runs=False) if found else None
+    return draw_curves(found, "timesteps", single_runs=False, y="return of evaluations") if found else None
 
 
 def draw_plasticity(curves: Mapping[str, Mapping[str, Mapping[str, Curve]]]) -> "Figure | None":
