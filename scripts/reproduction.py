@@ -75,13 +75,16 @@ def print_returns(study: str) -> None:
             ]
         )
     for name, rows in tables.items():
-        print_table(f"Returns: {name}", RETURNS, rows)
+        print_table(f"Returns on {name}", RETURNS, rows)
 
 
 def print_published(study: str) -> None:
     """Groups beside published returns; a table for each task."""
     tables = defaultdict(list)
     for row in read(f"{study}_references"):
+        if not row["published"].startswith(f"{row['algorithm']}_"):
+            # Of another algorithm on the same task.
+            continue
         own, other = (
             f"{float(row[f'{kind}mean']):.0f} ± {float(row[f'{kind}sd']):.0f} ({row[f'{kind}runs']})"
             for kind in ("", "published_")
@@ -89,7 +92,7 @@ def print_published(study: str) -> None:
         difference = f"{float(row['difference']):+.0f} [{float(row['low']):+.0f}, {float(row['high']):+.0f}]"
         tables[task(row)].append([row["group"], own, row["published"], other, difference, row["verdict"]])
     for name, rows in tables.items():
-        print_table(f"Published: {name}", PUBLISHED, rows)
+        print_table(f"Published beside ours on {name}", PUBLISHED, rows)
 
 
 def print_plasticity(study: str) -> None:
@@ -99,7 +102,7 @@ def print_plasticity(study: str) -> None:
         columns = {f"final_{network}_{key}_iqm": name for key, name in PLASTICITY.items()}
         rows = [[row["group"], *(interval(row, column, ".3g") for column in columns)] for row in groups]
         if any(any(row[1:]) for row in rows):
-            print_table(f"Plasticity: {network}", ["group", *columns.values()], rows)
+            print_table(f"Plasticity of the {network}", ["group", *columns.values()], rows)
 
 
 def main() -> None:

@@ -120,6 +120,8 @@ def test_tables_of_a_study(tmp_path, monkeypatch, capsys):
     list(make_study(tmp_path / "study", widths=(1,), seeds=3, envs=("dm_control/cheetah-run-v0",)))
     (tmp_path / "published.csv").write_text(
         "algorithm,task,frames,mean_return,sd,seeds\nsac_simba,cheetah_run,1000,300,20,10\n"
+        # Stands beside nothing of another algorithm.
+        "ddpg_simba,cheetah_run,1000,400,20,10\n"
     )
     main(["report", str(tmp_path / "study"), "-o", str(tmp_path / "width"), "--reference", str(tmp_path / "published.csv")])
     capsys.readouterr()
@@ -129,9 +131,9 @@ def test_tables_of_a_study(tmp_path, monkeypatch, capsys):
     script["main"]()
     returns, published, plasticity = tables["read_tables"](capsys.readouterr().out.splitlines())
     assert [found["title"] for found in (returns, published, plasticity)] == [
-        "Returns: cheetah-run",
-        "Published: cheetah-run",
-        "Plasticity: critic",
+        "Returns on cheetah-run",
+        "Published beside ours on cheetah-run",
+        "Plasticity of the critic",
     ]
     rows = list(csv.DictReader((tmp_path / "width.csv").read_text().splitlines()))
     for row, sparsity in zip(returns["rows"], ("0.0", "0.8"), strict=True):
@@ -140,4 +142,5 @@ def test_tables_of_a_study(tmp_path, monkeypatch, capsys):
         assert row[1] == ", ".join(finals)
     ours = np.mean([float(run["final_return"]) for run in rows if run["axis:sparsity"] == "0.8"])
     assert published["rows"][1][4].startswith(f"{ours - 300:+.0f} [")
+    assert [row[2] for row in published["rows"]] == ["sac_simba", "sac_simba"]
     assert len(plasticity["rows"]) == 2
