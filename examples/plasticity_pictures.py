@@ -11,6 +11,7 @@ import argparse
 import csv
 from pathlib import Path
 
+import gymnasium as gym
 import matplotlib
 
 matplotlib.use("Agg")
@@ -46,7 +47,7 @@ LOGARITHMIC = {"gradient_norm", "parameter_norm", "feature_norm"}
 
 def train(name, seed, steps, folder):
     """One run; leaves a table, and what the matrices at its end look like."""
-    result = folder / f"{name}_{seed}.npz"
+    result = folder / f"{name}_{seed}_{steps}.npz"
     if result.is_file():
         return
     model = DQN(
@@ -64,9 +65,9 @@ def train(name, seed, steps, folder):
         device="cpu",
         policy_kwargs={"net_arch": [64, 64]},
     )
-    table = folder / f"{name}_{seed}.csv"
+    table = result.with_suffix(".csv")
     model.learn(steps, callback=PlasticityCallback(500, metrics="all", csv_path=str(table)))
-    returns, _ = evaluate_policy(model, Monitor(model.env.envs[0].unwrapped), n_eval_episodes=10)
+    returns, _ = evaluate_policy(model, Monitor(gym.make("CartPole-v1")), n_eval_episodes=10)
     part = Probe(model, 128).network("critic")
     spectrum = part.spectra[0].values
     with written_beside(result) as beside:
@@ -126,9 +127,10 @@ if __name__ == "__main__":
     runs = [(name, seed) for seed in args.seeds for name in RATES]
     for name, seed in runs:
         train(name, seed, args.steps, args.folder)
-    tables = {(name, seed): read(args.folder / f"{name}_{seed}.csv") for name, seed in runs}
+    tables = {(name, seed): read(args.folder / f"{name}_{seed}_{args.steps}.csv") for name, seed in runs}
     for picture in PICTURES:
         draw_series(picture, tables, args.output)
-    draw_ends({name: np.load(args.folder / f"{name}_{args.seeds[0]}.npz") for name in RATES}, args.output)
+    draw_ends({name: np.load(args.folder / f"{name}_{args.seeds[0]}_{args.steps}.npz") for name in RATES}, args.output)
     for name, seed in runs:
-        print(f"{name}, seed {seed}: return {float(np.load(args.folder / f'{name}_{seed}.npz')['mean_return']):.0f}")
+        mean_return = np.load(args.folder / f"{name}_{seed}_{args.steps}.npz")["mean_return"]
+        print(f"{name}, seed {seed}: return {float(mean_return):.0f}")

@@ -40,9 +40,9 @@ def train(env_id: str, width_scale: int, network: str, seed: int, n_steps: int) 
     return recorder.episodes
 
 
-def run_path(folder: Path, env_id: str, width_scale: int, network: str, seed: int) -> Path:
+def run_path(folder: Path, env_id: str, width_scale: int, network: str, seed: int, n_steps: int) -> Path:
     """The file of one run."""
-    return folder / f"{env_id}-W{width_scale}-{network}-{seed}.csv"
+    return folder / f"{env_id}-W{width_scale}-{network}-{seed}-{n_steps}.csv"
 
 
 def plot(args: argparse.Namespace) -> None:
@@ -53,8 +53,9 @@ def plot(args: argparse.Namespace) -> None:
     rows, table, bars = [], [], all_axes[-1]
     x = (np.arange(N_WINDOWS) + 0.5) * args.steps / N_WINDOWS / 1000
     for i, (width, axes) in enumerate(zip(widths, all_axes[:-1], strict=True)):
-        for j, (network, colour) in enumerate(COLOURS.items()):
-            paths = {seed: run_path(args.folder, args.env, width, network, seed) for seed in args.seeds}
+        for j, network in enumerate(args.networks):
+            colour = COLOURS[network]
+            paths = {seed: run_path(args.folder, args.env, width, network, seed, args.steps) for seed in args.seeds}
             finished = {seed: read_episodes(path) for seed, path in paths.items() if path.exists()}
             curves = [window_means(episodes, args.steps, N_WINDOWS) for episodes in finished.values()]
             if not curves:
@@ -107,7 +108,7 @@ def main() -> None:
     for seed in args.seeds:
         for width in args.width_scales:
             for network in args.networks:
-                path = run_path(args.folder, args.env, width, network, seed)
+                path = run_path(args.folder, args.env, width, network, seed, args.steps)
                 runs[path] = partial(train, args.env, width, network, seed, args.steps)
                 labels[path] = ["stream_ac", args.env, f"W{width} {network}", seed]
     run_all(runs, labels, args.jobs)

@@ -43,9 +43,17 @@ def interval(row: dict[str, str], name: str, form: str) -> str:
     return f"{float(row[name]):{form}}" + (f" [{float(low):{form}}, {float(high):{form}}]" if low else "")
 
 
-def task(row: dict[str, str]) -> str:
-    """The environment as tables name it."""
-    return row["environment"].removeprefix("dm_control/").rpartition("-v")[0]
+def task(row: dict[str, str], study: str) -> str:
+    """The environment as tables name it, and the algorithm if the study has several: no two tables have one title."""
+    name = row["environment"].removeprefix("dm_control/").rpartition("-v")[0]
+    several = len({run["algorithm"] for run in read(study)}) > 1
+    return f"{name} by {row['algorithm']}" if several else name
+
+
+def of_one_task(study: str, table: str) -> list[dict[str, str]]:
+    """The lines of a table that are not about several environments put together."""
+    known = {run["environment"] for run in read(study)}
+    return [row for row in read(f"{study}_{table}") if row["environment"] in known]
 
 
 def print_table(title: str, header: list[str], rows: Iterable[list[str]]) -> None:
@@ -60,15 +68,12 @@ def print_returns(study: str) -> None:
     finals = defaultdict(list)
     for run in read(study):
         if run["final_return"]:
-            finals[run["environment"], run["group"]].append(float(run["final_return"]))
+            finals[run["algorithm"], run["environment"], run["group"]].append(float(run["final_return"]))
     tables = defaultdict(list)
-    for row in read(f"{study}_groups"):
-        own = finals.get((row["environment"], row["group"]))
-        if own is None:
-            # Several tasks put together.
-            continue
+    for row in of_one_task(study, "groups"):
+        own = finals[row["algorithm"], row["environment"], row["group"]]
         difference = interval(row, "difference_of_means", "+.0f")
-        tables[task(row)].append(
+        tables[task(row, study)].append(
             [
                 *(row["group"], ", ".join(f"{value:.0f}" for value in own), interval(row, "final_return_iqm", ".0f")),
                 *(difference, f"{float(row['learnable_parameters']):,.0f}", duration(float(row["seconds_mean"]))),
@@ -90,19 +95,22 @@ def print_published(study: str) -> None:
             for kind in ("", "published_")
         )
         difference = f"{float(row['difference']):+.0f} [{float(row['low']):+.0f}, {float(row['high']):+.0f}]"
-        tables[task(row)].append([row["group"], own, row["published"], other, difference, row["verdict"]])
+        tables[task(row, study)].append([row["group"], own, row["published"], other, difference, row["verdict"]])
     for name, rows in tables.items():
         print_table(f"Published beside ours on {name}", PUBLISHED, rows)
 
 
 def print_plasticity(study: str) -> None:
-    """What was measured at the end of training; a table for each network."""
-    groups = read(f"{study}_groups")
+    """What was measured at the end of training; a table for each network on each task."""
+    groups = of_one_task(study, "groups")
     for network in ("critic", "actor"):
         columns = {f"final_{network}_{key}_iqm": name for key, name in PLASTICITY.items()}
-        rows = [[row["group"], *(interval(row, column, ".3g") for column in columns)] for row in groups]
-        if any(any(row[1:]) for row in rows):
-            print_table(f"Plasticity of the {network}", ["group", *columns.values()], rows)
+        tables = defaultdict(list)
+        for row in groups:
+            tables[task(row, study)].append([row["group"], *(interval(row, column, ".3g") for column in columns)])
+        for name, rows in tables.items():
+            if any(any(row[1:]) for row in rows):
+                print_table(f"Plasticity of the {network} on {name}", ["group", *columns.values()], rows)
 
 
 def main() -> None:

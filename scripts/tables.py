@@ -34,7 +34,7 @@ from sb3_sparse.common.files import written_beside
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "docs" / "data" / "benchmarks"
 # How benchmarks name the machine, in their first line.
-_MACHINE = re.compile(r"\d+ cores, \d+ threads")
+_MACHINE = re.compile(r"\d+ cores, (\d+ threads|Linux)")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 _MARKED = re.compile(r"(<!-- (table|value|command|machine) ([^>]*?) -->)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -91,7 +91,7 @@ def rendered(text: str, records: Path = RECORDS) -> str:
 
     :param text: The page.
     :param records: Folder of the records.
-    :raises ValueError: If a record, table, row or column does not exist.
+    :raises ValueError: If a record, table, row or column does not exist, or two are called so.
     """
     return _MARKED.sub(lambda found: found[1] + _content(found[2], found[3], records) + found[5], text)
 
@@ -103,20 +103,24 @@ def _content(kind: str, what: str, records: Path) -> str:
         raise ValueError(f"there is no record {file}: make it by `python scripts/tables.py record {name} ...`.")
     content: dict[str, Any] = json.loads(file.read_text())
     if kind in ("command", "machine"):
+        if not content[kind]:
+            raise ValueError(f"{file} has no {kind}: the script printed no line about the machine.")
         return f"`{content[kind]}`" if kind == "command" else content[kind]
-    table = _one(f"table of {name}", path[0], {entry["title"]: entry for entry in content["tables"]})
+    table = _one(f"table of {name}", path[0], [(entry["title"], entry) for entry in content["tables"]])
     header, rows = table["header"], table["rows"]
     if kind == "value":
-        row = _one("row", path[1], {row[0]: row for row in rows})
-        return row[_one("column", path[2], {column: i for i, column in enumerate(header)})]
+        row = _one("row", path[1], [(row[0], row) for row in rows])
+        return row[_one("column", path[2], [(column, i) for i, column in enumerate(header)])]
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def _one(what: str, name: str, among: dict[str, Any]) -> Any:
-    if name not in among:
-        raise ValueError(f"there is no {what} {name!r}: expected one of {list(among)}.")
-    return among[name]
+def _one(what: str, name: str, among: list[tuple[str, Any]]) -> Any:
+    found = [value for each, value in among if each == name]
+    if len(found) != 1:
+        number = "no" if not found else f"{len(found)} times the"
+        raise ValueError(f"there is {number} {what} {name!r}: expected one of {[each for each, _ in among]}.")
+    return found[0]
 
 
 def main() -> None:

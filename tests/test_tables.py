@@ -116,8 +116,21 @@ def test_the_picture_of_the_readme_is_drawn_from_the_records():
     assert drawn == [headline["HEADER"], *headline["numbers"]()], "python scripts/headline.py"
 
 
+def test_what_has_two_rows_of_a_name_or_no_machine_cannot_be_told(tmp_path):
+    table = RECORD["tables"][0]
+    (tmp_path / "twice.json").write_text(
+        json.dumps({**RECORD, "machine": "", "tables": [{**table, "rows": table["rows"] * 2}]})
+    )
+    with pytest.raises(ValueError, match="there is 2 times the row 'ours'"):
+        rendered("<!-- value twice: A layer: ours: ms --><!-- end -->", tmp_path)
+    with pytest.raises(ValueError, match="has no machine"):
+        rendered("<!-- machine twice --><!-- end -->", tmp_path)
+
+
 def test_tables_of_a_study(tmp_path, monkeypatch, capsys):
-    list(make_study(tmp_path / "study", widths=(1,), seeds=3, envs=("dm_control/cheetah-run-v0",)))
+    """Mistake of ours: groups of several tasks stood in one table of plasticity, under the same names."""
+    tasks = ("dm_control/cheetah-run-v0", "dm_control/dog-run-v0")
+    list(make_study(tmp_path / "study", widths=(1,), seeds=3, envs=tasks))
     (tmp_path / "published.csv").write_text(
         "algorithm,task,frames,mean_return,sd,seeds\nsac_simba,cheetah_run,1000,300,20,10\n"
         # Stands beside nothing of another algorithm.
@@ -129,18 +142,23 @@ def test_tables_of_a_study(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(script["read"].__globals__, "STUDIES", tmp_path)
     monkeypatch.setattr("sys.argv", ["reproduction.py", "width"])
     script["main"]()
-    returns, published, plasticity = tables["read_tables"](capsys.readouterr().out.splitlines())
-    assert [found["title"] for found in (returns, published, plasticity)] == [
-        "Returns on cheetah-run",
-        "Published beside ours on cheetah-run",
-        "Plasticity of the critic",
+    out = capsys.readouterr().out.splitlines()
+    found = {table["title"]: table["rows"] for table in tables["read_tables"](out)}
+    assert list(found) == [
+        *("Returns on cheetah-run", "Returns on dog-run", "Published beside ours on cheetah-run"),
+        *("Plasticity of the critic on cheetah-run", "Plasticity of the critic on dog-run"),
     ]
+    assert tables["_MACHINE"].search(out[0])
     rows = list(csv.DictReader((tmp_path / "width.csv").read_text().splitlines()))
-    for row, sparsity in zip(returns["rows"], ("0.0", "0.8"), strict=True):
-        finals = [f"{float(run['final_return']):.0f}" for run in rows if run["axis:sparsity"] == sparsity]
-        assert len(finals) == 3
-        assert row[1] == ", ".join(finals)
-    ours = np.mean([float(run["final_return"]) for run in rows if run["axis:sparsity"] == "0.8"])
-    assert published["rows"][1][4].startswith(f"{ours - 300:+.0f} [")
-    assert [row[2] for row in published["rows"]] == ["sac_simba", "sac_simba"]
-    assert len(plasticity["rows"]) == 2
+    for name, env in zip(("cheetah-run", "dog-run"), tasks, strict=True):
+        for row, sparsity in zip(found[f"Returns on {name}"], ("0.0", "0.8"), strict=True):
+            of_group = [run for run in rows if run["axis:sparsity"] == sparsity and run["environment"] == env]
+            finals = [f"{float(run['final_return']):.0f}" for run in of_group]
+            assert len(finals) == 3
+            assert row[1] == ", ".join(finals)
+        assert len(found[f"Plasticity of the critic on {name}"]) == 2
+    of_cheetah = [run for run in rows if run["axis:sparsity"] == "0.8" and run["environment"] == tasks[0]]
+    ours = np.mean([float(run["final_return"]) for run in of_cheetah])
+    published = found["Published beside ours on cheetah-run"]
+    assert published[1][4].startswith(f"{ours - 300:+.0f} [")
+    assert [row[2] for row in published] == ["sac_simba", "sac_simba"]

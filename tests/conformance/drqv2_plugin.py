@@ -41,7 +41,7 @@ class SmallPolicy(DrQv2Policy):
 
     def __init__(self, *args: Any, net_arch: Any = None, **kwargs: Any):
         small = {"features_extractor_class": Encoder, "sparsity": 0.5, **kwargs}
-        super().__init__(*args, net_arch=net_arch or [32, 32], **small)
+        super().__init__(*args, net_arch=[32, 32] if net_arch is None else net_arch, **small)
 
 
 class StandIn(DrQv2):
