@@ -34,6 +34,9 @@ class Timed(ExactCheckpoint):
     def _on_rollout_start(self) -> None:
         model: Any = self.model
         self.fill(model.replay_buffer, self.transitions)
+        # The moments of the optimisers, which an agent has that was trained.
+        model.train(1, 256)
+        assert all(optimizer.state for optimizer in (model.actor.optimizer, model.critic.optimizer, model.ent_coef_optimizer))
         self.timed("first")
         self.fill(model.replay_buffer, self.new)
         model.num_timesteps += self.new

@@ -22,7 +22,7 @@ import time
 import drqv2_plain
 import numpy as np
 import torch as th
-from common import alternate, machine, milliseconds, print_table
+from common import alternate, in_bfloat16, machine, milliseconds, print_table
 from gymnasium import Env, spaces
 from stable_baselines3.common.logger import configure
 from torch.nn import functional as F
@@ -154,10 +154,11 @@ def compare(args, clock):
     print_ratios("Heads (online forward and backward, target forward)", found, (wide, sparse))
 
     updates = {name: (lambda model=model: model.train(1, args.batch)) for name, model in models.items()}
+    updates[f"{wide}, bfloat16"] = in_bfloat16(updates[wide])
     baseline = plain(*shared)
     updates["plain, width 1"] = lambda: baseline.update(args.batch)
     whole = alternate(updates, args.pairs, clock=clock)
-    print_ratios("Updates", whole, (wide, sparse), ("plain, width 1", "width 1, dense"))
+    print_ratios("Updates", whole, (wide, sparse), (f"{wide}, bfloat16", sparse), ("plain, width 1", "width 1, dense"))
 
     rows = []
     for name, model in models.items():

@@ -56,7 +56,7 @@ def measure(kind: str, width: int, sparsity: float, threads: int, device: str) -
         model = make_sac("MlpPolicy", device)
     else:
         model = make_pruned(width, sparsity, device) if kind == "prune" else make_model(width, sparsity, device)
-    run = step(model)
+    run = step(model, autocast=kind == "dense bfloat16")
     built = th.cuda.max_memory_allocated() / 2**20 if device == "cuda" else status("VmHWM")
     run()
     if device == "cuda":
@@ -86,7 +86,12 @@ if __name__ == "__main__":
         sys.exit()
     th.set_num_threads(args.threads)
     print(machine())
-    learners = {"dense": ("dense", 0.0), "prune": ("prune", args.sparsity[0]), "MlpPolicy": ("MlpPolicy", 0.0)}
+    learners = {
+        "dense": ("dense", 0.0),
+        "dense bfloat16": ("dense bfloat16", 0.0),
+        "prune": ("prune", args.sparsity[0]),
+        "MlpPolicy": ("MlpPolicy", 0.0),
+    }
     learners |= {f"sparse S={sparsity}": ("sparse", sparsity) for sparsity in args.sparsity}
     results = {}
     for name, (kind, sparsity) in learners.items():

@@ -24,7 +24,7 @@ import time
 import numpy as np
 import rainbow_plain
 import torch as th
-from common import alternate, machine, milliseconds, print_table
+from common import alternate, in_bfloat16, machine, milliseconds, print_table
 from gymnasium import Env, spaces
 from memory import status
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -98,6 +98,7 @@ def compare(title, contenders, rounds, clock):
         name: agent.update if isinstance(agent, rainbow_plain.Rainbow) else (lambda agent=agent: agent.train(1, BATCH))
         for name, agent in contenders.items()
     }
+    updates |= {name: in_bfloat16(update) for name, update in updates.items() if name.endswith("bfloat16")}
     seconds = alternate(updates, rounds, warmups=3, clock=clock)
     rows = [
         [name, milliseconds(value), f"{1 / value:.3g}", f"{seconds['plain'] / value:.2f}", convolutions(updates[name])]
@@ -210,6 +211,7 @@ def impala(n_steps, rounds, clock, width, sparsity):
     contenders = {
         "plain": plain(n_steps, lambda: rainbow_plain.impala_encoder(width), 3872 * width),
         "ours, dense": ours(n_steps, encoder="impala", width_scale=width),
+        "ours, dense, bfloat16": ours(n_steps, encoder="impala", width_scale=width),
         f"ours, S = {sparsity}": ours(n_steps, encoder="impala", width_scale=width, sparsity=sparsity),
     }
     compare(f"IMPALA x{width}", contenders, rounds, clock)

@@ -21,6 +21,7 @@ STEP, MEMORY = "sac_step_w5_two_threads", "memory_w5"
 BARS = {
     "prune": ("SimBa ×5, masks", "#d62728"),
     "dense": ("SimBa ×5, dense", "#7f7f7f"),
+    "dense bfloat16": ("dense, bfloat16", "#7f7f7f"),
     "sparse S=0.8": ("ours, S = 0.8", "#1f77b4"),
     "sparse S=0.9": ("ours, S = 0.9", "#1f77b4"),
     "sparse S=0.95": ("ours, S = 0.95", "#1f77b4"),
