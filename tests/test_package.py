@@ -220,9 +220,17 @@ def test_the_source_distribution_has_what_the_readme_calls(distributions):
     assert {"tests/compatibility/files/sac.zip", "tests/compatibility/files/manifest.json", "benchmarks/gpu.py"} <= names
 
 
+# Of which `all` is made.
+EXTRAS = ("zoo", "dmc", "atari", "sweeps", "export", "completion")
+
+
 def test_the_release_check_installs_the_lower_bound_of_whatever_is_needed(distributions):
     (wheel,) = distributions.glob("*.whl")
-    needed = {Requirement(entry).name: Requirement(entry) for entry in settings()["dependencies"]}
+    extras = settings()["optional-dependencies"]
+    entries = [*settings()["dependencies"], *(entry for name in EXTRAS for entry in extras[name])]
+    needed = {found.name: found for found in map(Requirement, entries) if found.name != "sb3-sparse"}
+    needed = {name: found for name, found in needed.items() if any(bound.operator == ">=" for bound in found.specifier)}
+    assert {"onnx", "ray", "plotly", "pandas", "ale-py", "shimmy", "shtab"} <= needed.keys()
     plan, pythons = release_check["make_plan"](wheel, ROOT, None, True, ["tests"])
     assert pythons == SpecifierSet(settings()["requires-python"])
     pins = [Requirement(pin) for pin in [*plan.pins, plan.torch]]
