@@ -9,6 +9,7 @@ from typing import Any
 import torch as th
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import _disable_current_modes
 
 from sb3_sparse.common.validation import flag, fraction, whole_number
 from sb3_sparse.sparse.kernels import scatter_dense, sparse_linear
@@ -222,10 +223,12 @@ def _draw_topology(
         place = th.get_default_device() if device is None else th.device(device)
         if place.type not in ("cpu", "cuda"):
             # On "meta" no weights are drawn, and elsewhere by a generator of that place: the next layer would find the same.
-            seed = int(th.randint(MAX_SEED, (), device="cpu"))
+            # Tools that watch tensors would take this for a computation.
+            with _disable_current_modes():
+                seed = int(th.randint(MAX_SEED, (), device="cpu"))
         else:
             # Of the generator that the weights are drawn from, so that the next layer finds another state.
             state = th.cuda.get_rng_state(place) if place.type == "cuda" else th.get_rng_state()
-            # Read where it is: tools that watch tensors would take this for a computation.
+            # Read where it is, for the same reason.
             seed = zlib.crc32(ctypes.string_at(state.data_ptr(), state.numel())) % MAX_SEED
     return Topology.random(shape, round(density * math.prod(shape)), seed)
