@@ -3,9 +3,11 @@ Tables and numbers of benchmarks in the docs: read from the record of a run, so 
 
     python scripts/tables.py record conv benchmarks/conv.py --threads 1
     python scripts/tables.py write
+    python scripts/tables.py age
 
 The first runs a script and keeps the Markdown tables that it prints, each with the heading ``###`` above it, in
-``docs/data/benchmarks/conv.json``; the second puts what is kept into the pages. The tests check that it is there.
+``docs/data/benchmarks/conv.json``; the second puts what is kept into the pages. The tests check that it is there. The third
+says how many commits changed the package or the script since each record was made.
 
 In a page, the name of a record and the title of a table, with the lines in between made anew:
 
@@ -30,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_sparse.common.files import written_beside
+from sb3_sparse.sweeps.runs.facts import run_facts
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "docs" / "data" / "benchmarks"
@@ -60,7 +63,8 @@ def record(name: str, command: list[str]) -> None:
     if not (tables := read_tables(lines)):
         raise ValueError(f"{shlex.join(command)} printed no table with a heading ### above it.")
     machine = next((line.strip() for line in lines if _MACHINE.search(line)), "")
-    content = {"command": shlex.join([*settings, "python", *command]), "machine": machine, "tables": tables}
+    made_of = {key: run_facts()[key] for key in ("commit", "modified")}
+    content = {"command": shlex.join([*settings, "python", *command]), "machine": machine, **made_of, "tables": tables}
     with written_beside(RECORDS / f"{name}.json") as beside:
         beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
@@ -123,6 +127,25 @@ def _one(what: str, name: str, among: list[tuple[str, Any]]) -> Any:
     return found[0]
 
 
+def ages() -> list[tuple[int, str, str]]:
+    """
+    How old each record is, oldest first: commits since then that changed the package or the script, the record's name, and the
+    commit that it is of. Records from before they kept it are of the last commit that changed them.
+    """
+    found = []
+    for file in RECORDS.glob("*.json"):
+        content = json.loads(file.read_text())
+        script = next(word for word in shlex.split(content["command"]) if word.endswith(".py"))
+        commit = content.get("commit") or _git("log", "-1", "--format=%H", "--", str(file))
+        since = _git("rev-list", "--count", f"{commit}..HEAD", "--", "sb3_sparse", script)
+        found.append((int(since), file.stem, commit[:9] + (" with changes" if content.get("modified") else "")))
+    return sorted(found, reverse=True)
+
+
+def _git(*args: str) -> str:
+    return subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -131,9 +154,13 @@ def main() -> None:
     recording.add_argument("name")
     recording.add_argument("benchmark", nargs=argparse.REMAINDER, help="script and arguments")
     commands.add_parser("write", help="put what is kept into the pages")
+    commands.add_parser("age", help="how many commits each record is behind")
     options = parser.parse_args()
     if options.command == "record":
         record(options.name, options.benchmark)
+        return
+    if options.command == "age":
+        print(*(f"{since:4d}  {name}  {commit}" for since, name, commit in ages()), sep="\n")
         return
     for page in PAGES:
         text = page.read_text()

@@ -100,6 +100,8 @@ def test_a_script_leaves_the_tables_that_it_prints(tmp_path, monkeypatch):
     assert "threads" in kept["machine"]
     assert kept["command"].startswith("OMP_NUM_THREADS=1 python ")
     assert kept["command"].endswith("script.py --quick")
+    assert kept["commit"] == tables["_git"]("rev-parse", "HEAD")
+    assert kept["modified"] == bool(tables["_git"]("status", "--porcelain", "--untracked-files=no", "sb3_sparse"))
 
 
 @pytest.mark.parametrize("code", ["print('nothing')", "print('### a\\n| b |\\n|---|')\nsys.exit(3)"])
