@@ -10,20 +10,24 @@ import csv
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import mean
 
 from sb3_sparse.results.studies.tables import duration
 
 STUDIES = Path(__file__).parent.parent / "docs" / "data" / "studies"
 RETURNS = ["group", "final return of each seed", "IQM", "difference of means to the baseline", "learnable parameters", "time"]
 PUBLISHED = ["group", "mean ± sd (runs)", "published", "mean ± sd (seeds)", "difference [95 % interval]", "verdict"]
+INTERFERENCE = "interference_abs"
 # Plasticity at the end of training: columns of the report's groups, and what they are called.
 PLASTICITY = {
     "dormant_redo": "dormant ratio",
     "srank": "srank",
     "gradient_norm": "gradient norm",
     "parameter_norm": "parameter norm",
-    "interference_abs": "interference",
+    INTERFERENCE: "interference",
 }
+# Figure 9 compares before and after training: the column beside it, a mean over runs.
+BEFORE = "interference at first"
 
 
 def read(name: str) -> list[dict[str, str]]:
@@ -101,16 +105,24 @@ def print_published(study: str) -> None:
 
 
 def print_plasticity(study: str) -> None:
-    """What was measured at the end of training; a table for each network on each task."""
+    """What was measured at the end of training, interference at first, too; a table for each network on each task."""
     groups = of_one_task(study, "groups")
     for network in ("critic", "actor"):
         columns = {f"final_{network}_{key}_iqm": name for key, name in PLASTICITY.items()}
         tables = defaultdict(list)
         for row in groups:
-            tables[task(row, study)].append([row["group"], *(interval(row, column, ".3g") for column in columns)])
+            before = first(study, row, f"{network}_{INTERFERENCE}")
+            tables[task(row, study)].append([row["group"], *(interval(row, column, ".3g") for column in columns), before])
         for name, rows in tables.items():
             if any(any(row[1:]) for row in rows):
-                print_table(f"Plasticity of the {network} on {name}", ["group", *columns.values()], rows)
+                print_table(f"Plasticity of the {network} on {name}", ["group", *columns.values(), BEFORE], rows)
+
+
+def first(study: str, group: dict[str, str], name: str) -> str:
+    """The mean over the runs of a group of what was measured first; empty if it was not."""
+    same = ("algorithm", "environment", "group")
+    runs = [run for run in read(study) if all(run[key] == group[key] for key in same) and run.get(f"first_{name}")]
+    return f"{mean(float(run[f'first_{name}']) for run in runs):.3g}" if runs else ""
 
 
 def main() -> None:

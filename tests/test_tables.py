@@ -132,7 +132,7 @@ def test_what_has_two_rows_of_a_name_or_no_machine_cannot_be_told(tmp_path):
 def test_tables_of_a_study(tmp_path, monkeypatch, capsys):
     """Mistake of ours: groups of several tasks stood in one table of plasticity, under the same names."""
     tasks = ("dm_control/cheetah-run-v0", "dm_control/dog-run-v0")
-    list(make_study(tmp_path / "study", widths=(1,), seeds=3, envs=tasks))
+    list(make_study(tmp_path / "study", widths=(1,), seeds=3, envs=tasks, series=5))
     (tmp_path / "published.csv").write_text(
         "algorithm,task,frames,mean_return,sd,seeds\nsac_simba,cheetah_run,1000,300,20,10\n"
         # Stands beside nothing of another algorithm.
@@ -158,6 +158,15 @@ def test_tables_of_a_study(tmp_path, monkeypatch, capsys):
             finals = [f"{float(run['final_return']):.0f}" for run in of_group]
             assert len(finals) == 3
             assert row[1] == ", ".join(finals)
+            # Interference before and after training.
+            before, after = (
+                f"{np.mean([float(run[f'{when}_critic_interference_abs']) for run in of_group]):.3g}"
+                for when in ("first", "final")
+            )
+            plasticity = next(line for line in found[f"Plasticity of the critic on {name}"] if line[0] == row[0])
+            assert plasticity[-1] == before
+            assert plasticity[-2].startswith(f"{after} [")
+            assert sparsity != "0.0" or float(before) < float(after)
         assert len(found[f"Plasticity of the critic on {name}"]) == 2
     of_cheetah = [run for run in rows if run["axis:sparsity"] == "0.8" and run["environment"] == tasks[0]]
     ours = np.mean([float(run["final_return"]) for run in of_cheetah])

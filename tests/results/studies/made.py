@@ -79,7 +79,7 @@ def make_study(
     :param series: Columns of plasticity.
     """
     rng = np.random.default_rng(0)
-    names = ["critic_srank", "critic_dormant_redo", "critic_gradient_norm", "critic_parameter_norm"]
+    names = ["critic_srank", "critic_dormant_redo", "critic_gradient_norm", "critic_parameter_norm", "critic_interference_abs"]
     names += [f"actor_series_{i}" for i in range(series)]
     steps, rows = (np.linspace(10_000, 1_000_000, n).astype(int) for n in points)
     for algo, env, width, sparsity, seed in itertools.product(algos, envs, widths, sparsities, range(seeds)):
