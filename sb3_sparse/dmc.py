@@ -124,8 +124,8 @@ def decision_metadata(env: gym.Env, action_repeat: int) -> dict[str, Any]:
     :param action_repeat: Its steps in a decision.
     """
     metadata, base = dict(env.metadata), env.unwrapped
-    if type(base).__module__ == "shimmy.dm_control_compatibility":
-        # What shimmy says are milliseconds.
+    if type(base).__module__ == "shimmy.dm_control_compatibility" and env.metadata is base.metadata:
+        # What shimmy says are milliseconds. A wrapper with words of its own, such as these, has put it right.
         metadata["render_fps"] = 1 / base.dt  # type: ignore[attr-defined]
     if isinstance(metadata.get("render_fps"), (int, float)):
         metadata["render_fps"] /= action_repeat

@@ -7,6 +7,7 @@ The tables of a study in docs/reproduction.md, from the CSVs that ``sb3-sparse r
 
 import argparse
 import csv
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,8 +50,13 @@ def interval(row: dict[str, str], name: str, form: str) -> str:
 
 def task(row: dict[str, str], study: str) -> str:
     """The environment as tables name it, and the algorithm if the study has several: no two tables have one title."""
-    name = row["environment"].removeprefix("dm_control/").rpartition("-v")[0]
     several = len({run["algorithm"] for run in read(study)}) > 1
+    named = {
+        env: re.sub(r"-v\d+$", "", env.removeprefix("dm_control/")) for env in {run["environment"] for run in read(study)}
+    }
+    # Without its version, unless there is another one of this name.
+    short, env = named[row["environment"]], row["environment"]
+    name = short if [*named.values()].count(short) == 1 else env
     return f"{name} by {row['algorithm']}" if several else name
 
 
@@ -91,7 +97,7 @@ def print_published(study: str) -> None:
     """Groups beside published returns; a table for each task."""
     tables = defaultdict(list)
     for row in read(f"{study}_references"):
-        if not row["published"].startswith(f"{row['algorithm']}_"):
+        if row["published"].partition("_")[0] != row["algorithm"]:
             # Of another algorithm on the same task.
             continue
         own, other = (

@@ -52,6 +52,8 @@ def record(name: str, command: list[str]) -> None:
     :raises ValueError: If it prints no table.
     """
     settings = [f"{key}={os.environ[key]}" for key in ("OMP_NUM_THREADS", "SB3_SPARSE_BACKEND") if key in os.environ]
+    # Before: another commit may come meanwhile.
+    made_of = {key: run_facts()[key] for key in ("commit", "modified")}
     lines = []
     with subprocess.Popen([sys.executable, "-u", *command], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -63,7 +65,6 @@ def record(name: str, command: list[str]) -> None:
     if not (tables := read_tables(lines)):
         raise ValueError(f"{shlex.join(command)} printed no table with a heading ### above it.")
     machine = next((line.strip() for line in lines if _MACHINE.search(line)), "")
-    made_of = {key: run_facts()[key] for key in ("commit", "modified")}
     content = {"command": shlex.join([*settings, "python", *command]), "machine": machine, **made_of, "tables": tables}
     with written_beside(RECORDS / f"{name}.json") as beside:
         beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -129,15 +130,16 @@ def _one(what: str, name: str, among: list[tuple[str, Any]]) -> Any:
 
 def ages() -> list[tuple[int, str, str]]:
     """
-    How old each record is, oldest first: commits since then that changed the package or the script, the record's name, and the
-    commit that it is of. Records from before they kept it are of the last commit that changed them.
+    How old each record is, oldest first: commits since then that changed the package or the scripts, its name, and the commit
+    that it is of. Records from before they kept it are of the last commit that changed them.
     """
     found = []
     for file in RECORDS.glob("*.json"):
         content = json.loads(file.read_text())
-        script = next(word for word in shlex.split(content["command"]) if word.endswith(".py"))
+        # A benchmark may run another one.
+        scripts = [word for word in shlex.split(content["command"]) if word.endswith(".py")]
         commit = content.get("commit") or _git("log", "-1", "--format=%H", "--", str(file))
-        since = _git("rev-list", "--count", f"{commit}..HEAD", "--", "sb3_sparse", script)
+        since = _git("rev-list", "--count", f"{commit}..HEAD", "--", "sb3_sparse", "benchmarks/common.py", *scripts)
         found.append((int(since), file.stem, commit[:9] + (" with changes" if content.get("modified") else "")))
     return sorted(found, reverse=True)
 

@@ -153,6 +153,9 @@ def test_videos_of_deepmind_control_play_at_their_real_speed(domain, task, decis
     before = physics.time()
     env.step(np.zeros(env.action_space.shape, np.float32))
     assert 1 / (physics.time() - before) == pytest.approx(decisions_a_second)
+    # A wrapper around that has the speed that it finds.
+    assert DMCWrapper(env, action_repeat=2).metadata["render_fps"] == pytest.approx(decisions_a_second / 2)
+    assert PixelObservations(env, action_repeat=1).metadata["render_fps"] == pytest.approx(decisions_a_second)
 
 
 def test_videos_play_at_their_real_speed():

@@ -129,6 +129,25 @@ def test_what_has_two_rows_of_a_name_or_no_machine_cannot_be_told(tmp_path):
         rendered("<!-- machine twice --><!-- end -->", tmp_path)
 
 
+def test_versions_of_an_environment_are_told_apart(monkeypatch):
+    """Mistake of ours: those of Hopper-v4 and Hopper-v5 stood in one table."""
+    task = runpy.run_path(str(ROOT / "scripts" / "reproduction.py"))["task"]
+    rows = [{"environment": name, "algorithm": "sac"} for name in ("Hopper-v4", "Hopper-v5", "dm_control/dog-run-v0", "Mine")]
+    monkeypatch.setitem(task.__globals__, "read", lambda study: rows)
+    assert [task(row, "study") for row in rows] == ["Hopper-v4", "Hopper-v5", "dog-run", "Mine"]
+
+
+def test_a_record_is_as_old_as_every_script_in_its_command(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setitem(tables["ages"].__globals__, "RECORDS", tmp_path)
+    monkeypatch.setitem(tables["ages"].__globals__, "_git", lambda *args: asked.append(args) or "3")
+    content = {"command": "python benchmarks/best_dense.py benchmarks/conv.py", "commit": "0123456789", "modified": True}
+    (tmp_path / "conv.json").write_text(json.dumps(content))
+    assert tables["ages"]() == [(3, "conv", "012345678 with changes")]
+    assert asked[0][2] == "0123456789..HEAD"
+    assert {"sb3_sparse", "benchmarks/best_dense.py", "benchmarks/conv.py"} <= set(asked[0])
+
+
 def test_tables_of_a_study(tmp_path, monkeypatch, capsys):
     """Mistake of ours: groups of several tasks stood in one table of plasticity, under the same names."""
     tasks = ("dm_control/cheetah-run-v0", "dm_control/dog-run-v0")

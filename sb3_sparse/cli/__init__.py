@@ -1,14 +1,13 @@
 """The command ``sb3-sparse``: rl-zoo3's commands with our policies and hyperparameters, and some of our own."""
 
 import importlib
-import os
 import platform
-import select
 import signal
 import sys
 from importlib import metadata
 
 import sb3_sparse
+from sb3_sparse.common.interrupts import ClosedOutput, let_go_of_closed_output, output_is_closed
 
 USAGE = """\
 usage: sb3-sparse COMMAND [options]
@@ -44,6 +43,8 @@ COMMANDS = {
     "report": "report",
     "completion": "completion",
 }
+# Those that do more than print.
+WORK = ("train", "tune", "enjoy", "evaluate", "export", "sweep")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,8 +53,38 @@ def main(argv: list[str] | None = None) -> None:
 
     :param argv: Name of a command, and its options; None: those of the process.
     :raises SystemExit: If something is wrong, with one sentence for the user; or as argparse does.
+    :raises KeyboardInterrupt: Of Ctrl-C, if the options are those of the process: a shell then ends its loop as well.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    name = f"sb3-sparse {args[0]}" if args else "sb3-sparse"
+    try:
+        _run(args)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        # Training and studies end by themselves then, with what they have.
+        print(f"{name}: interrupted", file=sys.stderr)
+        if argv is None:
+            # Without its traceback. Python ends itself by the signal, as whoever called expects it.
+            sys.excepthook = lambda *_: None
+            raise
+        sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        _leave_a_closed_pipe(name, error)
+        # Late: it knows libraries that an answer such as the version does without.
+        from sb3_sparse.zoo.mistakes.words import in_words
+
+        said = in_words(error)
+        if said is None:
+            # In training it may be in anybody's environment or callback, which only a traceback shows.
+            raise
+        sys.exit(f"{name}: {said}")
+    finally:
+        # Python tries it once more at its end, and would end with another status.
+        let_go_of_closed_output()
+
+
+def _run(args: list[str]) -> None:
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="")
         return
@@ -63,39 +94,21 @@ def main(argv: list[str] | None = None) -> None:
     command = args[0]
     if command not in COMMANDS:
         sys.exit(f"sb3-sparse: unknown command {command!r}, expected one of {', '.join(COMMANDS)}. See sb3-sparse --help.")
-    try:
-        # Each imports what it needs and no more: drawing needs no rl-zoo3.
-        prepare = getattr(importlib.import_module(f"sb3_sparse.cli.{COMMANDS[command]}"), command)
-        go_on = prepare(args[1:])
-        if go_on is not None:
-            go_on()
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        # Training and studies end by themselves then, with what they have.
-        print(f"sb3-sparse {command}: interrupted", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
-    except Exception as error:
-        _leave_a_closed_pipe(error)
-        # Late: it knows libraries that an answer such as the version does without.
-        from sb3_sparse.zoo.mistakes.words import in_words
-
-        said = in_words(error)
-        if said is None:
-            # In training it may be in anybody's environment or callback, which only a traceback shows.
-            raise
-        sys.exit(f"sb3-sparse {command}: {said}")
+    # Each imports what it needs and no more: drawing needs no rl-zoo3.
+    prepare = getattr(importlib.import_module(f"sb3_sparse.cli.{COMMANDS[command]}"), command)
+    go_on = prepare(args[1:])
+    if go_on is not None:
+        go_on()
 
 
-def _leave_a_closed_pipe(error: Exception) -> None:
-    """``sb3-sparse describe ... | head`` has seen enough: nothing is wrong, and nobody reads on."""
+def _leave_a_closed_pipe(name: str, error: Exception) -> None:
+    """``sb3-sparse describe ... | head`` has seen enough: nothing is wrong. Work that ended of it says so."""
     # Pipes to other processes, such as those of environments, break too.
-    if isinstance(error, BrokenPipeError) and hasattr(select, "poll"):
-        output = select.poll()
-        output.register(sys.stdout.fileno(), 0)
-        if output.poll(0):
-            # Or Python would try it once more at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(128 + signal.SIGPIPE)
+    if isinstance(error, ClosedOutput) or (isinstance(error, BrokenPipeError) and output_is_closed()):
+        if name.endswith(WORK):
+            came = f": {error}" if isinstance(error, ClosedOutput) else "."
+            print(f"{name}: nobody reads the output any more, which ended it{came}", file=sys.stderr)
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def _version() -> str:

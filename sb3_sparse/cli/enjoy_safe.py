@@ -38,8 +38,6 @@ def enjoy_safe(args: list[str]) -> Callable[[], None]:
     options = _options(args)
     import_packages(options.gym_packages)
     make_known(options.env)
-    if not options.no_render:
-        check_display(options.env)
     kind = None if options.algo is None else algorithms()[options.algo]
     agent = read_safe(options.trained_agent, algorithm=kind)
     set_random_seed(options.seed)
@@ -47,6 +45,7 @@ def enjoy_safe(args: list[str]) -> Callable[[], None]:
     if not options.no_render:
         kwargs["render_mode"] = "human"
     env = make_vec_env(options.env, options.n_envs, seed=options.seed, env_kwargs=kwargs)
+    check_display(env)
     try:
         model = agent.build(env, options.device, seed=options.seed, **without_buffer(agent.algorithm))
     except BaseException:

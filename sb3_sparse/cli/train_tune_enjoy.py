@@ -14,6 +14,7 @@ from sb3_sparse.cli.enjoy_safe import DOES, EXAMPLES, enjoy_safe
 from sb3_sparse.cli.enjoy_safe import options_parser as safe_options
 from sb3_sparse.cli.options.parsers import Parser, ZooParser
 from sb3_sparse.common.files import DISK_ERRORS
+from sb3_sparse.common.interrupts import let_go_of_closed_output
 from sb3_sparse.resume.checkpoint import StoppedOnRequest
 from sb3_sparse.resume.files.checksum import DamagedCheckpoint
 from sb3_sparse.resume.files.lease import FolderInUse
@@ -22,7 +23,6 @@ from sb3_sparse.resume.signals import EXIT_STATUS
 from sb3_sparse.zoo import (
     ExactRun,
     WrongSettingError,
-    check_display,
     hyperparams_file,
     import_packages,
     make_known,
@@ -80,10 +80,7 @@ def enjoy(args: list[str]) -> Callable[[], None]:
             f"-i {known.trained_agent}: expected a .safetensors. Of what train left, -f names the log folder, --exp-id the "
             "run; any other .zip is played by sb3-sparse evaluate."
         )
-    run = _prepared("enjoy", ["-f", "logs", *args], known)
-    if not known.no_render:
-        check_display(known.env)
-    return run
+    return _prepared("enjoy", ["-f", "logs", *args], known)
 
 
 def _exact_parser() -> argparse.ArgumentParser:
@@ -181,6 +178,7 @@ def _prepared(command: str, args: list[str], known: argparse.Namespace, exact: E
                 raise
             sys.exit(f"sb3-sparse {command}: {one_line(error)}")
         except StoppedOnRequest as stopped:
+            let_go_of_closed_output()
             print(f"sb3-sparse {command}: ended on request, {stopped}")
             sys.exit(EXIT_STATUS)
 

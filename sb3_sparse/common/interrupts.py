@@ -1,13 +1,48 @@
-"""Ctrl-C and SIGTERM, put off while something is done that must not stop halfway."""
+"""What stops a program halfway: Ctrl-C and SIGTERM, which can be put off, and output that nobody reads any more."""
 
+import os
+import select
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 # What asks a program to stop; by handlers that may raise an exception.
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
+
+
+class ClosedOutput(Exception):
+    """Nobody reads what is printed any more, and the work has ended of it: what has come of it."""
+
+
+def output_is_closed() -> bool:
+    """Whether standard output is a pipe whose reader has gone, as after ``| head``, or where Ctrl-C ended ``tee`` as well."""
+    number = _output()
+    # Without poll, as on Windows, nothing is known.
+    if number is None or not hasattr(select, "poll"):
+        return False
+    output = select.poll()
+    output.register(number, 0)
+    return any(state & (select.POLLERR | select.POLLHUP) for _, state in output.poll(0))
+
+
+def let_go_of_closed_output() -> None:
+    """What is printed from now on goes nowhere, if nobody reads it: printing does not fail, nor does Python's end."""
+    number = _output()
+    if number is not None and output_is_closed():
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
+
+
+def _output() -> int | None:
+    """Of standard output; None if there is none, or it is no file."""
+    try:
+        return sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 @contextmanager

@@ -310,19 +310,22 @@ class SeenEnds:
     Callback of SB3's ``evaluate_policy``, which counts the episodes that ``Monitor`` has seen end, and waits for them, for
     ever.
 
-    :raises ValueError: In the step that ends one more episode than a game has lives, if ``Monitor`` saw none of them end.
+    :raises ValueError: In the step that ends one more episode of an environment than a game has lives, if ``Monitor`` saw none
+        of them end.
     """
 
     def __init__(self) -> None:
-        self.unseen = 0
+        self.unseen: dict[int, int] = {}
 
     def __call__(self, played: dict[str, Any], _: dict[str, Any]) -> None:
         """Look at the variables of ``evaluate_policy`` after a step."""
         if not played["done"]:
             return
-        self.unseen = 0 if "episode" in played["info"] or not played["is_monitor_wrapped"] else self.unseen + 1
-        if self.unseen > _MOST_LIVES:
+        env = played["i"]
+        is_seen = "episode" in played["info"] or not played["is_monitor_wrapped"]
+        unseen = self.unseen[env] = 0 if is_seen else self.unseen.get(env, 0) + 1
+        if unseen > _MOST_LIVES:
             raise ValueError(
-                f"{self.unseen} episodes have ended, and Monitor has seen none of them end: a wrapper around it ends them. "
+                f"{unseen} episodes have ended, and Monitor has seen none of them end: a wrapper around it ends them. "
                 "Put Monitor around that wrapper."
             )

@@ -22,6 +22,35 @@ AT_ONCE = 1.0
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
 
 
+class Request:
+    """
+    A handler of these signals: raises ``KeyboardInterrupt``, as Ctrl-C does. The same signal twice at once is one request.
+
+    It is remembered: Python ignores an exception that is raised while it frees an object.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[int, float] = {}
+
+    def __call__(self, number: int, frame: Any) -> None:
+        """What Python calls."""
+        now = time.monotonic()
+        if now - self._last.get(number, -AT_ONCE) >= AT_ONCE:
+            self._last[number] = now
+            raise KeyboardInterrupt
+
+    @property
+    def was_made(self) -> bool:
+        """Whether a signal came."""
+        return bool(self._last)
+
+
+def check_request() -> None:
+    """:raises KeyboardInterrupt: If the end was asked for by a :class:`Request` that is installed, and work went on."""
+    if any(isinstance(handler, Request) and handler.was_made for handler in map(signal.getsignal, SIGNALS)):
+        raise KeyboardInterrupt
+
+
 @contextmanager
 def ends_with_checkpoint(checkpoint: ExactCheckpoint, patience: float, envs: Iterable[VecEnv] = ()) -> Iterator[None]:
     """
@@ -32,11 +61,13 @@ def ends_with_checkpoint(checkpoint: ExactCheckpoint, patience: float, envs: Ite
     :param checkpoint: Of the run that is trained inside.
     :param envs: Those of training and evaluation: their processes, if they have some, leave Ctrl-C and SIGUSR1 to this one.
     :param patience: Seconds after which the run ends without another checkpoint, where no exact point comes.
+    :raises KeyboardInterrupt: If the end was asked for before.
     """
     if threading.current_thread() is not threading.main_thread():
         # Python handles signals in the main thread alone.
         yield
         return
+    check_request()
     for env in envs:
         base = vec_layers(env)[-1]
         if isinstance(base, SubprocVecEnv):

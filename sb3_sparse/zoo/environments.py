@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import gymnasium as gym
-from gymnasium.envs.registration import load_env_creator
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from sb3_sparse.atari import register_atari
 from sb3_sparse.dmc import register_dmc
 from sb3_sparse.pixels.frames import has_display
+from sb3_sparse.zoo.hyperparameters import WrongSettingError
 from sb3_sparse.zoo.rl_zoo import part
 
 
@@ -93,29 +94,32 @@ def make_known(env_id: str) -> None:
         raise ValueError(f"unknown environment {env_id!r}." + (f" Did you mean {close[0]!r}?" if close else ""))
 
 
-def check_display(env_id: str) -> None:
+def check_display(env: VecEnv) -> None:
     """
-    See whether an environment can be shown in a window. Where MuJoCo finds no display for one, it ends the process.
+    See whether environments can be shown in a window. Where MuJoCo finds no display for one, it ends the process, at the
+    first reset.
 
-    :param env_id: Of an environment that gymnasium knows.
-    :raises ValueError: If it is one of MuJoCo's, and there is no display.
+    :param env: Just made. It is closed in case of an error.
+    :raises WrongSettingError: If there is a window of MuJoCo's in it, and no display.
     """
-    if has_display() or not _is_mujoco(env_id):
+    if has_display():
         return
-    raise ValueError(
-        f"{env_id} would be shown in a window, which needs a display, and neither DISPLAY nor WAYLAND_DISPLAY is set: "
-        "--no-render plays without one."
-    )
+    while isinstance(env, VecEnvWrapper):
+        env = env.venv
+    for inner in getattr(env, "envs", ()):
+        if inner.render_mode == "human" and _is_mujoco(inner.unwrapped):
+            env.close()
+            raise WrongSettingError(
+                f"{inner.spec.id if inner.spec else inner} would be shown in a window, which needs a display, and neither "
+                "DISPLAY nor WAYLAND_DISPLAY is set: --no-render plays without one."
+            )
 
 
-def _is_mujoco(env_id: str) -> bool:
-    if env_id.startswith("dm_control/"):
+def _is_mujoco(env: gym.Env) -> bool:
+    if type(env).__module__ == "shimmy.dm_control_compatibility":
         return True
-    entry_point = gym.registry[env_id].entry_point
     try:
-        made_by = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
         from gymnasium.envs.mujoco import MujocoEnv
     except ImportError:
-        # Whoever makes the environment says what is missing.
         return False
-    return isinstance(made_by, type) and issubclass(made_by, MujocoEnv)
+    return isinstance(env, MujocoEnv)

@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalC
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sparse.common.files import written_beside
+from sb3_sparse.common.interrupts import ClosedOutput, let_go_of_closed_output, output_is_closed
 from sb3_sparse.common.sb3_models import all_callbacks
 from sb3_sparse.common.validation import positive, whole_number
 from sb3_sparse.resume import ExactCheckpoint, resume_exact
@@ -83,6 +84,28 @@ class _CheckpointOfRun(ExactCheckpoint):
         sweep_beside(self.path.parent, is_held=True)
 
 
+class _SavesWhenUnread:
+    """Where nobody reads the output any more, the agent is saved as far as it came, as after Ctrl-C."""
+
+    save_path: str
+    was_cut_off = False
+
+    def learn(self, model: BaseAlgorithm) -> None:
+        try:
+            super().learn(model)  # type: ignore[misc]
+        except BrokenPipeError:
+            if not output_is_closed():
+                raise
+            self.was_cut_off = True
+
+    def save_trained_model(self, model: BaseAlgorithm) -> None:
+        # rl-zoo3 prints before it saves.
+        let_go_of_closed_output()
+        super().save_trained_model(model)  # type: ignore[misc]
+        if self.was_cut_off:
+            raise ClosedOutput(f"the agent after {model.num_timesteps} steps is in {self.save_path}.")
+
+
 def exactly(base: type, exact: ExactRun) -> type:
     """
     An experiment manager whose runs can go on.
@@ -94,7 +117,7 @@ def exactly(base: type, exact: ExactRun) -> type:
     for name in _OVERRIDDEN:
         part(f"exp_manager.ExperimentManager.{name}")
 
-    class ExactManager(base):
+    class ExactManager(_SavesWhenUnread, base):
         """See :func:`exactly`."""
 
         every = exact.every

@@ -163,6 +163,10 @@ def _check_search(hyperparams: dict[str, Any]) -> None:
         )
 
 
+class SearchFailed(Exception):
+    """What is wrong in every trial: rl-zoo3 takes a ValueError for one of the sampled values, and tries others."""
+
+
 class _SearchesSparsity:
     """Searches with our policies keep the rest of what the file says of them."""
 
@@ -177,8 +181,11 @@ class _SearchesSparsity:
 
     def hyperparameters_optimization(self) -> None:
         check_storage(self.storage)
-        with self.search_space():
-            super().hyperparameters_optimization()  # type: ignore[misc]
+        try:
+            with self.search_space():
+                super().hyperparameters_optimization()  # type: ignore[misc]
+        except SearchFailed as error:
+            raise WrongSettingError(str(error)) from error
 
     @contextmanager
     def search_space(self) -> Iterator[None]:

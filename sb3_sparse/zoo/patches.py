@@ -1,22 +1,23 @@
 """What is changed in rl-zoo3, for a while."""
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sparse.common.sb3_models import SeenEnds
 from sb3_sparse.export.vec_normalize import load_vec_normalize
 from sb3_sparse.resume.files.whole_files import saves_whole_files
 from sb3_sparse.zoo.algorithms import loading_without_buffer, registrations
-from sb3_sparse.zoo.environments import registry_restored
+from sb3_sparse.zoo.environments import check_display, registry_restored
 from sb3_sparse.zoo.exact_runs import ExactRun, exactly
 from sb3_sparse.zoo.hyperparameters import WrongSettingError
-from sb3_sparse.zoo.manager import experiment_manager
+from sb3_sparse.zoo.manager import SearchFailed, experiment_manager
 from sb3_sparse.zoo.rl_zoo import part, replaced
 
 
@@ -49,7 +50,9 @@ def registered(loads_only: bool = False, exact: ExactRun | None = None) -> Itera
                 name: loading_without_buffer(kind) for name, kind in known.items() if issubclass(kind, OffPolicyAlgorithm)
             }
             stack.enter_context(replaced(known, off_policy))
-            stack.enter_context(replaced(vars(part("enjoy")), {"get_model_path": _get_model_path}))
+            create_env = _with_a_display(part("enjoy.create_test_env"))
+            ours = {"get_model_path": _get_model_path, "create_test_env": create_env}
+            stack.enter_context(replaced(vars(part("enjoy")), ours))
         if not loads_only:
             stack.enter_context(saves_whole_files())
             stack.enter_context(_watched_evaluations())
@@ -75,8 +78,19 @@ def _get_model_path(*args: Any) -> tuple[str, str, str]:
     return name, path, folder
 
 
+def _with_a_display(create_env: Callable[..., VecEnv]) -> Callable[..., VecEnv]:
+    def create_checked_env(*args: Any, **kwargs: Any) -> VecEnv:
+        env = create_env(*args, **kwargs)
+        check_display(env)
+        return env
+
+    return create_checked_env
+
+
 class _Watched:
     """A wrapper that a file names is around rl-zoo3's ``Monitor``, and may end episodes that go on for it."""
+
+    kind_of_error: type[Exception] = WrongSettingError
 
     def _init_callback(self) -> None:
         super()._init_callback()  # type: ignore[misc]
@@ -87,7 +101,7 @@ class _Watched:
         try:
             self.seen_ends(played, others)
         except ValueError as error:
-            raise WrongSettingError(
+            raise self.kind_of_error(
                 f"evaluation: {error} In a file of hyperparameters, stable_baselines3.common.monitor.Monitor is then the last "
                 "one of env_wrapper."
             ) from error
@@ -97,13 +111,17 @@ class WatchedEvalCallback(_Watched, EvalCallback):
     """SB3's, for ``train`` and for studies."""
 
 
+# Runs that began with SB3's own go on with it, and the other way round: checkpoints name callbacks.
+WatchedEvalCallback.__name__ = EvalCallback.__name__
+
+
 @contextmanager
 def _watched_evaluations() -> Iterator[None]:
     """Inside, rl-zoo3's evaluations end with an error where they would never end. Such a block may be in another one."""
     part("exp_manager.EvalCallback")
     of_search = part("exp_manager.TrialEvalCallback")
     if not issubclass(of_search, _Watched):
-        of_search = type("WatchedTrialEvalCallback", (_Watched, of_search), {})
+        of_search = type(of_search.__name__, (_Watched, of_search), {"kind_of_error": SearchFailed})
     watched = {"EvalCallback": WatchedEvalCallback, "TrialEvalCallback": of_search}
     with replaced(vars(part("exp_manager")), watched):
         yield

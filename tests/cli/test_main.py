@@ -1,5 +1,8 @@
 """``sb3-sparse`` itself: which command it is, its version, and the help of all."""
 
+import contextlib
+import io
+import os
 import platform
 import re
 import shlex
@@ -11,6 +14,7 @@ from importlib import metadata
 import pytest
 import stable_baselines3
 import torch
+from stable_baselines3 import SAC
 
 import sb3_sparse
 from sb3_sparse.cli import COMMANDS, main
@@ -103,6 +107,66 @@ def test_whoever_has_seen_enough_of_the_output_is_told_nothing(tmp_path):
     assert process.returncode == 128 + signal.SIGPIPE
     assert "roken pipe" not in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["completion", "bash"]])
+def test_nor_is_whoever_closes_the_output_at_once(arguments, tmp_path):
+    command = [sys.executable, "-u", "-m", "sb3_sparse.cli", *arguments]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (128 + signal.SIGPIPE, "")
+
+
+def test_without_an_output_there_is_nothing_to_say(monkeypatch):
+    """Mistake of ours: what had gone well ended with a traceback, as of a service without an output."""
+    monkeypatch.setattr(sys, "stdout", None)
+    main(["--version"])
+
+
+def test_pipes_to_others_are_no_output(monkeypatch):
+    def broken(args):
+        raise BrokenPipeError(32, "a worker has died")
+
+    monkeypatch.setattr("sb3_sparse.cli.evaluate.evaluate", broken)
+    for output in (io.StringIO(), sys.stdout):
+        with contextlib.redirect_stdout(output), pytest.raises(BrokenPipeError, match="a worker has died"):
+            main(["evaluate", "agent.zip", "--env", "Pendulum-v1"])
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_agent_is_saved_that_trains_while_nobody_reads_any_more(unbuffered, tmp_path):
+    """Mistake of ours, as of rl-zoo3: it was lost, where Ctrl-C ends `tee` as well, or `| head` has seen enough."""
+    pytest.importorskip("rl_zoo3")
+    (tmp_path / "my.yml").write_text(
+        "Pendulum-v1: {n_timesteps: 1000000, policy: MlpPolicy, policy_kwargs: 'dict(net_arch=[4])', learning_starts: 100, "
+        "train_freq: 50, gradient_steps: 1}"
+    )
+    command = [sys.executable, "-m", "sb3_sparse.cli", "train", "--algo", "sac", "--env", "Pendulum-v1", "-conf", "my.yml"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen([*command, "--eval-freq", "-1"], cwd=tmp_path, env=environment, **pipes) as process:
+        for line in process.stdout:
+            if "total_timesteps" in line:
+                break
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 128 + signal.SIGPIPE
+    found = re.search(r"nobody reads the output any more, which ended it: the agent after (\d+) steps is in (\S+)\.\n", said)
+    saved = tmp_path / found[2] / "Pendulum-v1.zip"
+    assert SAC.load(saved).num_timesteps == int(found[1]) >= 800
+
+
+def test_ctrl_c_ends_the_loop_of_a_shell(tmp_path):
+    """Mistake of ours: an exit status says that Ctrl-C was dealt with, and the shell went on with the next run."""
+    code = (
+        "import sys, sb3_sparse.cli.evaluate as module\nfrom sb3_sparse.cli import main\n"
+        "def interrupted(args): raise KeyboardInterrupt\n"
+        "module.evaluate, sys.argv = interrupted, ['sb3-sparse', 'evaluate']\nmain()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGINT
+    assert ended.stderr == "sb3-sparse evaluate: interrupted\n"
 
 
 def test_ctrl_c_is_one_line(monkeypatch, capsys):

@@ -12,8 +12,9 @@ from sb3_contrib import CrossQ
 from stable_baselines3 import SAC
 from torch import nn
 
-from sb3_sparse import SparseSimBaCrossQPolicy
+from sb3_sparse import SparseSimBaCrossQPolicy, zoo
 from sb3_sparse.cli import main, train_tune_enjoy
+from sb3_sparse.resume.safe import save_safe
 from tests.cli.running import run
 
 pytest.importorskip("rl_zoo3")
@@ -305,6 +306,8 @@ def test_options_of_names_and_values_add_up(tmp_path):
     assert (model.gamma, model.tau, model.learning_starts) == (0.6, 0.1, 15)
 
 
+# Of rl-zoo3, which renders all the same what has no window.
+@pytest.mark.filterwarnings("ignore:You tried to render a VecEnv:UserWarning")
 def test_a_window_needs_a_display(tmp_path, monkeypatch):
     """Mistake of ours: GLFW ended the process by an assertion."""
     pytest.importorskip("mujoco")
@@ -313,17 +316,21 @@ def test_a_window_needs_a_display(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
     sentence = "would be shown in a window, which needs a display.*--no-render"
-    for env_id in ("Hopper-v5", "dm_control/cartpole-swingup-v0"):
-        with pytest.raises(SystemExit, match=f"sb3-sparse enjoy: {env_id} {sentence}"):
-            main(["enjoy", "--algo", "sac", "--env", env_id])
-        Path("agent.safetensors").write_bytes(b"")
-        with pytest.raises(SystemExit, match=f"sb3-sparse enjoy: {env_id} {sentence}"):
-            main(["enjoy", "-i", "agent.safetensors", "--env", env_id])
-        # Without a window there is only the agent missing.
-        with pytest.raises(SystemExit, match="folder was not found"):
-            main(["enjoy", "--algo", "sac", "--env", env_id, "--no-render"])
-    with pytest.raises(SystemExit, match="folder was not found"):
-        main(["enjoy", "--algo", "sac", "--env", "Pendulum-v1"])
+    # Whoever makes it, and however it is wrapped.
+    gym.register("Hidden-v0", lambda **kwargs: gym.wrappers.TimeLimit(gym.make("Hopper-v5", **kwargs), 20))
+    small = {"policy": "MlpPolicy", "policy_kwargs": {"net_arch": [4]}, "learning_starts": 10}
+    for env_id in ("Hidden-v0", "dm_control/cartpole-swingup-v0"):
+        wrapper = {"env_wrapper": ["sb3_sparse.dmc.DMCWrapper"]} if env_id != "Hidden-v0" else {}
+        model, _ = zoo.train_agent("sac", env_id, "logs", hyperparams={**small, **wrapper}, n_timesteps=15)
+        play = ["enjoy", "--algo", "sac", "--env", env_id, "-n", "5"]
+        with pytest.raises(SystemExit, match=f"sb3-sparse enjoy: .* {sentence}"):
+            main(play)
+        main([*play, "--no-render"])
+        if not wrapper:
+            main([*play, "--env-kwargs", "render_mode:None"])
+            save_safe(model, "agent.safetensors")
+            with pytest.raises(SystemExit, match=f"sb3-sparse enjoy: .* {sentence}"):
+                main(["enjoy", "-i", "agent.safetensors", "--env", env_id])
 
 
 def test_what_goes_wrong_in_training_keeps_its_traceback(monkeypatch):

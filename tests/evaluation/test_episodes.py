@@ -14,6 +14,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from sb3_sparse.common.sb3_models import SeenEnds
 from sb3_sparse.evaluation.episodes import EpsilonGreedy, evaluate_agent
 from sb3_sparse.rainbow import Rainbow
 
@@ -191,6 +192,18 @@ def test_episodes_that_end_outside_of_monitor_are_an_error(make):
     assert len(evaluate_agent(model, Monitor(gym.wrappers.TimeLimit(Endless(env), 3)), 2).returns) == 2
     # Lives that are lost are none of the game's ends.
     assert len(evaluate_agent(model, gym.wrappers.TimeLimit(Monitor(env), 3), 2).returns) == 2
+
+
+def test_lives_are_counted_for_each_game():
+    """Mistake of ours: with so many games, those of all together were more than one game has."""
+    seen = SeenEnds()
+    for _ in range(4):
+        for i in range(30):
+            seen({"done": True, "i": i, "info": {}, "is_monitor_wrapped": True}, {})
+    for _ in range(96):
+        seen({"done": True, "i": 29, "info": {}, "is_monitor_wrapped": True}, {})
+    with pytest.raises(ValueError, match="101 episodes have ended"):
+        seen({"done": True, "i": 29, "info": {}, "is_monitor_wrapped": True}, {})
 
 
 def test_bad_arguments_are_named():

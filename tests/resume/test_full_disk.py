@@ -200,7 +200,8 @@ def test_full_at_any_call(undisturbed, tmp_path, request):
             warnings.simplefilter("always")
             with warnings.catch_warnings(record=True) as found:
                 model = sac().learn(TOTAL, callback=Later(folder, every=50, keep=1))
-            says = [str(each.message) for each in found]
+            # Files that other tests left open are closed at any time.
+            says = [str(each.message) for each in found if not issubclass(each.category, ResourceWarning)]
             assert all(f"cannot write to {folder} (No space left on device)" in each for each in says), says
             # Beyond the calls of the two checkpoints nothing fails.
             assert says or call > 15, call

@@ -237,6 +237,8 @@ def test_the_live_view(capsys):
         (dict(callbacks=["sb3_sparse.PlasticityCalback"]), "callback: 'sb3_sparse.PlasticityCalback' cannot be imported"),
         (dict(callbacks=[{"sb3_sparse.SAC": {}}]), "'sb3_sparse.SAC'"),
         (dict(hyperparams={"env_wrapper": "gymnasium.wrappers.Nowhere"}), "env_wrapper: 'gymnasium.wrappers.Nowhere'"),
+        (dict(hyperparams={"policy_kwargs": {"net_arch": [4], "width_scale": 2}}), "MlpPolicy has no keyword width_scale in"),
+        (dict(hyperparams={"policy_kwargs": "dict(net_arch=[4], width_scale=2)"}), "MlpPolicy has no keyword width_scale in"),
     ],
 )
 def test_what_is_named_by_its_place_is_looked_for_before_anything_begins(plan, wrong, said, how, tmp_path, capsys):

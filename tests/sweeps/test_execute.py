@@ -1,6 +1,7 @@
 """One run: made once, as `train` would make it; stopped, failed, lost, and gone on with."""
 
 import json
+import signal
 import threading
 import time
 
@@ -12,7 +13,8 @@ from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_sparse.evaluation import evaluate_saved, find_saved
 from sb3_sparse.results.runs import read_run
-from sb3_sparse.sweeps.backends.worker import work
+from sb3_sparse.resume.signals import ends_with_checkpoint
+from sb3_sparse.sweeps.backends.worker import interruptible, work
 from sb3_sparse.sweeps.planning.plan import make_plan
 from sb3_sparse.sweeps.runs import execute as execution
 from sb3_sparse.sweeps.runs.execute import DONE, FAILED, STOPPED, TAKEN, How, execute, how_of, write_run
@@ -277,3 +279,29 @@ def test_a_run_ends_early_only_if_asked_for(tmp_path, stops, steps):
 
 
 CONSTANT = "tests.sweeps.misbehaving.SameSeed"
+
+
+class Freed:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+        # Python looks for signals between two steps of a loop.
+        for _ in range(1000):
+            pass
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_request_that_comes_while_garbage_is_collected_is_not_lost(tmp_path):
+    """Mistake of ours: Python ignores the exception there, and the next run began."""
+    _, how, folders = prepared(tmp_path)
+    told = []
+    with interruptible():
+        Freed()
+        with pytest.raises(KeyboardInterrupt):
+            work(tmp_path / "runs", [folder.name for folder in folders], how, told.append)
+        # Nor is another one trained that had begun.
+        with pytest.raises(KeyboardInterrupt), ends_with_checkpoint(None, 1):
+            pass
+    assert told == []
+    with interruptible():
+        assert work(tmp_path / "runs", [folders[0].name], how, told.append) is None
+    assert len(told) == 2

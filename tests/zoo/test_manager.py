@@ -3,14 +3,20 @@
 import argparse
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import yaml
 from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_sparse import zoo
+from sb3_sparse.cli import main
 from sb3_sparse.dmc import register_dmc
+from sb3_sparse.resume.state.callbacks import check_callbacks
 from sb3_sparse.zoo.manager import DMC_WRAPPER, PIXEL_WRAPPER
+from sb3_sparse.zoo.rl_zoo import part
 
 pytest.importorskip("rl_zoo3")
 
@@ -146,3 +152,25 @@ def test_an_evaluation_does_not_wait_for_ends_that_nobody_sees(has_monitor, tmp_
     else:
         with pytest.raises(zoo.WrongSettingError, match=r"Monitor has seen none of them end.*the last one of env_wrapper"):
             train()
+
+
+def test_nor_does_a_search(tmp_path, monkeypatch):
+    """Mistake of ours: rl-zoo3 took it for a bad value, and tried 500 others."""
+    monkeypatch.chdir(tmp_path)
+    wrappers = [{"gymnasium.wrappers.TimeLimit": {"max_episode_steps": 5}}]
+    entry = {"policy": "MlpPolicy", "n_timesteps": 20, "learning_starts": 100, "env_wrapper": wrappers}
+    Path("my.yml").write_text(yaml.safe_dump({"Pendulum-v1": entry}))
+    options = ["--n-trials", "3", "--n-evaluations", "1", "--eval-episodes", "1", "--no-optim-plots"]
+    with pytest.raises(SystemExit, match=r"^sb3-sparse tune: evaluation: 101 episodes .*Monitor has seen none of them end"):
+        main(["tune", "--algo", "sac", "--env", "Pendulum-v1", "-conf", "my.yml", *options])
+
+
+def test_runs_go_on_that_began_with_evaluations_of_sb3():
+    """Mistake of ours: checkpoints name callbacks, and one of ours had taken the place of SB3's."""
+    env = DummyVecEnv([lambda: gym.make("Pendulum-v1")])
+    with zoo.registered():
+        ours = part("exp_manager.EvalCallback")(env)
+    theirs = EvalCallback(env)
+    assert type(ours) is not EvalCallback
+    for one, other in ((ours, theirs), (theirs, ours)):
+        check_callbacks([one], [(type(other).__name__, b"")])

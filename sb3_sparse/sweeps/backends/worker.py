@@ -12,13 +12,12 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sb3_sparse.resume.signals import AT_ONCE, SIGNALS
+from sb3_sparse.resume.signals import SIGNALS, Request, check_request
 from sb3_sparse.sweeps.runs.execute import DONE, FAILED, STOPPED, TAKEN, How, Outcome, execute
 from sb3_sparse.sweeps.runs.run_folder import RunFolder
 from sb3_sparse.zoo import registered
@@ -37,12 +36,14 @@ def work(
     :param how: How they are made.
     :param tell: Is told what begins and how it ends.
     :param at_most: How many runs to make.
+    :raises KeyboardInterrupt: If the end was asked for between two runs.
     :return: The outcome because of which it ended before the last of them: stopped on request, or by the disk.
     """
     left, made = list(names), 0
     for is_last_look in (False, True):
         taken = []
         for name in left:
+            check_request()
             folder = RunFolder(runs / name)
             if folder.state() in (DONE, FAILED) or made >= at_most:
                 continue
@@ -97,21 +98,14 @@ def prepare_process() -> None:
 def interruptible() -> Iterator[None]:
     """
     Inside, what asks for the end raises ``KeyboardInterrupt``, as Ctrl-C does; while a run is trained, it ends with a
-    checkpoint instead. The same signal twice at once is one request.
+    checkpoint instead.
     """
     if threading.current_thread() is not threading.main_thread():
         # Python handles signals in the main thread alone.
         yield
         return
-    last: dict[int, float] = {}
-
-    def asked(number: int, frame: Any) -> None:
-        now = time.monotonic()
-        if now - last.get(number, -AT_ONCE) >= AT_ONCE:
-            last[number] = now
-            raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, asked) for number in SIGNALS}
+    request = Request()
+    before = {number: signal.signal(number, request) for number in SIGNALS}
     try:
         yield
     finally:

@@ -74,7 +74,7 @@ def still_holds(settings: Mapping[str, Any], path: str, value: Any) -> bool:
     """
     found: Any = settings
     for name in path.split("."):
-        found = _as_entries(name, found)
+        found = as_entries(name, found)
         if not isinstance(found, Mapping) or name not in found:
             return False
         found = found[name]
@@ -82,7 +82,7 @@ def still_holds(settings: Mapping[str, Any], path: str, value: Any) -> bool:
 
 
 def _holds(path: str, found: Any, value: Any) -> bool:
-    found, value = _as_entries(path, found), _as_entries(path, value)
+    found, value = as_entries(path, found), as_entries(path, value)
     if value is None or value == {}:
         # Whoever sets no entries, such as those of SB3's own policy, means none. None stands for that, too.
         return found is None or found == {}
@@ -104,8 +104,13 @@ def one_kind(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _as_entries(name: str, value: Any) -> Any:
-    """What was written as Python, as a mapping if it is one."""
+def as_entries(name: str, value: Any) -> Any:
+    """
+    What was written as Python, as a mapping if it is one.
+
+    :param name: Of the setting.
+    :param value: Of the setting.
+    """
     if not isinstance(value, str):
         return value
     try:

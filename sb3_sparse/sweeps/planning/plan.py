@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import inspect
 import itertools
 import json
 import re
@@ -14,9 +15,9 @@ import torch as th
 
 from sb3_sparse.common.validation import finite, flag, fraction, names, non_negative, whole_number
 from sb3_sparse.sweeps.planning.axes import OF_RUN, SHORT, Point, as_label, axes_of, check_labels, check_names, mapping
-from sb3_sparse.sweeps.planning.paths import one_kind, set_by_path, still_holds
+from sb3_sparse.sweeps.planning.paths import as_entries, one_kind, set_by_path, still_holds
 from sb3_sparse.sweeps.planning.yaml_plain import read_yaml
-from sb3_sparse.zoo import WrongSettingError, check_classes, import_packages, packaged_hyperparams
+from sb3_sparse.zoo import WrongSettingError, algorithms, check_classes, import_packages, named_class, packaged_hyperparams
 
 # What is the same for all runs of a study, and changes no result.
 OF_STUDY = ("study", "checkpoint_every", "threads", "gpus", "memory", "tensorboard", "gym_packages", "axes", "also")
@@ -178,17 +179,36 @@ def checkpoint_steps(given: str | int | None, n_timesteps: int) -> int:
 
 def check_places(runs: Iterable[PlannedRun]) -> None:
     """
-    See whether policies, wrappers and callbacks that runs name by their place are there. Who makes the runs needs them, and
-    who only reads the plan does not.
+    See whether policies, wrappers and callbacks that runs name by their place are there, and whether policies take their
+    keywords. Who makes the runs needs them, and who only reads the plan does not.
 
-    :raises WrongSettingError: If one is missing, or no such thing.
+    :raises WrongSettingError: If one is missing, no such thing, or has no such keyword.
     """
     known: list[dict[str, Any]] = []
     for run in runs:
         named = {**run.settings["hyperparams"], "callback": run.settings["callbacks"]}
         if named not in known:
             check_classes(named)
+            _check_policy_kwargs(run)
             known.append(named)
+
+
+def _check_policy_kwargs(run: PlannedRun) -> None:
+    """Those of SB3's policies have no width, which an axis may have given them all the same."""
+    hyperparams = run.settings["hyperparams"]
+    policy, kwargs = hyperparams.get("policy"), as_entries("policy_kwargs", hyperparams.get("policy_kwargs"))
+    if not isinstance(policy, str) or not isinstance(kwargs, Mapping):
+        return
+    known = algorithms()[run.settings["algo"]].policy_aliases
+    kind = named_class(policy) if "." in policy else known.get(policy)
+    parameters = inspect.signature(kind).parameters if isinstance(kind, type) else {}
+    # Who takes any keyword knows what to do with it.
+    takes_any = not parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if not takes_any and (unknown := sorted(kwargs.keys() - parameters.keys())):
+        raise WrongSettingError(
+            f"{run.name}: policy {policy} has no keyword {', '.join(unknown)} in policy_kwargs. Axes that not all policies "
+            "have belong into a block of `also` of their own."
+        )
 
 
 def _run(

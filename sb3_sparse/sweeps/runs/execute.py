@@ -18,6 +18,7 @@ import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_sparse.common.files import error_of_the_disk
+from sb3_sparse.common.interrupts import uninterrupted
 from sb3_sparse.common.model_report import trained_networks
 from sb3_sparse.evaluation import evaluate_saved, find_saved
 from sb3_sparse.plasticity import PlasticityCallback
@@ -136,9 +137,11 @@ def execute(
         begins()
         return _try(folder, how, after_checkpoint)
     finally:
-        claim.release()
-        # Environments and agents refer to themselves.
-        gc.collect()
+        # A request to end is lost that comes while garbage is collected.
+        with uninterrupted():
+            claim.release()
+            # Environments and agents refer to themselves.
+            gc.collect()
 
 
 def _try(folder: RunFolder, how: How, after_checkpoint: Callable[[], None] | None) -> Outcome:
