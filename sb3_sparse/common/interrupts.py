@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-# What asks a program to stop; by handlers that may raise an exception.
-_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
+# What asks a program to stop, by handlers that may raise an exception: what schedulers send before they kill, and Ctrl-C.
+# Windows has no SIGUSR1.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
 
 
 class ClosedOutput(Exception):
@@ -56,7 +57,7 @@ def uninterrupted() -> Iterator[None]:
         yield
         return
     with ExitStack() as stack:
-        for number in _SIGNALS:
+        for number in SIGNALS:
             stack.enter_context(_deferred(number))
         yield
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
+from sb3_sparse.common.interrupts import SIGNALS
 from sb3_sparse.resume.checkpoint import ExactCheckpoint, StoppedOnRequest
 from sb3_sparse.resume.environments.vec_env import vec_layers
 from sb3_sparse.resume.environments.worker import in_workers
@@ -18,8 +19,6 @@ from sb3_sparse.resume.environments.worker import in_workers
 EXIT_STATUS = 75
 #: Seconds in which the same signal is the same request: schedulers send one to each process of a job, and programs pass it on.
 AT_ONCE = 1.0
-#: What schedulers send some time before they kill, and Ctrl-C. Windows has no SIGUSR1.
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
 
 
 class Request:

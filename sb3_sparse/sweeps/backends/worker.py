@@ -17,7 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sb3_sparse.resume.signals import SIGNALS, Request, check_request
+from sb3_sparse.common.interrupts import SIGNALS
+from sb3_sparse.resume.signals import Request, check_request
 from sb3_sparse.sweeps.runs.execute import DONE, FAILED, STOPPED, TAKEN, How, Outcome, execute
 from sb3_sparse.sweeps.runs.run_folder import RunFolder
 from sb3_sparse.zoo import registered
