@@ -4,10 +4,12 @@ import importlib
 import platform
 import signal
 import sys
+from collections.abc import Callable
 from importlib import metadata
+from typing import Any
 
 import sb3_sparse
-from sb3_sparse.common.interrupts import ClosedOutput, let_go_of_closed_output, output_is_closed
+from sb3_sparse.common.interrupts import ClosedOutput, is_unread, watched_output
 
 USAGE = """\
 usage: sb3-sparse COMMAND [options]
@@ -43,8 +45,10 @@ COMMANDS = {
     "report": "report",
     "completion": "completion",
 }
-# Those that do more than print.
-WORK = ("train", "tune", "enjoy", "evaluate", "export", "sweep")
+# Those that do more than print: where nobody reads it any more, they end with what they have.
+WORK = ("train", "tune", "evaluate", "export", "sweep", "plot", "report")
+# Exit status where nobody reads the output any more: 128 + SIGPIPE, which Windows does not know.
+UNREAD = 141
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -57,20 +61,26 @@ def main(argv: list[str] | None = None) -> None:
     """
     args = list(sys.argv[1:] if argv is None else argv)
     name = f"sb3-sparse {args[0]}" if args else "sb3-sparse"
+    is_work = bool(args) and args[0] in WORK
     try:
-        _run(args)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        with watched_output(goes_on=is_work):
+            _run(args)
+            if is_unread():
+                raise ClosedOutput
     except KeyboardInterrupt:
         # Training and studies end by themselves then, with what they have.
-        print(f"{name}: interrupted", file=sys.stderr)
+        _tell(f"{name}: interrupted")
         if argv is None:
             # Without its traceback. Python ends itself by the signal, as whoever called expects it.
-            sys.excepthook = lambda *_: None
+            sys.excepthook = _silent(sys.excepthook)
             raise
         sys.exit(128 + signal.SIGINT)
+    except ClosedOutput as closed:
+        # `sb3-sparse describe ... | head` has seen enough: nothing is wrong. Work that ended of it says so.
+        if str(closed):
+            _tell(f"{name}: nobody reads the output any more: {closed}")
+        sys.exit(UNREAD)
     except Exception as error:
-        _leave_a_closed_pipe(name, error)
         # Late: it knows libraries that an answer such as the version does without.
         from sb3_sparse.zoo.mistakes.words import in_words
 
@@ -79,9 +89,22 @@ def main(argv: list[str] | None = None) -> None:
             # In training it may be in anybody's environment or callback, which only a traceback shows.
             raise
         sys.exit(f"{name}: {said}")
-    finally:
-        # Python tries it once more at its end, and would end with another status.
-        let_go_of_closed_output()
+
+
+def _tell(text: str) -> None:
+    """On standard error, if anybody reads that."""
+    with watched_output(goes_on=True):
+        print(text, file=sys.stderr)
+
+
+def _silent(hook: Callable[..., Any]) -> Callable[..., None]:
+    """What Python calls with an error that nobody caught, without Ctrl-C."""
+
+    def called(kind: type[BaseException], *error: Any) -> None:
+        if not issubclass(kind, KeyboardInterrupt):
+            hook(kind, *error)
+
+    return called
 
 
 def _run(args: list[str]) -> None:
@@ -99,16 +122,6 @@ def _run(args: list[str]) -> None:
     go_on = prepare(args[1:])
     if go_on is not None:
         go_on()
-
-
-def _leave_a_closed_pipe(name: str, error: Exception) -> None:
-    """``sb3-sparse describe ... | head`` has seen enough: nothing is wrong. Work that ended of it says so."""
-    # Pipes to other processes, such as those of environments, break too.
-    if isinstance(error, ClosedOutput) or (isinstance(error, BrokenPipeError) and output_is_closed()):
-        if name.endswith(WORK):
-            came = f": {error}" if isinstance(error, ClosedOutput) else "."
-            print(f"{name}: nobody reads the output any more, which ended it{came}", file=sys.stderr)
-        sys.exit(128 + signal.SIGPIPE)
 
 
 def _version() -> str:

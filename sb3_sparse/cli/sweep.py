@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from sb3_sparse.cli.options.parsers import Parser
+from sb3_sparse.common.interrupts import is_unread
 from sb3_sparse.common.validation import positive, whole_number
 from sb3_sparse.results.studies.reading import RUNS_FOLDER
 from sb3_sparse.resume.signals import EXIT_STATUS
@@ -118,6 +120,10 @@ def _make(
         for run in to_do
     }
     end = time.monotonic() + 3600 * options.max_hours
+
+    def should_stop() -> bool:
+        return time.monotonic() > end or is_unread()
+
     names = [study.folder(run).name for run in to_do]
     most = max((cost_of(run, measured[kind_of(run, plan)]).memory for run in to_do), default=0) if measured else None
     with View([study.folder(run) for run in to_do], weights) as view:
@@ -127,14 +133,14 @@ def _make(
                     *(study.runs.resolve(), names, how),
                     # Of a cluster, Ray knows how many fit.
                     options.jobs if options.address else jobs,
-                    *(view, lambda: time.monotonic() > end),
+                    *(view, should_stop),
                     address=options.address,
                     gpus=plan.gpus,
                     memory=most if plan.memory is None else plan.memory * 1e9,
                     storage=_url(study, options),
                 )
             else:
-                is_complete = run_in_processes(study.runs, names, how, jobs, view, lambda: time.monotonic() > end)
+                is_complete = run_in_processes(study.runs, names, how, jobs, view, should_stop)
         except KeyboardInterrupt:
             is_complete = False
     _end(study, runs, not is_complete, view.disk_error)
@@ -190,9 +196,15 @@ def _work(study: Study, own: Sequence[PlannedRun], options: argparse.Namespace) 
         timer = threading.Timer(min(3600 * options.max_hours, threading.TIMEOUT_MAX), os.kill, [os.getpid(), signal.SIGTERM])
         timer.daemon = True
         timer.start()
+
+    def tell(event: dict[str, Any]) -> None:
+        view(event)
+        if "ends" in event and is_unread():
+            raise KeyboardInterrupt
+
     is_stopped = True
     with suppress(KeyboardInterrupt), interruptible():
-        is_stopped = work(study.runs, [folder.name for folder in folders], how, view) is not None
+        is_stopped = work(study.runs, [folder.name for folder in folders], how, tell) is not None
     if timer is not None:
         timer.cancel()
     return is_stopped, view

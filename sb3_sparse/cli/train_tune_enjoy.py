@@ -14,7 +14,7 @@ from sb3_sparse.cli.enjoy_safe import DOES, EXAMPLES, enjoy_safe
 from sb3_sparse.cli.enjoy_safe import options_parser as safe_options
 from sb3_sparse.cli.options.parsers import Parser, ZooParser
 from sb3_sparse.common.files import DISK_ERRORS
-from sb3_sparse.common.interrupts import let_go_of_closed_output
+from sb3_sparse.common.interrupts import is_unread
 from sb3_sparse.resume.checkpoint import StoppedOnRequest
 from sb3_sparse.resume.files.checksum import DamagedCheckpoint
 from sb3_sparse.resume.files.lease import FolderInUse
@@ -56,7 +56,7 @@ def train(args: list[str]) -> Callable[[], None]:
         exact = recorded_run(ours.resume)
         return _prepared("train", exact.args, _known_options("train", exact.args), exact)
     known = _known_options("train", args)
-    if sys.stdout.isatty() and not known.optimize_hyperparameters and not known.progress:
+    if sys.stdout is not None and sys.stdout.isatty() and not known.optimize_hyperparameters and not known.progress:
         args = [*args, "--progress"]
     args = _with_packaged_hyperparams(args, known)
     return _prepared("train", args, known, ExactRun(args, ours.freq, ours.keep, ours.patience))
@@ -178,8 +178,7 @@ def _prepared(command: str, args: list[str], known: argparse.Namespace, exact: E
                 raise
             sys.exit(f"sb3-sparse {command}: {one_line(error)}")
         except StoppedOnRequest as stopped:
-            let_go_of_closed_output()
-            print(f"sb3-sparse {command}: ended on request, {stopped}")
+            print(f"sb3-sparse {command}: ended on request, {stopped}", file=sys.stderr if is_unread() else sys.stdout)
             sys.exit(EXIT_STATUS)
 
     return go_on

@@ -38,6 +38,10 @@ class Request:
             self._last[number] = now
             raise KeyboardInterrupt
 
+    def remember(self, number: int) -> None:
+        """One that somebody else was told of."""
+        self._last[number] = time.monotonic()
+
     @property
     def was_made(self) -> bool:
         """Whether a signal came."""
@@ -79,13 +83,18 @@ def ends_with_checkpoint(checkpoint: ExactCheckpoint, patience: float, envs: Ite
         waiting.over()
         for number, handler in before.items():
             signal.signal(number, handler)
+            # Training may have come to its end first. What comes next has not been asked for.
+            if number == waiting.first and isinstance(handler, Request):
+                handler.remember(number)
 
 
 class _Waiting:
     def __init__(self, checkpoint: ExactCheckpoint, patience: float):
         self._checkpoint, self._patience = checkpoint, patience
         self._timer: threading.Timer | None = None
-        self._first = (0, 0.0)
+        self._when = 0.0
+        #: The signal that came first, if one came.
+        self.first: int | None = None
         self._has_waited = False
 
     def asked(self, number: int, frame: Any) -> None:
@@ -96,13 +105,12 @@ class _Waiting:
                 raise StoppedOnRequest(f"no point for a checkpoint came in {self._patience:g} seconds. {self._newest()}")
             return
         if self._timer is not None:
-            first, when = self._first
-            if number == first and time.monotonic() - when < AT_ONCE:
+            if number == self.first and time.monotonic() - self._when < AT_ONCE:
                 return
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        self._first = (number, time.monotonic())
+        self.first, self._when = number, time.monotonic()
         self._checkpoint.stop_requested = True
         self._timer = threading.Timer(self._patience, self._give_up)
         self._timer.daemon = True

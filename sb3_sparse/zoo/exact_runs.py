@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalC
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sparse.common.files import written_beside
-from sb3_sparse.common.interrupts import ClosedOutput, let_go_of_closed_output, output_is_closed
+from sb3_sparse.common.interrupts import ClosedOutput, is_unread, told_when_unread
 from sb3_sparse.common.sb3_models import all_callbacks
 from sb3_sparse.common.validation import positive, whole_number
 from sb3_sparse.resume import ExactCheckpoint, resume_exact
@@ -84,26 +85,28 @@ class _CheckpointOfRun(ExactCheckpoint):
         sweep_beside(self.path.parent, is_held=True)
 
 
-class _SavesWhenUnread:
-    """Where nobody reads the output any more, the agent is saved as far as it came, as after Ctrl-C."""
+class _EndsUnread(BaseCallback):
+    """Training ends where nobody reads the output any more, with the agent as far as it came, as after Ctrl-C."""
+
+    def _on_step(self) -> bool:
+        return not is_unread()
+
+
+class _SaysWhatCameOfIt:
+    """Where nobody reads the output any more, which ends training."""
 
     save_path: str
-    was_cut_off = False
 
     def learn(self, model: BaseAlgorithm) -> None:
-        try:
-            super().learn(model)  # type: ignore[misc]
-        except BrokenPipeError:
-            if not output_is_closed():
-                raise
-            self.was_cut_off = True
+        if is_unread():
+            shutil.rmtree(self.save_path, ignore_errors=True)
+            raise ClosedOutput("nothing was trained.")
+        super().learn(model)  # type: ignore[misc]
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
-        # rl-zoo3 prints before it saves.
-        let_go_of_closed_output()
         super().save_trained_model(model)  # type: ignore[misc]
-        if self.was_cut_off:
-            raise ClosedOutput(f"the agent after {model.num_timesteps} steps is in {self.save_path}.")
+        if is_unread():
+            raise ClosedOutput(f"training has ended, the agent after {model.num_timesteps} steps is in {self.save_path}.")
 
 
 def exactly(base: type, exact: ExactRun) -> type:
@@ -117,7 +120,7 @@ def exactly(base: type, exact: ExactRun) -> type:
     for name in _OVERRIDDEN:
         part(f"exp_manager.ExperimentManager.{name}")
 
-    class ExactManager(_SavesWhenUnread, base):
+    class ExactManager(_SaysWhatCameOfIt, base):
         """See :func:`exactly`."""
 
         every = exact.every
@@ -160,10 +163,15 @@ def exactly(base: type, exact: ExactRun) -> type:
         def learn_or_go_on(self, model: BaseAlgorithm) -> None:
             checkpoint = _exact_checkpoint(self.callbacks)
             if checkpoint is None:
+                self.callbacks.append(_EndsUnread())
                 super().learn(model)
                 return
             envs = [*filter(None, [model.get_env()]), *_evaluated(self.callbacks)]
-            with ends_with_checkpoint(checkpoint, exact.patience, envs):
+
+            def stop() -> None:
+                checkpoint.stop_requested = True
+
+            with told_when_unread(stop), ends_with_checkpoint(checkpoint, exact.patience, envs):
                 if exact.resume is None or not checkpoints(checkpoint.path):
                     super().learn(model)
                 else:

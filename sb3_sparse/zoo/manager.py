@@ -10,6 +10,7 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_sparse.common.interrupts import is_unread
 from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.export.loading import UNREADABLE
 from sb3_sparse.rainbow import Rainbow
@@ -49,7 +50,8 @@ PIXEL_WRAPPER = {"sb3_sparse.pixels.PixelObservations": {"size": 84, "action_rep
 _POLICY = ("policy", "policy_kwargs")
 # What is overridden: a version of rl-zoo3 that never calls one of these would do something else without a word.
 OVERRIDDEN = (
-    *("read_hyperparameters", "_preprocess_hyperparams", "load_trial", "hyperparameters_optimization"),
+    *("read_hyperparameters", "_preprocess_hyperparams", "load_trial"),
+    *("hyperparameters_optimization", "objective"),
     *("_load_pretrained_agent", "_save_config", "_preprocess_action_noise"),
     *("setup_experiment", "create_log_folder", "create_envs"),
 )
@@ -186,6 +188,14 @@ class _SearchesSparsity:
                 super().hyperparameters_optimization()  # type: ignore[misc]
         except SearchFailed as error:
             raise WrongSettingError(str(error)) from error
+
+    def objective(self, trial: Any) -> float:
+        try:
+            return super().objective(trial)  # type: ignore[misc]
+        finally:
+            if is_unread():
+                # With the report of what there is.
+                trial.study.stop()
 
     @contextmanager
     def search_space(self) -> Iterator[None]:

@@ -13,6 +13,8 @@ from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_sparse.evaluation import evaluate_saved, find_saved
 from sb3_sparse.results.runs import read_run
+from sb3_sparse.resume import ExactCheckpoint
+from sb3_sparse.resume.files.lease import LOCK, Lease
 from sb3_sparse.resume.signals import ends_with_checkpoint
 from sb3_sparse.sweeps.backends.worker import interruptible, work
 from sb3_sparse.sweeps.planning.plan import make_plan
@@ -305,3 +307,32 @@ def test_a_request_that_comes_while_garbage_is_collected_is_not_lost(tmp_path):
     with interruptible():
         assert work(tmp_path / "runs", [folders[0].name], how, told.append) is None
     assert len(told) == 2
+
+
+def test_a_request_in_the_last_rollout_is_for_the_study(tmp_path):
+    """Mistake of ours: training came to its end, and the next run began."""
+    _, how, folders = prepared(tmp_path)
+    checkpoint = ExactCheckpoint(tmp_path / "exact")
+    with interruptible():
+        with ends_with_checkpoint(checkpoint, 60):
+            signal.raise_signal(signal.SIGTERM)
+        assert checkpoint.stop_requested
+        with pytest.raises(KeyboardInterrupt):
+            work(tmp_path / "runs", [folder.name for folder in folders], how, print)
+    # One that ends alone, such as that of `train`, has its agent.
+    with ends_with_checkpoint(checkpoint, 60):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_request_between_two_runs_leaves_no_claim(tmp_path, monkeypatch):
+    _, how, (folder,) = prepared(tmp_path)
+    release = Lease.release
+
+    def asked_and_release(lease):
+        signal.raise_signal(signal.SIGTERM)
+        release(lease)
+
+    monkeypatch.setattr(Lease, "release", asked_and_release)
+    with interruptible(), pytest.raises(KeyboardInterrupt):
+        execute(folder, how)
+    assert not (folder.path / LOCK).exists()
