@@ -27,6 +27,7 @@ from sb3_sparse.zoo.hyperparameters import (
     is_our_policy,
     read_setting,
 )
+from sb3_sparse.zoo.mistakes.searches import ChecksSearch
 from sb3_sparse.zoo.mistakes.settings import (
     about_evaluated,
     check_actions,
@@ -49,7 +50,8 @@ PIXEL_WRAPPER = {"sb3_sparse.pixels.PixelObservations": {"size": 84, "action_rep
 _POLICY = ("policy", "policy_kwargs")
 # What is overridden: a version of rl-zoo3 that never calls one of these would do something else without a word.
 OVERRIDDEN = (
-    *("read_hyperparameters", "_preprocess_hyperparams", "load_trial", "hyperparameters_optimization"),
+    *("read_hyperparameters", "_preprocess_hyperparams", "load_trial"),
+    *("hyperparameters_optimization", "objective"),
     *("_load_pretrained_agent", "_save_config", "_preprocess_action_noise"),
     *("setup_experiment", "create_log_folder", "create_envs"),
 )
@@ -72,7 +74,7 @@ def experiment_manager(reads_only: bool = False) -> type:
     for name in OVERRIDDEN:
         part(f"exp_manager.ExperimentManager.{name}")
 
-    class SparseExperimentManager(_WritesKeptSettings, _ChecksActions, _SearchesSparsity, _LeavesNothing, base):  # type: ignore[valid-type, misc]
+    class SparseExperimentManager(_WritesKeptSettings, _ChecksActions, ChecksSearch, _SearchesSparsity, _LeavesNothing, base):  # type: ignore[valid-type, misc]
         """See :func:`experiment_manager`."""
 
         trial_id: int | None
