@@ -16,6 +16,8 @@ from sb3_sparse.common.validation import whole_number
 
 # MuJoCo's mjMAXVAL.
 _NO_LIMIT = 1e10
+# In metadata: their speed is known to be right.
+_CORRECTED = "sb3_sparse_corrected_fps"
 
 
 class DMCWrapper(gym.Wrapper, RecordConstructorArgs):
@@ -124,9 +126,14 @@ def decision_metadata(env: gym.Env, action_repeat: int) -> dict[str, Any]:
     :param action_repeat: Its steps in a decision.
     """
     metadata, base = dict(env.metadata), env.unwrapped
-    if type(base).__module__ == "shimmy.dm_control_compatibility" and env.metadata is base.metadata:
-        # What shimmy says are milliseconds. A wrapper with words of its own, such as these, has put it right.
-        metadata["render_fps"] = 1 / base.dt  # type: ignore[attr-defined]
+    if type(base).__module__ == "shimmy.dm_control_compatibility" and not metadata.get(_CORRECTED):
+        # What shimmy says are milliseconds, for all its environments those of the newest. A wrapper that copies what it finds
+        # copies them, too; another number is one that somebody has put right.
+        wrong = (base.metadata["render_fps"], 1000 * base.dt)  # type: ignore[attr-defined]
+        if metadata.get("render_fps") in wrong:
+            metadata["render_fps"] = 1 / base.dt  # type: ignore[attr-defined]
+        # By the number alone one cannot tell: 10 decisions a second may be of steps that take 10 ms.
+        metadata[_CORRECTED] = True
     if isinstance(metadata.get("render_fps"), (int, float)):
         metadata["render_fps"] /= action_repeat
     return metadata

@@ -162,6 +162,8 @@ def main() -> None:
         record(options.name, options.benchmark)
         return
     if options.command == "age":
+        if _git("rev-parse", "--is-shallow-repository") == "true":
+            sys.exit("tables.py age: this clone is shallow, and lacks the commits that are counted: git fetch --unshallow")
         print(*(f"{since:4d}  {name}  {commit}" for since, name, commit in ages()), sep="\n")
         return
     for page in PAGES:

@@ -158,6 +158,35 @@ def test_videos_of_deepmind_control_play_at_their_real_speed(domain, task, decis
     assert PixelObservations(env, action_repeat=1).metadata["render_fps"] == pytest.approx(decisions_a_second)
 
 
+class Copying(gym.Wrapper):
+    """As users write wrappers."""
+
+    def __init__(self, env, **changes):
+        super().__init__(env)
+        self.metadata = {**env.metadata, **changes}
+
+
+def test_videos_play_at_their_real_speed_in_wrappers_that_copy_metadata():
+    """Mistake of ours: what was copied was taken for corrected."""
+    cheetah = make_dmc("cheetah", "run", render_mode="rgb_array")._given_env
+    copying = [lambda env: env, gym.wrappers.RenderCollection, lambda env: Copying(env, x=1)]
+    for below in copying:
+        copied = below(cheetah)
+        # Shimmy gives all its environments the speed of the newest.
+        make_dmc("humanoid", "run")
+        for env in (copied, below(cheetah)):
+            decisions = DMCWrapper(env, action_repeat=2)
+            assert decisions.metadata["render_fps"] == pytest.approx(50)
+            assert PixelObservations(env, action_repeat=4).metadata["render_fps"] == pytest.approx(25)
+            # A collection of pictures is none of another one.
+            for above in (copying[0], copying[2]):
+                assert DMCWrapper(above(decisions), action_repeat=5).metadata["render_fps"] == pytest.approx(10)
+    # The right number may be the wrong one: a step takes 10 ms.
+    for above in copying:
+        assert DMCWrapper(above(DMCWrapper(cheetah, action_repeat=10)), 1).metadata["render_fps"] == pytest.approx(10)
+    assert DMCWrapper(Copying(cheetah, render_fps=100), 2).metadata["render_fps"] == 50
+
+
 def test_videos_play_at_their_real_speed():
     env = gym.make("Pendulum-v1", render_mode="rgb_array")
     assert DMCWrapper(env, action_repeat=2).metadata["render_fps"] == env.metadata["render_fps"] / 2

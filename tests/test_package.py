@@ -29,8 +29,12 @@ release_check = runpy.run_path(str(ROOT / "scripts" / "release_check.py"))
 NOT_FOR_EVERYBODY = {"minatar", "docs"}
 
 
+def project():
+    return pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text())
+
+
 def settings():
-    return pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text())["project"]
+    return project()["project"]
 
 
 def requirements():
@@ -49,6 +53,14 @@ def test_one_version():
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
     newest = re.search(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
     assert re.fullmatch(rf"{re.escape(version)}|Unreleased \({re.escape(version)}\)", newest)
+
+
+def test_code_is_checked_for_the_oldest_python_that_is_allowed():
+    """Mistake of ours: mypy let pass what Python 3.10 lacks."""
+    (oldest,) = (allowed.version for allowed in SpecifierSet(settings()["requires-python"]) if allowed.operator == ">=")
+    tools = project()["tool"]
+    assert tools["mypy"]["python_version"] == oldest
+    assert tools["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
 
 
 def test_classifiers_name_the_pythons_that_are_allowed():

@@ -148,6 +148,26 @@ def test_a_record_is_as_old_as_every_script_in_its_command(tmp_path, monkeypatch
     assert {"sb3_sparse", "benchmarks/best_dense.py", "benchmarks/conv.py"} <= set(asked[0])
 
 
+def test_a_shallow_clone_knows_no_age(tmp_path, monkeypatch, capsys):
+    """Mistake of ours: every record was 0 commits behind there."""
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.example"]
+    subprocess.run(["git", "init", "--quiet", tmp_path / "whole"], check=True)
+    for message in ("one", "two"):
+        commit = [*git, "commit", "--quiet", "--allow-empty", "-m", message]
+        subprocess.run(commit, cwd=tmp_path / "whole", check=True)
+    for depth in ([], ["--depth", "1"]):
+        clone = ["git", "clone", "--quiet", *depth, f"file://{tmp_path}/whole", tmp_path / f"clone{len(depth)}"]
+        subprocess.run(clone, check=True)
+    monkeypatch.setattr("sys.argv", ["tables.py", "age"])
+    monkeypatch.setitem(tables["ages"].__globals__, "RECORDS", tmp_path)
+    monkeypatch.setitem(tables["ages"].__globals__, "ROOT", tmp_path / "clone0")
+    tables["main"]()
+    assert capsys.readouterr().out == "\n"
+    monkeypatch.setitem(tables["ages"].__globals__, "ROOT", tmp_path / "clone2")
+    with pytest.raises(SystemExit, match=r"^tables.py age: this clone is shallow, .*: git fetch --unshallow$"):
+        tables["main"]()
+
+
 def test_tables_of_a_study(tmp_path, monkeypatch, capsys):
     """Mistake of ours: groups of several tasks stood in one table of plasticity, under the same names."""
     tasks = ("dm_control/cheetah-run-v0", "dm_control/dog-run-v0")

@@ -45,7 +45,7 @@ def enjoy_safe(args: list[str]) -> Callable[[], None]:
     if not options.no_render:
         kwargs["render_mode"] = "human"
     env = make_vec_env(options.env, options.n_envs, seed=options.seed, env_kwargs=kwargs)
-    check_display(env)
+    check_display(env, options.env)
     try:
         model = agent.build(env, options.device, seed=options.seed, **without_buffer(agent.algorithm))
     except BaseException:

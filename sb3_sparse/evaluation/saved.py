@@ -68,8 +68,12 @@ class SavedAgent:
     @property
     def checksum(self) -> str:
         """SHA-256 of the file: says that agents are the same, whatever they are called."""
+        digest = hashlib.sha256()
         with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            # hashlib.file_digest is younger than Python 3.10.
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
 
 
 def find_saved(place: str | Path, best: bool = False) -> SavedAgent:

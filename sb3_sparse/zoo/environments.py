@@ -4,9 +4,10 @@ import difflib
 import importlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import gymnasium as gym
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sparse.atari import register_atari
 from sb3_sparse.dmc import register_dmc
@@ -94,25 +95,34 @@ def make_known(env_id: str) -> None:
         raise ValueError(f"unknown environment {env_id!r}." + (f" Did you mean {close[0]!r}?" if close else ""))
 
 
-def check_display(env: VecEnv) -> None:
+def check_display(env: VecEnv, env_id: str) -> None:
     """
     See whether environments can be shown in a window. Where MuJoCo finds no display for one, it ends the process, at the
     first reset.
 
     :param env: Just made. It is closed in case of an error.
+    :param env_id: What was asked for.
     :raises WrongSettingError: If there is a window of MuJoCo's in it, and no display.
     """
-    if has_display():
+    if has_display() or env.render_mode != "human" or not any(env.env_is_wrapped(_AroundMujoco)):
         return
-    while isinstance(env, VecEnvWrapper):
-        env = env.venv
-    for inner in getattr(env, "envs", ()):
-        if inner.render_mode == "human" and _is_mujoco(inner.unwrapped):
-            env.close()
-            raise WrongSettingError(
-                f"{inner.spec.id if inner.spec else inner} would be shown in a window, which needs a display, and neither "
-                "DISPLAY nor WAYLAND_DISPLAY is set: --no-render plays without one."
-            )
+    env.close()
+    raise WrongSettingError(
+        f"{env_id} would be shown in a window, which needs a display, and neither DISPLAY nor WAYLAND_DISPLAY is set: "
+        "--no-render plays without one."
+    )
+
+
+class _IsAroundMujoco(type):
+    def __instancecheck__(cls, env: Any) -> bool:
+        return _is_mujoco(env.unwrapped)
+
+
+class _AroundMujoco(gym.Wrapper, metaclass=_IsAroundMujoco):
+    """
+    Any wrapper around an environment of MuJoCo, as SB3's ``Monitor`` is. Environments in other processes cannot be looked at
+    from here, but asked whether they are wrapped by such a class.
+    """
 
 
 def _is_mujoco(env: gym.Env) -> bool:

@@ -28,6 +28,7 @@ from sb3_sparse.zoo.hyperparameters import (
     is_our_policy,
     read_setting,
 )
+from sb3_sparse.zoo.mistakes.searches import ChecksSearch
 from sb3_sparse.zoo.mistakes.settings import (
     about_evaluated,
     check_actions,
@@ -74,7 +75,7 @@ def experiment_manager(reads_only: bool = False) -> type:
     for name in OVERRIDDEN:
         part(f"exp_manager.ExperimentManager.{name}")
 
-    class SparseExperimentManager(_WritesKeptSettings, _ChecksActions, _SearchesSparsity, _LeavesNothing, base):  # type: ignore[valid-type, misc]
+    class SparseExperimentManager(_WritesKeptSettings, _ChecksActions, ChecksSearch, _SearchesSparsity, _LeavesNothing, base):  # type: ignore[valid-type, misc]
         """See :func:`experiment_manager`."""
 
         trial_id: int | None

@@ -79,9 +79,9 @@ def _get_model_path(*args: Any) -> tuple[str, str, str]:
 
 
 def _with_a_display(create_env: Callable[..., VecEnv]) -> Callable[..., VecEnv]:
-    def create_checked_env(*args: Any, **kwargs: Any) -> VecEnv:
-        env = create_env(*args, **kwargs)
-        check_display(env)
+    def create_checked_env(env_id: str, *args: Any, **kwargs: Any) -> VecEnv:
+        env = create_env(env_id, *args, **kwargs)
+        check_display(env, env_id)
         return env
 
     return create_checked_env

@@ -12,7 +12,6 @@ from importlib import metadata
 
 import pytest
 import stable_baselines3
-import torch
 
 import sb3_sparse
 from sb3_sparse.cli import COMMANDS, main
@@ -44,7 +43,6 @@ def test_versions_in_one_line(option, capsys):
         f"sb3-sparse {sb3_sparse.__version__} (torch {metadata.version('torch')}, stable-baselines3 "
         f"{stable_baselines3.__version__}, Python {platform.python_version()})\n"
     )
-    assert metadata.version("torch") == torch.__version__
 
 
 @pytest.fixture

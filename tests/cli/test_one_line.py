@@ -21,6 +21,7 @@ pytest.importorskip("rl_zoo3")
 
 SAC_ON_PENDULUM = ("--algo", "sac", "--env", "Pendulum-v1")
 TRAIN = ("train", *SAC_ON_PENDULUM, "-n", "3", "--eval-freq", "-1")
+TUNE = ("tune", *SAC_ON_PENDULUM, "-n", "3", "--n-trials", "2", "--n-evaluations", "1", "--no-optim-plots")
 ENJOY = ("enjoy", *SAC_ON_PENDULUM, "--no-render", "-n", "3")
 DESCRIBE = ("describe", "--env", "Pendulum-v1")
 EVALUATE = ("evaluate", "sac.zip", "--env", "Pendulum-v1", "-n", "1")
@@ -214,6 +215,29 @@ def test_options(args, expected, said):
 )
 def test_files(args, expected, said):
     assert expected in said(*args)
+
+
+@pytest.mark.parametrize("setting", ["target_entropy:'none'", "ent_coef:'auto_-1'"])
+def test_a_search_says_what_training_says(setting, said):
+    """Mistake of ours: it ended in a traceback, below that of Optuna, whose trial had failed."""
+    small = ["-params", "policy:'MlpPolicy'", "policy_kwargs:dict(net_arch=[8])", setting]
+    assert said(*TUNE, *small, "--storage", "study.log") == said(*TRAIN, *small).replace("train", "tune")
+    # No trial was begun.
+    assert not os.path.exists("study.log")
+
+
+def test_a_search_in_which_every_trial_fails_says_why(folder, monkeypatch):
+    """Mistake of ours, as of rl-zoo3: it ended in a traceback of Optuna, which had no best trial."""
+    monkeypatch.chdir(folder)
+    small = ["-params", "policy:'MlpPolicy'", "policy_kwargs:dict(net_arch=[8])", "--env-kwargs", "wrong:'step'"]
+    gym.register("OfSomebody-v0", OfSomebody, max_episode_steps=5)
+    try:
+        with pytest.raises(
+            SystemExit, match=r"^sb3-sparse tune: no trial .* came to its end\. The last error, .* ValueError: of somebody$"
+        ):
+            main([*TUNE, "--env", "OfSomebody-v0", *small])
+    finally:
+        del gym.registry["OfSomebody-v0"]
 
 
 def test_statistics_beside_an_agent_that_are_none(said, folder):

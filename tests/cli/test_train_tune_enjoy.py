@@ -328,6 +328,9 @@ def test_a_window_needs_a_display(tmp_path, monkeypatch):
         main([*play, "--no-render"])
         if not wrapper:
             main([*play, "--env-kwargs", "render_mode:None"])
+            # In processes of their own.
+            with pytest.raises(SystemExit, match=f"sb3-sparse enjoy: {env_id} {sentence}"):
+                main([*play, "--n-envs", "2"])
             save_safe(model, "agent.safetensors")
             with pytest.raises(SystemExit, match=f"sb3-sparse enjoy: .* {sentence}"):
                 main(["enjoy", "-i", "agent.safetensors", "--env", env_id])

@@ -1,5 +1,6 @@
 """Agents in files: whose they are, and what belongs to them."""
 
+import hashlib
 import pickle
 from collections import OrderedDict
 from pathlib import Path
@@ -64,6 +65,15 @@ def test_every_algorithm_of_rl_zoo3_and_of_this_package_is_known():
 
     known = algorithms()
     assert {name: ALGORITHMS[name] for name in known} == known
+
+
+def test_checksums_need_nothing_that_python_3_10_lacks(tmp_path, monkeypatch):
+    """Mistake of ours: the command that evaluates ended in an AttributeError there."""
+    monkeypatch.delattr(hashlib, "file_digest", raising=False)
+    for size in (0, 1, 1 << 20, (1 << 20) + 1):
+        content = np.random.default_rng(0).bytes(size)
+        (tmp_path / "agent.zip").write_bytes(content)
+        assert SavedAgent(tmp_path / "agent.zip").checksum == hashlib.sha256(content).hexdigest()
 
 
 def test_an_agent_is_found_with_and_without_ending(tmp_path):

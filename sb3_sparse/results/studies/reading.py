@@ -59,6 +59,9 @@ class Result:
     evaluations: Series | None
     """Mean return of each evaluation while it was trained."""
     plasticity: dict[str, Series]
+    """Finite numbers alone."""
+    first: dict[str, float]
+    """What each of these series began with, finite or not."""
     not_finite: dict[str, float]
     """Series that end without a finite number, or ``"evaluations"`` that lack one anywhere; and the step of the first."""
 
@@ -267,6 +270,7 @@ def _result(folder: Path, done: Mapping[str, Any]) -> Result:
         timesteps=int(done["timesteps"]),
         evaluations=None if evaluations is None or not len(_finite(evaluations).x) else _finite(evaluations),
         plasticity={name: thinned(series) for name, series in curves.items()},
+        first={name: float(plasticity[name].y[0]) for name in curves},
         not_finite=not_finite,
     )
 

@@ -39,7 +39,7 @@ def _run_row(run: StudyRun, group: str, axes: Sequence[str], metrics: Sequence[s
         **{f"axis:{name}": _cell(run.axes.get(name)) for name in axes},
         **{"seed": _cell(run.seed), "group": group},
         **{_column(name): _cell(run.values.get(name)) for name in metrics},
-        **({f"first_{name}": float(series.y[0]) for name, series in result.plasticity.items()} if result else {}),
+        **({f"first_{name}": value if np.isfinite(value) else "" for name, value in result.first.items()} if result else {}),
         "final_episodes": len(result.returns) if result else "",
         "total_parameters": sum(total for total, _ in counts) if result else "",
         "learnable_parameters": sum(learnable for _, learnable in counts) if result else "",

@@ -1,5 +1,7 @@
 """Which runs are put together, and which are kept apart."""
 
+import csv
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from sb3_sparse.results.studies.grouping import group_study
 from sb3_sparse.results.studies.reading import read_study
 from sb3_sparse.results.studies.scaling import LEARNABLE, TOTAL, horizontal_axes, place, scaling_lines
 from sb3_sparse.results.studies.summary import summarize
+from sb3_sparse.results.studies.tables import runs_csv
 from tests.results.studies.made import make_study, write_run
 
 
@@ -140,6 +143,25 @@ def test_what_diverged_has_no_end(tmp_path):
     assert said.startswith(
         "sick has no finite number in critic_srank (step 300), critic_fau (step 400), evaluations (step 300)"
     )
+
+
+def test_what_did_not_begin_with_a_number_has_no_first_one(tmp_path):
+    """Mistake of ours: the first finite number stood for the first measurement."""
+    steps, nan, inf = [100, 200, 300], float("nan"), float("inf")
+    series = {"whole": [3, 1, 2], "infinite": [inf, 1, 2], "late": [nan, nan, 2], "lost": [4, nan, inf], "never": [nan] * 3}
+    write_run(tmp_path, {"seed": 0}, [1.0], plasticity={"timesteps": steps, **series})
+    write_run(tmp_path, {"seed": 1})
+    study = read_study(tmp_path)
+    finished, unfinished = csv.DictReader(runs_csv(study, group_study(study).groups, []).splitlines())
+    cells = {name: (finished.get(f"first_{name}"), finished.get(f"final_{name}")) for name in series}
+    assert cells == {
+        "whole": ("3.0", "2.0"),
+        "infinite": ("", "2.0"),
+        "late": ("", "2.0"),
+        "lost": ("4.0", None),
+        "never": (None, None),
+    }
+    assert unfinished["first_whole"] == ""
 
 
 def test_curves_are_means_over_runs(tmp_path):
