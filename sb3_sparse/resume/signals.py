@@ -10,7 +10,7 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
-from sb3_sparse.common.interrupts import SIGNALS
+from sb3_sparse.common.interrupts import SIGNALS, told_when_unread
 from sb3_sparse.resume.checkpoint import ExactCheckpoint, StoppedOnRequest
 from sb3_sparse.resume.environments.vec_env import vec_layers
 from sb3_sparse.resume.environments.worker import in_workers
@@ -57,7 +57,8 @@ def check_request() -> None:
 @contextmanager
 def ends_with_checkpoint(checkpoint: ExactCheckpoint, patience: float, envs: Iterable[VecEnv] = ()) -> Iterator[None]:
     """
-    Inside, one of these signals asks for a checkpoint and the end; training then raises :class:`StoppedOnRequest`.
+    Inside, one of these signals asks for a checkpoint and the end, as does output that nobody reads any more; training then
+    raises :class:`StoppedOnRequest`.
 
     A second one, another signal or the same a second later, ends the process at once, as if nobody had asked for anything.
 
@@ -78,7 +79,8 @@ def ends_with_checkpoint(checkpoint: ExactCheckpoint, patience: float, envs: Ite
     waiting = _Waiting(checkpoint, patience)
     before = {number: signal.signal(number, waiting.asked) for number in SIGNALS}
     try:
-        yield
+        with told_when_unread(waiting.stop):
+            yield
     finally:
         waiting.over()
         for number, handler in before.items():
@@ -115,6 +117,10 @@ class _Waiting:
         self._timer = threading.Timer(self._patience, self._give_up)
         self._timer.daemon = True
         self._timer.start()
+
+    def stop(self) -> None:
+        """Nobody reads the output any more."""
+        self._checkpoint.stop_requested = True
 
     def over(self) -> None:
         """Nothing is waited for any more."""

@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalC
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sparse.common.files import written_beside
-from sb3_sparse.common.interrupts import ClosedOutput, is_unread, told_when_unread
+from sb3_sparse.common.interrupts import ClosedOutput, is_unread
 from sb3_sparse.common.sb3_models import all_callbacks
 from sb3_sparse.common.validation import positive, whole_number
 from sb3_sparse.resume import ExactCheckpoint, resume_exact
@@ -96,6 +96,8 @@ class _SaysWhatCameOfIt:
     """Where nobody reads the output any more, which ends training."""
 
     save_path: str
+    # The agent that went on.
+    resumed: BaseAlgorithm | None = None
 
     def learn(self, model: BaseAlgorithm) -> None:
         if is_unread():
@@ -104,9 +106,10 @@ class _SaysWhatCameOfIt:
         super().learn(model)  # type: ignore[misc]
 
     def save_trained_model(self, model: BaseAlgorithm) -> None:
-        super().save_trained_model(model)  # type: ignore[misc]
+        trained = self.resumed or model
+        super().save_trained_model(trained)  # type: ignore[misc]
         if is_unread():
-            raise ClosedOutput(f"training has ended, the agent after {model.num_timesteps} steps is in {self.save_path}.")
+            raise ClosedOutput(f"training has ended, the agent after {trained.num_timesteps} steps is in {self.save_path}.")
 
 
 def exactly(base: type, exact: ExactRun) -> type:
@@ -124,7 +127,6 @@ def exactly(base: type, exact: ExactRun) -> type:
         """See :func:`exactly`."""
 
         every = exact.every
-        resumed: BaseAlgorithm | None = None
         read: dict[str, str]
 
         def __init__(self, *args: Any, **kwargs: Any):
@@ -167,18 +169,11 @@ def exactly(base: type, exact: ExactRun) -> type:
                 super().learn(model)
                 return
             envs = [*filter(None, [model.get_env()]), *_evaluated(self.callbacks)]
-
-            def stop() -> None:
-                checkpoint.stop_requested = True
-
-            with told_when_unread(stop), ends_with_checkpoint(checkpoint, exact.patience, envs):
+            with ends_with_checkpoint(checkpoint, exact.patience, envs):
                 if exact.resume is None or not checkpoints(checkpoint.path):
                     super().learn(model)
                 else:
                     self.resumed = resume_exact(checkpoint.path, env=model.get_env(), callback=self.callbacks)
-
-        def save_trained_model(self, model: BaseAlgorithm) -> None:
-            super().save_trained_model(self.resumed or model)
 
     return ExactManager
 
