@@ -111,6 +111,31 @@ def test_a_script_that_fails_or_has_no_table_leaves_nothing(code, tmp_path, monk
     assert not (tmp_path / "records").exists()
 
 
+def test_the_picture_of_sizes_is_of_the_groups_of_a_study(tmp_path, monkeypatch):
+    script = runpy.run_path(str(ROOT / "scripts" / "size_picture.py"))
+    header = ["axis:sparsity", *script["SIZES"], *script["RETURN"]]
+    groups = [("0.8", 400, 80, 8, 7, 9), ("0.8", 100, 20, 4, 3, 5), ("0", 100, 100, 5, 4, 6), ("0.9", 400, 40, 9, 8, 9.5)]
+    with (tmp_path / "made_groups.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([header, *groups])
+    for name, value in (("STUDIES", tmp_path), ("PICTURE", tmp_path / "size.png")):
+        monkeypatch.setitem(script["main"].__globals__, name, value)
+    monkeypatch.setattr("sys.argv", ["size_picture.py", "made"])
+    script["main"]()
+    assert (tmp_path / "size.png").stat().st_size > 10_000
+    with (tmp_path / "size.csv").open(newline="") as file:
+        _, *drawn = csv.reader(file)
+    assert [row[1:] for row in drawn] == [
+        ["dense", "100", "5.0", "4.0", "6.0"],
+        ["ours, S = 0.8", "100", "4.0", "3.0", "5.0"],
+        ["ours, S = 0.8", "400", "8.0", "7.0", "9.0"],
+        ["ours, S = 0.9", "400", "9.0", "8.0", "9.5"],
+        ["dense", "100", "5.0", "4.0", "6.0"],
+        ["ours, S = 0.8", "20", "4.0", "3.0", "5.0"],
+        ["ours, S = 0.8", "80", "8.0", "7.0", "9.0"],
+        ["ours, S = 0.9", "40", "9.0", "8.0", "9.5"],
+    ]
+
+
 def test_the_picture_of_the_readme_is_drawn_from_the_records():
     headline = runpy.run_path(str(ROOT / "scripts" / "headline.py"))
     with headline["PICTURE"].with_suffix(".csv").open(newline="") as file:
