@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Any
 
 import sb3_sparse
-from sb3_sparse.common.interrupts import ClosedOutput, is_unread, watched_output
+from sb3_sparse.common.interrupts import ClosedOutput, watched_output
 
 USAGE = """\
 usage: sb3-sparse COMMAND [options]
@@ -65,8 +65,6 @@ def main(argv: list[str] | None = None) -> None:
     try:
         with watched_output(goes_on=is_work):
             _run(args)
-            if is_unread():
-                raise ClosedOutput
     except KeyboardInterrupt:
         # Training and studies end by themselves then, with what they have.
         _tell(f"{name}: interrupted")

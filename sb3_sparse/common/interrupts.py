@@ -1,14 +1,15 @@
 """What stops a program halfway: Ctrl-C and SIGTERM, which can be put off, and output that nobody reads any more."""
 
 import errno
-import io
 import os
+import select
 import signal
+import stat
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any, BinaryIO, cast
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, TextIO, cast
 
 # What asks a program to stop, by handlers that may raise an exception: what schedulers send before they kill, and Ctrl-C.
 # Windows has no SIGUSR1.
@@ -19,7 +20,7 @@ class ClosedOutput(Exception):
     """Nobody reads what is printed any more, and the work has ended of it: what has come of it."""
 
 
-class _Lost:
+class _Watch:
     """What became of standard output, while it is watched."""
 
     def __init__(self, goes_on: bool) -> None:
@@ -27,45 +28,76 @@ class _Lost:
         self.error: OSError | None = None
         self.told: list[Callable[[], None]] = []
 
-    @property
-    def is_unread(self) -> bool:
-        return self.error is not None and self.error.errno == errno.EPIPE
-
-    def __call__(self, error: OSError) -> None:
+    def lost(self, error: OSError) -> None:
+        """Something could not be printed."""
         self.error = self.error or error
         if not self.goes_on:
-            if error.errno in _NOBODY:
-                raise ClosedOutput from error
-            raise error
+            self.check()
         if self.is_unread:
             for tell in self.told:
                 tell()
 
+    @property
+    def is_unread(self) -> bool:
+        return self.error is not None and self.error.errno == errno.EPIPE
 
-class _File(io.FileIO):
-    """A file that is printed to. What cannot be written is left out, and told."""
+    def check(self) -> None:
+        if self.is_unread:
+            raise ClosedOutput from self.error
+        if self.error is not None:
+            raise self.error
 
-    def __init__(self, number: int, lost: Callable[[OSError], None]):
-        super().__init__(number, "w", closefd=False)
-        self._lost = lost
 
-    def write(self, data: Any) -> int:
+class _Stream:
+    """A stream to print to. What cannot be printed is left out, and told."""
+
+    def __init__(self, stream: Any, lost: Callable[[OSError], None]):
+        self.stream, self._lost = stream, lost
+
+    def write(self, text: str) -> int:
+        return self._try(lambda: self.stream.write(text), len(text))
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        self._try(lambda: self.stream.writelines(lines), None)
+
+    def flush(self) -> None:
+        self._try(self.stream.flush, None)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def _try(self, action: Callable[[], Any], otherwise: Any) -> Any:
         try:
-            return super().write(data)
+            return action()
         except OSError as error:
-            if error.errno in _NOBODY:
-                # Whatever else writes there, such as C or another process, is not told of it.
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, self.fileno())
+            self._forget()
+            if not _is_terminal(self.stream, error):
+                self._lost(error)
+            return otherwise
+
+    def _forget(self) -> None:
+        """What waits to be written: Python would try it again at its end, and end with another status."""
+        with suppress(OSError, ValueError, AttributeError):
+            number = self.stream.fileno()
+            file, nowhere = os.dup(number), os.open(os.devnull, os.O_WRONLY)
+            try:
+                os.dup2(nowhere, number)
+                self.stream.flush()
+            finally:
+                os.dup2(file, number)
+                os.close(file)
                 os.close(nowhere)
-            self._lost(error)
-            return memoryview(data).nbytes
 
 
-# A pipe whose reader has gone, as after ``| head`` or where Ctrl-C ended ``tee`` as well; a terminal that has gone.
-_NOBODY = (errno.EPIPE, errno.EIO)
+def _is_terminal(stream: Any, error: OSError) -> bool:
+    """Whether what cannot be written was for a terminal that has gone: a process that has not was told to stay."""
+    with suppress(OSError, ValueError, AttributeError):
+        return error.errno == errno.EIO and stat.S_ISCHR(os.fstat(stream.fileno()).st_mode)
+    return False
+
+
 # One inside another, where a command calls a command: the first has the file.
-_watches: list[_Lost] = []
+_watches: list[_Watch] = []
 
 
 @contextmanager
@@ -73,55 +105,66 @@ def watched_output(goes_on: bool) -> Iterator[None]:
     """
     Inside, what is printed to standard output or standard error, and cannot be written, does not end what is at work halfway.
 
-    Streams that are no files, as in notebooks, stay what they are.
+    Where a terminal has gone, nothing is said.
 
     :param goes_on: Whether work goes on then, and asks :func:`is_unread` where it can end.
-    :raises ClosedOutput: If it does not, and nobody reads standard output any more.
-    :raises OSError: After the work, or if it does not go on, if standard output could not be written for another reason.
+    :raises ClosedOutput: If nobody reads standard output any more: at once, or after the work if that goes on.
+    :raises OSError: If it could not be written for another reason, such as a full disk; likewise.
     """
-    lost = _Lost(goes_on)
-    given = sys.stdout, sys.stderr
-    ours = _watched(sys.stdout, lost), _watched(sys.stderr, lambda error: None)
-    sys.stdout, sys.stderr = ours
-    _watches.append(lost)
+    watch, given = _Watch(goes_on), (sys.stdout, sys.stderr)
+    output = None if sys.stdout is None else _Stream(sys.stdout, watch.lost)
+    errors = output if given[0] is given[1] else None if sys.stderr is None else _Stream(sys.stderr, lambda error: None)
+    sys.stdout, sys.stderr = cast(TextIO, output), cast(TextIO, errors)
+    _watches.append(watch)
     try:
         yield
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        if lost.error is not None and lost.error.errno not in _NOBODY:
-            raise lost.error
+        _end(watch)
+    except SystemExit as ended:
+        if not ended.code:
+            _end(watch)
+        raise
     finally:
         _watches.pop()
-        sys.stdout, sys.stderr = given
         # Whoever has them still, such as a log, goes on with them.
-        lost.goes_on = True
-        for stream in set(ours) - set(given):
-            stream.flush()
+        watch.goes_on = True
+        # Somebody may have put something else there.
+        if sys.stdout is output:
+            sys.stdout = given[0]
+        if sys.stderr is errors:
+            sys.stderr = given[1]
+        for stream in filter(None, (output, errors)):
+            # Or have taken them apart.
+            with suppress(ValueError):
+                stream.flush()
 
 
-def _watched(stream: Any, lost: Callable[[OSError], None]) -> Any:
-    """The same stream, to the same file, of which what cannot be written is told."""
-    buffer = getattr(stream, "buffer", None)
-    raw = getattr(buffer, "raw", buffer)
-    # A console of Windows is another kind of file.
-    if type(stream) is not io.TextIOWrapper or type(raw) is not io.FileIO:
-        return stream
-    stream.flush()
-    file = _File(raw.fileno(), lost)
-    return io.TextIOWrapper(
-        # Unbuffered streams have no buffer between.
-        cast(BinaryIO, file if buffer is raw else io.BufferedWriter(file)),
-        encoding=stream.encoding,
-        errors=stream.errors,
-        line_buffering=stream.line_buffering,
-        write_through=stream.write_through,
-    )
+def _end(watch: _Watch) -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    watch.check()
 
 
 def is_unread() -> bool:
     """Whether nobody reads :func:`watched_output` any more, so that work should end: a pipe without a reader."""
-    # Where a terminal has gone and the process has not, it was told to stay.
-    return bool(_watches) and _watches[0].is_unread
+    if not _watches:
+        return False
+    watch = _watches[0]
+    if watch.error is None and _has_no_reader():
+        watch.error = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+    return watch.is_unread
+
+
+def _has_no_reader() -> bool:
+    """Whether the system says so before anything is printed. Without poll, as on Windows, nothing is known."""
+    with suppress(OSError, ValueError, AttributeError):
+        number = sys.stdout.fileno()
+        # Of a terminal that has gone it says the same.
+        if not stat.S_ISFIFO(os.fstat(number).st_mode):
+            return False
+        output = select.poll()
+        output.register(number, 0)
+        return any(state & select.POLLERR for _, state in output.poll(0))
+    return False
 
 
 @contextmanager

@@ -96,12 +96,15 @@ class _SaysWhatCameOfIt:
     """Where nobody reads the output any more, which ends training."""
 
     save_path: str
+    # Whether the folder of the run was made here.
+    is_new: bool
     # The agent that went on.
     resumed: BaseAlgorithm | None = None
 
     def learn(self, model: BaseAlgorithm) -> None:
         if is_unread():
-            shutil.rmtree(self.save_path, ignore_errors=True)
+            if self.is_new:
+                shutil.rmtree(self.save_path, ignore_errors=True)
             raise ClosedOutput("nothing was trained.")
         super().learn(model)  # type: ignore[misc]
 

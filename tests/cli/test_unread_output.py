@@ -1,5 +1,6 @@
 """Commands whose output nobody reads any more, or that cannot be written: nothing that they made is lost."""
 
+import csv
 import os
 import re
 import signal
@@ -46,6 +47,7 @@ def begun(tmp_path):
 
     yield begin
     for process in processes:
+        # Sweeps have processes of their own, which end with their input.
         process.kill()
         process.wait()
         for pipe in filter(None, (process.stdout, process.stderr)):
@@ -104,51 +106,58 @@ def test_exact_runs_end_with_a_checkpoint(begun, tmp_path):
     assert newest_checkpoint(run) > newest
 
 
+def test_a_run_that_goes_on_keeps_its_folder(begun, tmp_path):
+    """Mistake of ours: where it had no checkpoint yet, all that it had was deleted."""
+    begins = begun(*PPO_TRAINS, "--exact-checkpoint-freq", "100000", "--save-freq", "100")
+    assert any("total_timesteps" in line for line in begins.stdout)
+    begins.kill()
+    begins.communicate()
+    before = {path for path in tmp_path.glob("logs/ppo/CartPole-v1_1/**/*") if path.name != "lock.json"}
+    process = begun("train", "--resume", "logs/ppo/CartPole-v1_1")
+    process.stdout.close()
+    process.stdout = None
+    assert "nothing was trained" in process.communicate(timeout=120)[1]
+    assert process.returncode == UNREAD
+    assert {path for path in before if "rl_model" in path.name}
+    assert before <= {*tmp_path.glob("logs/ppo/CartPole-v1_1/**/*")}
+
+
 def newest_checkpoint(run: Path) -> int:
     return max(int(path.name.rpartition("-")[2]) for path in (run / "exact").glob("checkpoint-*"))
 
 
-def begun_study(begun, folder, **arms):
-    plan = cartpole(study="a", axes={"arm": {name: {"n_timesteps": steps} for name, steps in arms.items()}, "seed": 1})
-    (folder / "plan.yml").write_text(yaml.safe_dump(plan, sort_keys=False))
-    return begun("sweep", "plan.yml", "--backend", "processes", "--jobs", "2", "--no-estimate", start_new_session=True)
-
-
-def checkpoints_of_the_long_run(folder: Path) -> list[Path]:
-    (run,) = folder.glob("logs/sweeps/a/runs/arm-long*")
-    assert not (run / "exact" / "lock.json").exists()
-    return list((run / "exact").glob("checkpoint-*"))
-
-
-def test_a_study_ends_with_checkpoints(begun, tmp_path):
-    """Mistake of ours: the processes of the other runs were killed."""
-    status, said = unread_after(begun_study(begun, tmp_path, short=200, long=10_000_000), "begins  arm-long")
-    assert status == EXIT_STATUS, said
-    assert "1 are left, stopped: the same command goes on" in said
-    assert checkpoints_of_the_long_run(tmp_path)
-
-
-def test_a_study_ends_with_checkpoints_where_ctrl_c_ends_its_reader_too(begun, tmp_path):
-    process = begun_study(begun, tmp_path, long=10_000_000)
+@pytest.mark.parametrize("ctrl_c", [False, True])
+def test_a_study_ends_with_checkpoints(ctrl_c, begun, tmp_path):
+    """Mistake of ours: the processes of the runs were killed."""
+    plan = cartpole(study="a", n_timesteps=10_000_000)
+    (tmp_path / "plan.yml").write_text(yaml.safe_dump(plan, sort_keys=False))
+    process = begun("sweep", "plan.yml", "--backend", "processes", "--jobs", "1", "--no-estimate", start_new_session=True)
     assert any("begins" in line for line in process.stdout)
-    while not list(tmp_path.glob("logs/sweeps/a/runs/arm-long*/exact/lock.json")):
+    while not list(tmp_path.glob("logs/sweeps/a/runs/*/exact/lock.json")):
         assert process.poll() is None
         time.sleep(0.1)
     process.stdout.close()
     process.stdout = None
-    process.send_signal(signal.SIGINT)
+    if ctrl_c:
+        process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == EXIT_STATUS, said
-    assert checkpoints_of_the_long_run(tmp_path)
+    assert "1 are left, stopped: the same command goes on" in said
+    (exact,) = tmp_path.glob("logs/sweeps/a/runs/*/exact")
+    assert list(exact.glob("checkpoint-*"))
+    assert not (exact / "lock.json").exists()
 
 
 def test_a_search_writes_its_report(begun, tmp_path):
     pytest.importorskip("optuna")
     options = ("--n-trials", "200", "-n", "600", "--n-startup-trials", "1", "--n-evaluations", "1", "--no-optim-plots")
     process = begun("tune", *PPO_TRAINS[1:-2], *options)
-    status, said = unread_after(process, "Optimizing")
+    status, said = unread_after(process, "Sampler")
     assert status == UNREAD, said
     assert {path.suffix for path in tmp_path.glob("logs/ppo/report_*")} == {".csv", ".pkl"}
+    (report,) = tmp_path.glob("logs/ppo/report_*.csv")
+    with report.open(newline="") as file:
+        assert 1 <= len(list(csv.DictReader(file))) < 5
 
 
 def test_output_that_cannot_be_written_is_said_after_the_work(begun, tmp_path):
