@@ -165,7 +165,7 @@ def test_output_that_cannot_be_written_is_said_after_the_work(begun, tmp_path):
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full")
     with open("/dev/full", "w") as full:
-        process = begun(*SAC_TRAINS, "-n", "1000", stdout=full)
+        process = begun(*SAC_TRAINS, "-n", "1000", stdout=full, unbuffered="")
         said = process.stderr.read()
     assert process.wait() == 1
     assert said.splitlines()[-1].startswith("sb3-sparse train: [Errno 28] No space left on device"), said
