@@ -66,6 +66,9 @@ class _Stream:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
+    def __reduce__(self) -> Any:
+        raise TypeError(f"cannot copy or pickle {self.stream!r}, as any file")
+
     def _try(self, action: Callable[[], Any], otherwise: Any) -> Any:
         try:
             return action()

@@ -1,9 +1,11 @@
 """Output that nobody reads, or that cannot be written."""
 
 import contextlib
+import copy
 import errno
 import io
 import os
+import pickle
 import sys
 
 import pytest
@@ -147,6 +149,14 @@ def test_a_stream_that_is_kept_writes_into_no_other_file(tmp_path, monkeypatch):
     with (tmp_path / "agent").open("w") as agent, pytest.raises(ValueError, match="closed file"):
         kept.write(str(agent.write("precious")))
     assert (tmp_path / "agent").read_text() == "precious"
+
+
+@pytest.mark.parametrize("action", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_no_more_than_a_file_is_it_copied(action, tmp_path, monkeypatch):
+    with (tmp_path / "log").open("w") as log:
+        monkeypatch.setattr(sys, "stdout", log)
+        with watched_output(goes_on=True), pytest.raises(TypeError, match="cannot copy or pickle"):
+            action(sys.stdout)
 
 
 def test_a_stream_that_somebody_replaces_stays(tmp_path, monkeypatch):
