@@ -116,7 +116,7 @@ def watched_output(goes_on: bool) -> Iterator[None]:
     """
     watch, given = _Watch(goes_on), (sys.stdout, sys.stderr)
     output = None if sys.stdout is None else _Stream(sys.stdout, watch.lost)
-    errors = output if given[0] is given[1] else None if sys.stderr is None else _Stream(sys.stderr, lambda error: None)
+    errors = None if sys.stderr is None else _Stream(sys.stderr, lambda error: None)
     sys.stdout, sys.stderr = cast(TextIO, output), cast(TextIO, errors)
     _watches.append(watch)
     try:
