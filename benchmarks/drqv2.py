@@ -154,11 +154,12 @@ def compare(args, clock):
     print_ratios("Heads (online forward and backward, target forward)", found, (wide, sparse))
 
     updates = {name: (lambda model=model: model.train(1, args.batch)) for name, model in models.items()}
-    updates[f"{wide}, bfloat16"] = in_bfloat16(updates[wide])
+    updates |= {f"{name}, bfloat16": in_bfloat16(updates[name]) for name in (wide, sparse)}
     baseline = plain(*shared)
     updates["plain, width 1"] = lambda: baseline.update(args.batch)
     whole = alternate(updates, args.pairs, clock=clock)
-    print_ratios("Updates", whole, (wide, sparse), (f"{wide}, bfloat16", sparse), ("plain, width 1", "width 1, dense"))
+    pairs = (wide, sparse), (f"{wide}, bfloat16", f"{sparse}, bfloat16"), ("plain, width 1", "width 1, dense")
+    print_ratios("Updates", whole, *pairs)
 
     rows = []
     for name, model in models.items():

@@ -213,6 +213,7 @@ def impala(n_steps, rounds, clock, width, sparsity):
         "ours, dense": ours(n_steps, encoder="impala", width_scale=width),
         "ours, dense, bfloat16": ours(n_steps, encoder="impala", width_scale=width),
         f"ours, S = {sparsity}": ours(n_steps, encoder="impala", width_scale=width, sparsity=sparsity),
+        f"ours, S = {sparsity}, bfloat16": ours(n_steps, encoder="impala", width_scale=width, sparsity=sparsity),
     }
     compare(f"IMPALA x{width}", contenders, rounds, clock)
 

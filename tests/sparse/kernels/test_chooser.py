@@ -157,7 +157,7 @@ def test_measuring_draws_nothing_and_leaves_nothing_behind(fresh):
 
 
 def test_only_what_can_run_is_measured(fresh):
-    assert choose_backend(CPU, th.bfloat16, Topology.random(*LAYER)).name == "dense"
+    assert choose_backend(CPU, th.complex64, Topology.random(*LAYER)).name == "dense"
     assert choose_backend(CPU, th.float64, Topology.random(*LAYER)).name in ("dense", "csr")
 
 
@@ -219,7 +219,9 @@ def test_deterministic_measures_nothing_and_is_the_same_in_every_process(fresh, 
         ((64, 64), 0.2, 8, th.float32, "dense"),
         ((64, 64), 0.2, 256, th.float32, "blocked"),
         ((70_000, 512), 0.1, 256, th.float32, "blocked"),
-        ((2048, 512), 0.1, 256, th.bfloat16, "dense"),
+        ((2048, 512), 0.1, 256, th.bfloat16, "blocked"),
+        ((2048, 512), 0.6, 256, th.float32, "blocked"),
+        ((2048, 512), 0.6, 256, th.float16, "dense"),
         ((2048, 512), 0.5, 256, th.float64, "dense"),
         ((2048, 512), 0.05, 256, th.float64, "csr" if "csr" in available_backends("cpu", th.float64) else "dense"),
     ],
@@ -285,7 +287,7 @@ def test_peeking_is_settled_where_nothing_will_be_measured(fresh, monkeypatch):
     for mode in ("auto", "deterministic"):
         monkeypatch.setenv(BACKEND_VARIABLE, mode)
         assert peek_backend(CPU, th.float32, Topology.random((8, 8), 10, 0)) == (BACKENDS["dense"], True)
-        assert peek_backend(CPU, th.bfloat16, Topology.random(*LAYER)) == (BACKENDS["dense"], True)
+        assert peek_backend(CPU, th.complex64, Topology.random(*LAYER)) == (BACKENDS["dense"], True)
     assert peek_backend(CPU, th.float32, Topology.random(*LAYER)) == (BACKENDS["blocked"], True)
     monkeypatch.setenv(BACKEND_VARIABLE, "auto")
     assert peek_backend(CPU, th.float32, Topology.random(*LAYER)) == (BACKENDS["blocked"], False)

@@ -8,6 +8,7 @@ import numpy as np
 import torch as th
 
 from sb3_sparse.sparse.kernels.backends.compiled import CompiledBackend, Result
+from sb3_sparse.sparse.kernels.backends.half_precision import through_float32
 from sb3_sparse.sparse.kernels.native.blocked import (
     BLOCK_COLUMNS,
     BLOCK_ROWS,
@@ -24,8 +25,8 @@ from sb3_sparse.sparse.topology import Topology
 
 class BlockedBackend(CompiledBackend):
     """
-    float32 on the CPU, any batch size and shape; a batch of one runs as in :class:`CompiledBackend`, whose memory
-    layout of activations is used too. Results do not depend on the number of threads.
+    float32 on the CPU, and through it 16 bits; any batch size and shape. A batch of one runs as in
+    :class:`CompiledBackend`, whose memory layout of activations is used too. Results do not depend on the number of threads.
     """
 
     name = "blocked"
@@ -35,11 +36,13 @@ class BlockedBackend(CompiledBackend):
         lanes = LANES if batch <= TILE_VECTORS * LANES else TILE_VECTORS * LANES
         return -(-batch // lanes) * lanes
 
+    @through_float32
     def forward(self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int) -> th.Tensor:
         if batch == 1:
             return super().forward(x, values, topology, bias, batch)
         return _multiply("multiply", x, values, topology, bias, batch)
 
+    @through_float32
     def forward_relu(
         self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int
     ) -> th.Tensor:
@@ -47,11 +50,13 @@ class BlockedBackend(CompiledBackend):
             return super().forward_relu(x, values, topology, bias, batch)
         return _multiply("multiply_relu", x, values, topology, bias, batch)
 
+    @through_float32
     def grad_input(self, grad: th.Tensor, values: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         if batch == 1:
             return super().grad_input(grad, values, topology, batch)
         return _multiply("multiply_transposed", grad, values, topology, None, batch)
 
+    @through_float32
     def grad_input_relu(
         self, grad: th.Tensor, values: th.Tensor, topology: Topology, activation: th.Tensor, batch: int
     ) -> th.Tensor:
@@ -59,6 +64,7 @@ class BlockedBackend(CompiledBackend):
             return super().grad_input_relu(grad, values, topology, activation, batch)
         return _multiply("multiply_transposed_gated", grad, values, topology, None, batch, activation)
 
+    @through_float32
     def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         if batch == 1:
             return super().grad_values(grad, x, topology, batch)

@@ -10,6 +10,7 @@ import numpy as np
 import torch as th
 
 from sb3_sparse.sparse.kernels.backend import Backend, empty_result
+from sb3_sparse.sparse.kernels.backends.half_precision import KERNEL_DTYPES, through_float32
 from sb3_sparse.sparse.kernels.native import rows
 from sb3_sparse.sparse.kernels.native.code import LANES
 from sb3_sparse.sparse.kernels.native.kernel import Kernel
@@ -20,7 +21,7 @@ from sb3_sparse.sparse.topology import Topology, tensor_bytes
 
 class CompiledBackend(Backend):
     """
-    float32 on the CPU, any batch size and shape. Results do not depend on the number of threads.
+    float32 on the CPU, and through it 16 bits; any batch size and shape. Results do not depend on the number of threads.
 
     Activations are kept feature by feature, ``(features, batch)`` in memory, which is the layout of results, too, and
     which element-wise functions keep: nothing is transposed between two layers. Kernels work on whole vectors of
@@ -30,7 +31,7 @@ class CompiledBackend(Backend):
     name = "compiled"
 
     def supports(self, device: th.device, dtype: th.dtype) -> bool:
-        return device.type == "cpu" and dtype == th.float32
+        return device.type == "cpu" and dtype in KERNEL_DTYPES
 
     def pack(self, x: th.Tensor) -> th.Tensor:
         """``(batch, features)`` to ``(features, padded batch)``, without a copy where it already lies so. One sample stays."""
@@ -54,6 +55,7 @@ class CompiledBackend(Backend):
         """Samples that a batch is filled up to: whole vectors."""
         return -(-batch // LANES) * LANES
 
+    @through_float32
     def forward(self, x: th.Tensor, values: th.Tensor, topology: Topology, bias: th.Tensor | None, batch: int) -> th.Tensor:
         bias_pointer = 0 if bias is None else bias.data_ptr()
         if batch == 1:
@@ -65,6 +67,7 @@ class CompiledBackend(Backend):
         _multiply("multiply", x, values, topology, "rows", bias_pointer, result.pointer)
         return result.unpacked()
 
+    @through_float32
     def grad_input(self, grad: th.Tensor, values: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         if batch == 1:
             # One thread: rows add to the same dx, and at this size the sum of partial ones costs what they save.
@@ -76,6 +79,7 @@ class CompiledBackend(Backend):
         _multiply("multiply_transposed", grad, values, topology, "columns", 0, result.pointer)
         return result.unpacked()
 
+    @through_float32
     def grad_values(self, grad: th.Tensor, x: th.Tensor, topology: Topology, batch: int) -> th.Tensor:
         dv = grad.new_empty(topology.nnz) if batch else grad.new_zeros(topology.nnz)
         if batch == 1:

@@ -6,6 +6,7 @@ import torch as th
 from torch.nn import functional as F
 
 from sb3_sparse.sparse.kernels.autograd import scatter_dense
+from sb3_sparse.sparse.kernels.backends.half_precision import KERNEL_DTYPES
 from sb3_sparse.sparse.kernels.choosing.convolutions import shifts
 from sb3_sparse.sparse.kernels.convolution.shifted import Shifted
 from sb3_sparse.sparse.kernels.convolution.window import Window
@@ -69,15 +70,16 @@ def sparse_conv2d(
     """
     if not _can_shift(x, values, topology, window, bias):
         return _dense(x, scatter_dense(values, topology, identity), window, bias)
-    grad = th.is_grad_enabled()
+    grad, dtype = th.is_grad_enabled(), _dtype_of_result(x)
     wants = (grad and x.requires_grad, grad and values.requires_grad)
-    if not shifts(topology, window, _shape(x), wants):
+    if not shifts(topology, window, _shape(x), wants, dtype):
         return _dense(x, scatter_dense(values, topology, identity), window, bias)
-    values, bias = values.contiguous(), None if bias is None else bias.contiguous()
+    # Where 16 bits are asked for, the result alone has them: kernels compute in float32.
+    x, values, bias = x.float(), values.float().contiguous(), None if bias is None else bias.float().contiguous()
     if any(wants) or (grad and bias is not None and bias.requires_grad):
-        return _SparseConv2d.apply(x, values, bias, topology, window)
+        return _SparseConv2d.apply(x, values, bias, topology, window).to(dtype)
     products = Shifted(topology, window, _shape(x))
-    return products.forward(products.pack(x), values, bias)
+    return products.forward(products.pack(x), values, bias).to(dtype)
 
 
 def _shape(x: th.Tensor) -> tuple[int, int, int, int]:
@@ -85,20 +87,26 @@ def _shape(x: th.Tensor) -> tuple[int, int, int, int]:
     return batch, channels, height, width
 
 
+def _dtype_of_result(x: th.Tensor) -> th.dtype:
+    return th.get_autocast_dtype("cpu") if th.is_autocast_enabled("cpu") else x.dtype
+
+
 def _can_shift(x: th.Tensor, values: th.Tensor, topology: Topology, window: Window, bias: th.Tensor | None) -> bool:
     """Whether our kernels may see this: anything else, mistakes too, is torch's."""
+    dtypes = {tensor.dtype for tensor in (x, values, bias) if tensor is not None}
     return (
         not th.compiler.is_compiling()
         and is_eager(x)
         and is_eager(values)
         and x.is_cpu
         and values.is_cpu
-        and x.dtype is values.dtype is th.float32
+        and dtypes.issubset(KERNEL_DTYPES)
+        # Tensors of several dtypes are a mistake, unless they are all cast.
+        and (len(dtypes) == 1 or th.is_autocast_enabled("cpu"))
         and x.dim() == 4
         and x.shape[1] == topology.shape[1] * window.groups
         and values.shape == (topology.nnz,)
-        and (bias is None or (is_eager(bias) and bias.is_cpu and bias.dtype is th.float32 and bias.shape == (topology.rows,)))
-        and not th.is_autocast_enabled("cpu")
+        and (bias is None or (is_eager(bias) and bias.is_cpu and bias.shape == (topology.rows,)))
     )
 
 
