@@ -1,6 +1,7 @@
 """The command ``sb3-sparse``: rl-zoo3's commands with our policies and hyperparameters, and some of our own."""
 
 import importlib
+import os
 import platform
 import signal
 import sys
@@ -59,6 +60,8 @@ def main(argv: list[str] | None = None) -> None:
     :raises SystemExit: If something is wrong, with one sentence for the user; or as argparse does.
     :raises KeyboardInterrupt: Of Ctrl-C, if the options are those of the process: a shell then ends its loop as well.
     """
+    if argv is None:
+        _occupy_standard_numbers()
     args = list(sys.argv[1:] if argv is None else argv)
     name = f"sb3-sparse {args[0]}" if args else "sb3-sparse"
     is_work = bool(args) and args[0] in WORK
@@ -87,6 +90,16 @@ def main(argv: list[str] | None = None) -> None:
             # In training it may be in anybody's environment or callback, which only a traceback shows.
             raise
         sys.exit(f"{name}: {said}")
+
+
+def _occupy_standard_numbers() -> None:
+    """Where a stream was closed (``2>&-``), the first file that is opened would get its number, and what C prints to it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest that is free, so this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def _tell(text: str) -> None:

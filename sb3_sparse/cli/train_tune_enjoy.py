@@ -56,7 +56,7 @@ def train(args: list[str]) -> Callable[[], None]:
         exact = recorded_run(ours.resume)
         return _prepared("train", exact.args, _known_options("train", exact.args), exact)
     known = _known_options("train", args)
-    if sys.stdout is not None and sys.stdout.isatty() and not known.optimize_hyperparameters and not known.progress:
+    if sys.stdout.isatty() and not known.optimize_hyperparameters and not known.progress:
         args = [*args, "--progress"]
     args = _with_packaged_hyperparams(args, known)
     return _prepared("train", args, known, ExactRun(args, ours.freq, ours.keep, ours.patience))
@@ -97,7 +97,7 @@ def _exact_parser() -> argparse.ArgumentParser:
         type=float,
         metavar="SECONDS",
         default=ExactRun.patience,
-        help="after SIGTERM, SIGUSR1 or Ctrl-C, wait so long for a point where a checkpoint is exact",
+        help="after SIGTERM, SIGHUP or Ctrl-C, wait so long for a point where a checkpoint is exact",
     )
     group.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with the run in FOLDER; no other option with it")
     return parser

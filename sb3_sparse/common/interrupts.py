@@ -7,13 +7,15 @@ import signal
 import stat
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, TextIO, cast
+from typing import Any
 
-# What asks a program to stop, by handlers that may raise an exception: what schedulers send before they kill, and Ctrl-C.
-# Windows has no SIGUSR1.
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
+# What asks a program to stop, by handlers that may raise an exception: what schedulers send before they kill, a terminal that
+# closes, and Ctrl-C. Windows has neither SIGUSR1 nor SIGHUP.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT") if hasattr(signal, name))
+# Of a pipe or a socket whose other end was closed.
+_UNREAD = (errno.EPIPE, errno.ECONNRESET)
 
 
 class ClosedOutput(Exception):
@@ -23,23 +25,20 @@ class ClosedOutput(Exception):
 class _Watch:
     """What became of standard output, while it is watched."""
 
-    def __init__(self, goes_on: bool) -> None:
-        self.goes_on = goes_on
+    def __init__(self, output: Any, goes_on: bool) -> None:
+        self.output, self.goes_on = output, goes_on
         self.error: OSError | None = None
-        self.told: list[Callable[[], None]] = []
 
     def lost(self, error: OSError) -> None:
         """Something could not be printed."""
-        self.error = self.error or error
+        if self.error is None or error.errno in _UNREAD:
+            self.error = error
         if not self.goes_on:
             self.check()
-        if self.is_unread:
-            for tell in self.told:
-                tell()
 
     @property
     def is_unread(self) -> bool:
-        return self.error is not None and self.error.errno == errno.EPIPE
+        return self.error is not None and self.error.errno in _UNREAD
 
     def check(self) -> None:
         if self.is_unread:
@@ -48,48 +47,119 @@ class _Watch:
             raise self.error
 
 
-class _Stream:
-    """A stream to print to. What cannot be printed is left out, and told."""
+# The one watch that there is: held as long as something is watched.
+_is_watched = threading.Lock()
+_watch: _Watch | None = None
 
-    def __init__(self, stream: Any, lost: Callable[[OSError], None]):
-        self.stream, self._lost = stream, lost
 
-    def write(self, text: str) -> int:
-        return self._try(lambda: self.stream.write(text), len(text))
+@contextmanager
+def watched_output(goes_on: bool) -> Iterator[None]:
+    """
+    Inside, what is printed to standard output or standard error, and cannot be written, does not end what is at work halfway.
 
-    def writelines(self, lines: Iterable[str]) -> None:
-        self._try(lambda: self.stream.writelines(lines), None)
+    Where a terminal has gone, or a stream was closed before the program began, nothing is said. Inside another one, or beside
+    it in another thread, the first one counts.
 
-    def flush(self) -> None:
-        self._try(self.stream.flush, None)
+    :param goes_on: Whether work goes on then, and asks :func:`is_unread` where it can end.
+    :raises ClosedOutput: If nobody reads standard output any more: at once, or after the work if that goes on.
+    :raises OSError: If it could not be written for another reason, such as a full disk; likewise.
+    """
+    global _watch
+    if not _is_watched.acquire(blocking=False):
+        yield
+        return
+    try:
+        with _never_none():
+            watch = _watch = _Watch(sys.stdout, goes_on)
+            with _goes_on(sys.stdout, watch.lost), _goes_on(sys.stderr, lambda error: None):
+                try:
+                    yield
+                    _end(watch)
+                except SystemExit as ended:
+                    if not ended.code:
+                        _end(watch)
+                    raise
+                finally:
+                    # What is written out now comes too late for anybody.
+                    watch.goes_on = True
+    finally:
+        _watch = None
+        _is_watched.release()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
 
-    def __reduce__(self) -> Any:
-        raise TypeError(f"cannot copy or pickle {self.stream!r}, as any file")
+def _end(watch: _Watch) -> None:
+    sys.stdout.flush()
+    watch.check()
 
-    def _try(self, action: Callable[[], Any], otherwise: Any) -> Any:
+
+@contextmanager
+def _never_none() -> Iterator[None]:
+    """What prints looks at a stream first, for which Python has None where it was closed before the program began."""
+    missing = [name for name in ("stdout", "stderr") if getattr(sys, name) is None]
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        for name in missing:
+            setattr(sys, name, nowhere)
         try:
-            return action()
-        except OSError as error:
-            self._forget()
-            if not _is_terminal(self.stream, error):
-                self._lost(error)
-            return otherwise
+            yield
+        finally:
+            for name in missing:
+                # Somebody may have put something else there.
+                if getattr(sys, name) is nowhere:
+                    setattr(sys, name, None)
 
-    def _forget(self) -> None:
-        """What waits to be written: Python would try it again at its end, and end with another status."""
-        with suppress(OSError, ValueError, AttributeError):
-            number = self.stream.fileno()
-            file, nowhere = os.dup(number), os.open(os.devnull, os.O_WRONLY)
+
+@contextmanager
+def _goes_on(stream: Any, lost: Callable[[OSError], None]) -> Iterator[None]:
+    """
+    Inside, what cannot be written to a stream is left out, and told.
+
+    It stays the object that it is, so that whoever has it, or compares it, or pickles it, sees no other one.
+    """
+    originals = {name: getattr(stream, name) for name in ("write", "writelines", "flush") if hasattr(stream, name)}
+
+    def tried(name: str) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
             try:
-                os.dup2(nowhere, number)
-                self.stream.flush()
-            finally:
-                os.dup2(file, number)
-                os.close(file)
-                os.close(nowhere)
+                return originals[name](*args)
+            except OSError as error:
+                _forget(stream, originals.get("flush", bool))
+                if not _is_terminal(stream, error):
+                    lost(error)
+                return len(args[0]) if name == "write" else None
+
+        return run
+
+    ours = {name: tried(name) for name in originals}
+    before = {name: value for name, value in getattr(stream, "__dict__", {}).items() if name in ours}
+    # Of somebody's own stream, they may not be replaceable.
+    with suppress(AttributeError, TypeError):
+        for name, method in ours.items():
+            setattr(stream, name, method)
+    try:
+        yield
+    finally:
+        # Or have taken it apart.
+        with suppress(ValueError):
+            stream.flush()
+        for name, method in ours.items():
+            if getattr(stream, "__dict__", {}).get(name) is method:
+                delattr(stream, name)
+                if name in before:
+                    setattr(stream, name, before[name])
+
+
+def _forget(stream: Any, flush: Callable[[], Any]) -> None:
+    """What waits to be written: Python would try it again at its end, and end with another status."""
+    with suppress(OSError, ValueError, AttributeError):
+        number = stream.fileno()
+        file, nowhere = os.dup(number), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, number)
+            flush()
+        finally:
+            os.dup2(file, number)
+            os.close(file)
+            os.close(nowhere)
 
 
 def _is_terminal(stream: Any, error: OSError) -> bool:
@@ -99,92 +169,28 @@ def _is_terminal(stream: Any, error: OSError) -> bool:
     return False
 
 
-# One inside another, where a command calls a command: the first has the file.
-_watches: list[_Watch] = []
-
-
-@contextmanager
-def watched_output(goes_on: bool) -> Iterator[None]:
-    """
-    Inside, what is printed to standard output or standard error, and cannot be written, does not end what is at work halfway.
-
-    Where a terminal has gone, nothing is said.
-
-    :param goes_on: Whether work goes on then, and asks :func:`is_unread` where it can end.
-    :raises ClosedOutput: If nobody reads standard output any more: at once, or after the work if that goes on.
-    :raises OSError: If it could not be written for another reason, such as a full disk; likewise.
-    """
-    watch, given = _Watch(goes_on), (sys.stdout, sys.stderr)
-    output = None if sys.stdout is None else _Stream(sys.stdout, watch.lost)
-    errors = None if sys.stderr is None else _Stream(sys.stderr, lambda error: None)
-    sys.stdout, sys.stderr = cast(TextIO, output), cast(TextIO, errors)
-    _watches.append(watch)
-    try:
-        yield
-        _end(watch)
-    except SystemExit as ended:
-        if not ended.code:
-            _end(watch)
-        raise
-    finally:
-        _watches.pop()
-        # Whoever has them still, such as a log, goes on with them.
-        watch.goes_on = True
-        # Somebody may have put something else there.
-        if sys.stdout is output:
-            sys.stdout = given[0]
-        if sys.stderr is errors:
-            sys.stderr = given[1]
-        for stream in filter(None, (output, errors)):
-            # Or have taken them apart.
-            with suppress(ValueError):
-                stream.flush()
-
-
-def _end(watch: _Watch) -> None:
-    if sys.stdout is not None:
-        sys.stdout.flush()
-    watch.check()
-
-
 def is_unread() -> bool:
-    """Whether nobody reads :func:`watched_output` any more, so that work should end: a pipe without a reader."""
-    if not _watches:
+    """Whether nobody reads :func:`watched_output` any more, so that work should end: its other end was closed."""
+    watch = _watch
+    if watch is None:
         return False
-    watch = _watches[0]
-    if watch.error is None and _has_no_reader():
+    if not watch.is_unread and _has_no_reader(watch.output):
         watch.error = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
     return watch.is_unread
 
 
-def _has_no_reader() -> bool:
+def _has_no_reader(output: Any) -> bool:
     """Whether the system says so before anything is printed. Without poll, as on Windows, nothing is known."""
     with suppress(OSError, ValueError, AttributeError):
-        number = sys.stdout.fileno()
+        number = output.fileno()
+        mode = os.fstat(number).st_mode
         # Of a terminal that has gone it says the same.
-        if not stat.S_ISFIFO(os.fstat(number).st_mode):
+        if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
             return False
-        output = select.poll()
-        output.register(number, 0)
-        return any(state & select.POLLERR for _, state in output.poll(0))
+        asked = select.poll()
+        asked.register(number, 0)
+        return any(state & (select.POLLERR | select.POLLHUP) for _, state in asked.poll(0))
     return False
-
-
-@contextmanager
-def told_when_unread(tell: Callable[[], None]) -> Iterator[None]:
-    """
-    Inside, be told when :func:`is_unread` becomes true, or that it is.
-
-    :param tell: Called while something is being printed, perhaps more than once.
-    """
-    told = _watches[0].told if _watches else []
-    told.append(tell)
-    try:
-        if is_unread():
-            tell()
-        yield
-    finally:
-        told.remove(tell)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 import cloudpickle
 from stable_baselines3.common.callbacks import BaseCallback
 
+from sb3_sparse.common.interrupts import is_unread
 from sb3_sparse.common.sb3_models import all_callbacks
 from sb3_sparse.common.validation import positive, whole_number
 from sb3_sparse.common.warn import warn_user
@@ -160,6 +161,8 @@ class ExactCheckpoint(BaseCallback):
         self._next = (self.model.num_timesteps // self.every + 1) * self.every
 
     def _on_rollout_start(self) -> None:
+        # As in `sb3-sparse train | head`.
+        self.stop_requested = self.stop_requested or is_unread()
         # Where a run goes on there is one.
         is_written = True
         if not self._n_rollouts:

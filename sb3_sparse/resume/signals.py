@@ -1,16 +1,16 @@
-"""SIGTERM, SIGUSR1 and Ctrl-C during training: a checkpoint at the next exact point, and the end."""
+"""SIGTERM, SIGUSR1, SIGHUP and Ctrl-C during training: a checkpoint at the next exact point, and the end."""
 
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
-from sb3_sparse.common.interrupts import SIGNALS, told_when_unread
+from sb3_sparse.common.interrupts import SIGNALS
 from sb3_sparse.resume.checkpoint import ExactCheckpoint, StoppedOnRequest
 from sb3_sparse.resume.environments.vec_env import vec_layers
 from sb3_sparse.resume.environments.worker import in_workers
@@ -54,16 +54,26 @@ def check_request() -> None:
         raise KeyboardInterrupt
 
 
+def install(handler: Callable[[int, Any], None]) -> dict[int, Any]:
+    """
+    Handle these signals, and return what did before. A SIGHUP that is ignored, as after ``nohup``, is left so.
+
+    :param handler: What Python is to call.
+    """
+    ignored = {getattr(signal, "SIGHUP", None)}
+    numbers = [number for number in SIGNALS if number not in ignored or signal.getsignal(number) is not signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in numbers}
+
+
 @contextmanager
 def ends_with_checkpoint(checkpoint: ExactCheckpoint, patience: float, envs: Iterable[VecEnv] = ()) -> Iterator[None]:
     """
-    Inside, one of these signals asks for a checkpoint and the end, as does output that nobody reads any more; training then
-    raises :class:`StoppedOnRequest`.
+    Inside, one of these signals asks for a checkpoint and the end; training then raises :class:`StoppedOnRequest`.
 
     A second one, another signal or the same a second later, ends the process at once, as if nobody had asked for anything.
 
     :param checkpoint: Of the run that is trained inside.
-    :param envs: Those of training and evaluation: their processes, if they have some, leave Ctrl-C and SIGUSR1 to this one.
+    :param envs: Those of training and evaluation: their processes, if they have some, leave all but SIGTERM to this one.
     :param patience: Seconds after which the run ends without another checkpoint, where no exact point comes.
     :raises KeyboardInterrupt: If the end was asked for before.
     """
@@ -77,10 +87,9 @@ def ends_with_checkpoint(checkpoint: ExactCheckpoint, patience: float, envs: Ite
         if isinstance(base, SubprocVecEnv):
             in_workers(base, "shield")
     waiting = _Waiting(checkpoint, patience)
-    before = {number: signal.signal(number, waiting.asked) for number in SIGNALS}
+    before = install(waiting.asked)
     try:
-        with told_when_unread(waiting.stop):
-            yield
+        yield
     finally:
         waiting.over()
         for number, handler in before.items():
@@ -117,10 +126,6 @@ class _Waiting:
         self._timer = threading.Timer(self._patience, self._give_up)
         self._timer.daemon = True
         self._timer.start()
-
-    def stop(self) -> None:
-        """Nobody reads the output any more."""
-        self._checkpoint.stop_requested = True
 
     def over(self) -> None:
         """Nothing is waited for any more."""

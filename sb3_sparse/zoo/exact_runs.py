@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalC
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sparse.common.files import written_beside
-from sb3_sparse.common.interrupts import ClosedOutput, is_unread
+from sb3_sparse.common.interrupts import ClosedOutput, is_unread, uninterrupted
 from sb3_sparse.common.sb3_models import all_callbacks
 from sb3_sparse.common.validation import positive, whole_number
 from sb3_sparse.resume import ExactCheckpoint, resume_exact
@@ -88,18 +89,28 @@ class _CheckpointOfRun(ExactCheckpoint):
 class _EndsUnread(BaseCallback):
     """Training ends where nobody reads the output any more, with the agent as far as it came, as after Ctrl-C."""
 
+    has_said = False
+
     def _on_step(self) -> bool:
-        return not is_unread()
+        if self.has_said:
+            # ARS goes on all the same.
+            raise KeyboardInterrupt
+        self.has_said = is_unread()
+        return not self.has_said
 
 
-class _SaysWhatCameOfIt:
-    """Where nobody reads the output any more, which ends training."""
+class _SavesAtOnce:
+    """
+    What was trained is saved as a part of the training, so that nothing which asks for the end comes between. Where nobody
+    reads the output any more, which ends training, it is said what came of it.
+    """
 
     save_path: str
     # Whether the folder of the run was made here.
     is_new: bool
     # The agent that went on.
     resumed: BaseAlgorithm | None = None
+    is_saved = False
 
     def learn(self, model: BaseAlgorithm) -> None:
         if is_unread():
@@ -108,11 +119,18 @@ class _SaysWhatCameOfIt:
             raise ClosedOutput("nothing was trained.")
         super().learn(model)  # type: ignore[misc]
 
+    def save_now(self, model: BaseAlgorithm) -> None:
+        """What rl-zoo3 does behind the training."""
+        with uninterrupted():
+            super().save_trained_model(self.resumed or model)  # type: ignore[misc]
+            self.is_saved = True
+
     def save_trained_model(self, model: BaseAlgorithm) -> None:
-        trained = self.resumed or model
-        super().save_trained_model(trained)  # type: ignore[misc]
+        if not self.is_saved:
+            self.save_now(model)
         if is_unread():
-            raise ClosedOutput(f"training has ended, the agent after {trained.num_timesteps} steps is in {self.save_path}.")
+            steps = (self.resumed or model).num_timesteps
+            raise ClosedOutput(f"training has ended, the agent after {steps} steps is in {self.save_path}.")
 
 
 def exactly(base: type, exact: ExactRun) -> type:
@@ -126,7 +144,7 @@ def exactly(base: type, exact: ExactRun) -> type:
     for name in _OVERRIDDEN:
         part(f"exp_manager.ExperimentManager.{name}")
 
-    class ExactManager(_SaysWhatCameOfIt, base):
+    class ExactManager(_SavesAtOnce, base):
         """See :func:`exactly`."""
 
         every = exact.every
@@ -161,19 +179,22 @@ def exactly(base: type, exact: ExactRun) -> type:
                 _write_down(folder / COMMAND, exact, self.read)
 
         def learn(self, model: BaseAlgorithm) -> None:
-            # What callbacks save is of no use to a run that ends of it.
-            with goes_on_without_saving():
-                self.learn_or_go_on(model)
-
-        def learn_or_go_on(self, model: BaseAlgorithm) -> None:
             checkpoint = _exact_checkpoint(self.callbacks)
             if checkpoint is None:
                 self.callbacks.append(_EndsUnread())
-                super().learn(model)
+                # rl-zoo3 takes the first Ctrl-C, and this one the next, while environments are being closed.
+                with suppress(KeyboardInterrupt):
+                    self.learn_or_go_on(model, None)
+                self.save_now(model)
                 return
-            envs = [*filter(None, [model.get_env()]), *_evaluated(self.callbacks)]
-            with ends_with_checkpoint(checkpoint, exact.patience, envs):
-                if exact.resume is None or not checkpoints(checkpoint.path):
+            with ends_with_checkpoint(checkpoint, exact.patience, _environments(model, self.callbacks)):
+                self.learn_or_go_on(model, checkpoint)
+                self.save_now(model)
+
+        def learn_or_go_on(self, model: BaseAlgorithm, checkpoint: ExactCheckpoint | None) -> None:
+            # What callbacks save is of no use to a run that ends of it.
+            with goes_on_without_saving():
+                if checkpoint is None or exact.resume is None or not checkpoints(checkpoint.path):
                     super().learn(model)
                 else:
                     self.resumed = resume_exact(checkpoint.path, env=model.get_env(), callback=self.callbacks)
@@ -181,9 +202,10 @@ def exactly(base: type, exact: ExactRun) -> type:
     return ExactManager
 
 
-def _evaluated(callbacks: list[BaseCallback]) -> list[VecEnv]:
-    """The environments of evaluations."""
-    return [each.eval_env for each in all_callbacks(CallbackList(callbacks)) if isinstance(each, EvalCallback)]
+def _environments(model: BaseAlgorithm, callbacks: list[BaseCallback]) -> list[VecEnv]:
+    """Those of training and of evaluations."""
+    evaluated = [each.eval_env for each in all_callbacks(CallbackList(callbacks)) if isinstance(each, EvalCallback)]
+    return [*filter(None, [model.get_env()]), *evaluated]
 
 
 def _as_texts(hyperparameters: dict[str, Any]) -> dict[str, str]:

@@ -187,3 +187,58 @@ def test_a_run_that_stays_when_its_terminal_goes(begun, tmp_path):
         assert terminal.read(1)
     assert process.wait() == 0
     assert SAC.load(tmp_path / "logs/sac/Pendulum-v1_1/Pendulum-v1.zip").num_timesteps == 3000
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_from_the_beginning(closed, tmp_path):
+    """Mistake of ours: a traceback, and with `2>&-` a file of the run had the number that libraries print their errors to."""
+    pytest.importorskip("rl_zoo3")
+    (tmp_path / "my.yml").write_text(SETTINGS)
+    (tmp_path / "plan.yml").write_text(yaml.safe_dump(cartpole(study="a", n_timesteps=300), sort_keys=False))
+    prints = tmp_path / "prints.py"
+    prints.write_text("import ctypes, sys\nfrom sb3_sparse.cli import main\n" + PRINTS_FROM_C)
+    sweeps = ("-m", "sb3_sparse.cli", "sweep", "plan.yml", "--backend", "processes", "--jobs", "1", "--no-estimate")
+    for command in ((prints, *SAC_TRAINS, "-n", "600"), sweeps):
+        process = subprocess.run(
+            ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, *command], cwd=tmp_path, capture_output=True, timeout=200
+        )
+        assert (process.returncode, b"Traceback" in process.stderr) == (0, False), process.stderr
+    assert SAC.load(tmp_path / "logs/sac/Pendulum-v1_1/Pendulum-v1.zip").num_timesteps == 600
+    with (tmp_path / "logs/sac/Pendulum-v1_1/0.monitor.csv").open(newline="") as file:
+        next(file)
+        assert {len(row) for row in csv.reader(file)} == {3}
+    assert len(list(tmp_path.glob("logs/sweeps/a/runs/*/done.json"))) == 1
+
+
+PRINTS_FROM_C = """
+from stable_baselines3.common.monitor import Monitor
+step = Monitor.step
+def loud(*args):
+    ctypes.CDLL(None).perror(b"a library warns")
+    return step(*args)
+Monitor.step = loud
+main()
+"""
+
+
+def test_a_job_of_an_array_ends_with_a_checkpoint(begun, tmp_path):
+    """Mistake of ours: while a run had a log of its own, nobody asked who reads the output of the command."""
+    (tmp_path / "plan.yml").write_text(yaml.safe_dump(cartpole(study="a", n_timesteps=10_000_000), sort_keys=False))
+    process = begun("sweep", "plan.yml", "--run-index", "0")
+    while not list(tmp_path.glob("logs/sweeps/a/runs/*/exact/lock.json")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.stdout.close()
+    process.stdout = None
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == EXIT_STATUS, said
+    assert list(tmp_path.glob("logs/sweeps/a/runs/*/exact/checkpoint-*"))
+
+
+def test_an_algorithm_that_does_not_ask_callbacks(begun, tmp_path):
+    """sb3-contrib's ARS goes on whatever they answer."""
+    (tmp_path / "ars.yml").write_text("CartPole-v1: {n_timesteps: 100000000, policy: LinearPolicy, n_delta: 2}")
+    process = begun("train", "--algo", "ars", "--env", "CartPole-v1", "-conf", "ars.yml", "--eval-freq", "-1")
+    status, said = unread_after(process, "total_timesteps")
+    assert (status, "the agent after" in said) == (UNREAD, True), said
+    assert list(tmp_path.glob("logs/ars/CartPole-v1_1/CartPole-v1.zip"))

@@ -18,8 +18,9 @@ from sb3_sparse.resume.environments.layers import (
 from sb3_sparse.resume.environments.recipe import recipe
 from sb3_sparse.resume.state.random_state import capture_random, restore_random
 
-# A terminal sends Ctrl-C to all processes, a scheduler perhaps SIGUSR1: the main one decides. (With SIGTERM it ends workers.)
-_NOT_FOR_WORKERS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGUSR1") if hasattr(signal, name))
+# A terminal sends Ctrl-C and SIGHUP to all processes, a scheduler perhaps SIGUSR1: the main one decides. (With SIGTERM it ends
+# workers.)
+_NOT_FOR_WORKERS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 
 # In a worker, from one call to the next.
 _KEPT: dict[int, Kept] = {}

@@ -57,7 +57,7 @@ def run_in_processes(
     :param tell: Is told what begins and how it ends, and every ``TICK`` seconds ``{}``.
     :param should_stop: Asked every ``TICK`` seconds: whether to end with a checkpoint of what runs.
     :return: Whether it came to the end of all runs. Not so after a request to stop, or an error of the disk.
-    :raises KeyboardInterrupt: After Ctrl-C, SIGTERM or SIGUSR1, when all have ended with checkpoints.
+    :raises KeyboardInterrupt: After Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP, when all have ended with checkpoints.
     :raises RuntimeError: If processes end before they begin anything.
     """
     with interruptible():

@@ -17,8 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sb3_sparse.common.interrupts import SIGNALS
-from sb3_sparse.resume.signals import Request, check_request
+from sb3_sparse.resume.signals import Request, check_request, install
 from sb3_sparse.sweeps.runs.execute import DONE, FAILED, STOPPED, TAKEN, How, Outcome, execute
 from sb3_sparse.sweeps.runs.run_folder import RunFolder
 from sb3_sparse.zoo import registered
@@ -106,7 +105,7 @@ def interruptible() -> Iterator[None]:
         yield
         return
     request = Request()
-    before = {number: signal.signal(number, request) for number in SIGNALS}
+    before = install(request)
     try:
         yield
     finally:

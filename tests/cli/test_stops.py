@@ -1,0 +1,94 @@
+"""Signals that come while a command ends: what was trained is not lost."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from stable_baselines3 import PPO
+
+from sb3_sparse.resume.signals import EXIT_STATUS
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
+
+SETTINGS = "CartPole-v1: {n_timesteps: 600, policy: MlpPolicy, n_steps: 64, n_epochs: 1}"
+TRAINS = ("train", "--algo", "ppo", "--env", "CartPole-v1", "-conf", "my.yml", "--eval-freq", "-1")
+# A signal to the process itself, where a method of SB3 or of Python begins.
+PROGRAM = """
+import importlib, os, signal, sys
+places, number, *sys.argv[1:] = sys.argv[1:]
+def stops(place):
+    owner, name = place.rsplit(".", 1)
+    module, kind = owner.rsplit(".", 1)
+    owner = getattr(importlib.import_module(module), kind)
+    original = getattr(owner, name)
+    def stopped(*args, **kwargs):
+        setattr(owner, name, original)
+        os.kill(os.getpid(), int(number))
+        return original(*args, **kwargs)
+    setattr(owner, name, stopped)
+for place in places.split(","):
+    stops(place)
+from sb3_sparse.cli import main
+main()
+"""
+STEP = "stable_baselines3.common.monitor.Monitor.step"
+CLOSE = "stable_baselines3.common.vec_env.dummy_vec_env.DummyVecEnv.close"
+SAVE = "stable_baselines3.common.base_class.BaseAlgorithm.save"
+WRITE = "zipfile.ZipFile.writestr"
+SAVED = "rl_zoo3.exp_manager.ExperimentManager.save_trained_model"
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """Trains, with a signal where places begin, and returns status and errors."""
+    pytest.importorskip("rl_zoo3")
+    (tmp_path / "my.yml").write_text(SETTINGS)
+
+    def run(places, number, *options, before=None):
+        process = subprocess.run(
+            [sys.executable, "-c", PROGRAM, ",".join(places), str(int(number)), *TRAINS, *options],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            preexec_fn=before,
+        )
+        return process.returncode, process.stderr
+
+    return run
+
+
+def trained(folder):
+    return PPO.load(folder / "logs/ppo/CartPole-v1_1/CartPole-v1.zip").num_timesteps
+
+
+@pytest.mark.parametrize("places", [(CLOSE,), (STEP, CLOSE), (SAVED,), (SAVE,), (WRITE,), (STEP, CLOSE, WRITE)])
+def test_ctrl_c_at_the_end(places, stopped, tmp_path):
+    """Mistake of ours, as of rl-zoo3: all training was lost with the second Ctrl-C, and with one that came late."""
+    status, said = stopped(places, signal.SIGINT)
+    # Before the agent is written, it is what ends training.
+    assert status == (0 if places[-1] == CLOSE else -signal.SIGINT), said
+    assert trained(tmp_path) == (0 if STEP in places else 640)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize("place", [CLOSE, SAVED])
+def test_exact_runs_save_what_has_come_to_its_end(place, number, stopped, tmp_path):
+    """Mistake of ours: between the last step and the saved agent, a signal ended the process with neither."""
+    status, said = stopped([place], number, "--exact-checkpoint-freq", "100000")
+    assert status == 0, said
+    assert trained(tmp_path) == 640
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_terminal_that_closes(ignored, stopped, tmp_path):
+    """Mistake of ours: it ended a run without a checkpoint."""
+    ignore = (lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) if ignored else None
+    status, said = stopped([STEP], signal.SIGHUP, "--exact-checkpoint-freq", "100000", before=ignore)
+    assert status == (0 if ignored else EXIT_STATUS), said
+    checkpoints = list(tmp_path.glob("logs/ppo/CartPole-v1_1/exact/checkpoint-*"))
+    assert bool(checkpoints) is not ignored
+    if ignored:
+        assert trained(tmp_path) == 640
