@@ -1,6 +1,7 @@
 """What is around the algorithm: reports, dense copies, measurements of its three networks, settings that made its buffer."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,3 +117,20 @@ def test_a_saved_agent_keeps_what_made_its_buffer(tmp_path):
     with pytest.raises(ValueError, match="say n_steps once, as a keyword of DrQv2"):
         agent(replay_buffer_kwargs=dict(n_steps=5))
     assert model.fixed_settings() == {"n_steps": 2, "gamma": 0.99, "replay_buffer_kwargs": {"n_stack": 3}}
+
+
+def test_updates_under_autocast_as_the_page_on_speed_has_them(monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "performance.md").read_text().partition("### Under autocast")[2]
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", page, flags=re.DOTALL)[1], names)
+    trained = []
+    for kind in (DrQv2, names["Bfloat16DrQv2"]):
+        monkeypatch.setattr("tests.drqv2.pictures.DrQv2", kind)
+        model = agent(policy_kwargs=SPARSE)
+        before = [parameter.detach().clone() for parameter in model.policy.parameters()]
+        model.learn(40)
+        assert all(parameter.dtype == th.float32 for parameter in model.policy.parameters())
+        trained.append(th.cat([(p - q).flatten() for p, q in zip(model.policy.parameters(), before, strict=True)]).detach())
+    # The same way, but not by the same steps.
+    assert not th.equal(*trained)
+    assert th.cosine_similarity(*trained, dim=0) > 0.8
