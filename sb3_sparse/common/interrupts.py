@@ -130,7 +130,7 @@ def _goes_on(stream: Any, lost: Callable[[OSError], None]) -> Iterator[None]:
         return run
 
     ours = {name: tried(name) for name in originals}
-    before = {name: value for name, value in getattr(stream, "__dict__", {}).items() if name in ours}
+    own = [name for name in ours if name in getattr(stream, "__dict__", {})]
     # Of somebody's own stream, they may not be replaceable.
     with suppress(AttributeError, TypeError):
         for name, method in ours.items():
@@ -142,10 +142,12 @@ def _goes_on(stream: Any, lost: Callable[[OSError], None]) -> Iterator[None]:
         with suppress(ValueError):
             stream.flush()
         for name, method in ours.items():
-            if getattr(stream, "__dict__", {}).get(name) is method:
-                delattr(stream, name)
-                if name in before:
-                    setattr(stream, name, before[name])
+            if getattr(stream, name, None) is method:
+                with suppress(AttributeError):
+                    delattr(stream, name)
+                # Where it was somebody's own, or the stream hands on to another one what it is given.
+                if name in own or getattr(stream, name) is method:
+                    setattr(stream, name, originals[name])
 
 
 def _forget(stream: Any, flush: Callable[[], Any]) -> None:
