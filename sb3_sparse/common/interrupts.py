@@ -113,19 +113,19 @@ def _goes_on(stream: Any, lost: Callable[[OSError], None]) -> Iterator[None]:
     """
     Inside, what cannot be written to a stream is left out, and told.
 
-    It stays the object that it is, so that whoever has it, or compares it, or pickles it, sees no other one.
+    It stays the object that it is, so that whoever has it, or compares it, sees no other one.
     """
     originals = {name: getattr(stream, name) for name in ("write", "writelines", "flush") if hasattr(stream, name)}
 
     def tried(name: str) -> Callable[..., Any]:
-        def run(*args: Any) -> Any:
+        def run(*args: Any, **keywords: Any) -> Any:
             try:
-                return originals[name](*args)
+                return originals[name](*args, **keywords)
             except OSError as error:
                 _forget(stream, originals.get("flush", bool))
                 if not _is_terminal(stream, error):
                     lost(error)
-                return len(args[0]) if name == "write" else None
+                return sum(map(len, (*args, *keywords.values()))) if name == "write" else None
 
         return run
 

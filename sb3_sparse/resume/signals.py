@@ -21,9 +21,19 @@ EXIT_STATUS = 75
 AT_ONCE = 1.0
 
 
+# What a terminal sends that closes, and what comes with SIGTERM where a session is ended. Windows has none.
+_HANGS_UP = getattr(signal, "SIGHUP", None)
+
+
+def _is_same_request(number: int, before: int | None, seconds: float) -> bool:
+    """Whether a signal asks for what an earlier one has: the same at once, and SIGHUP with any other one."""
+    return number == _HANGS_UP or (before in (number, _HANGS_UP) and seconds < AT_ONCE)
+
+
 class Request:
     """
-    A handler of these signals: raises ``KeyboardInterrupt``, as Ctrl-C does. The same signal twice at once is one request.
+    A handler of these signals: raises ``KeyboardInterrupt``, as Ctrl-C does. The same signal twice at once is one request, and
+    SIGHUP is never a second one.
 
     It is remembered: Python ignores an exception that is raised while it frees an object.
     """
@@ -34,7 +44,7 @@ class Request:
     def __call__(self, number: int, frame: Any) -> None:
         """What Python calls."""
         now = time.monotonic()
-        if now - self._last.get(number, -AT_ONCE) >= AT_ONCE:
+        if not any(_is_same_request(number, before, now - when) for before, when in self._last.items()):
             self._last[number] = now
             raise KeyboardInterrupt
 
@@ -60,9 +70,16 @@ def install(handler: Callable[[int, Any], None]) -> dict[int, Any]:
 
     :param handler: What Python is to call.
     """
-    ignored = {getattr(signal, "SIGHUP", None)}
-    numbers = [number for number in SIGNALS if number not in ignored or signal.getsignal(number) is not signal.SIG_IGN]
+    numbers = [number for number in SIGNALS if number != _HANGS_UP or signal.getsignal(number) is not signal.SIG_IGN]
     return {number: signal.signal(number, handler) for number in numbers}
+
+
+def shield_workers(envs: Iterable[VecEnv]) -> None:
+    """Processes of environments, where there are some, leave all of these signals but SIGTERM to this one from now on."""
+    for env in envs:
+        base = vec_layers(env)[-1]
+        if isinstance(base, SubprocVecEnv):
+            in_workers(base, "shield")
 
 
 @contextmanager
@@ -70,7 +87,8 @@ def ends_with_checkpoint(checkpoint: ExactCheckpoint, patience: float, envs: Ite
     """
     Inside, one of these signals asks for a checkpoint and the end; training then raises :class:`StoppedOnRequest`.
 
-    A second one, another signal or the same a second later, ends the process at once, as if nobody had asked for anything.
+    A second one, another signal or the same a second later, but no SIGHUP, ends the process at once, as if nobody had
+    asked for anything.
 
     :param checkpoint: Of the run that is trained inside.
     :param envs: Those of training and evaluation: their processes, if they have some, leave all but SIGTERM to this one.
@@ -82,10 +100,7 @@ def ends_with_checkpoint(checkpoint: ExactCheckpoint, patience: float, envs: Ite
         yield
         return
     check_request()
-    for env in envs:
-        base = vec_layers(env)[-1]
-        if isinstance(base, SubprocVecEnv):
-            in_workers(base, "shield")
+    shield_workers(envs)
     waiting = _Waiting(checkpoint, patience)
     before = install(waiting.asked)
     try:
@@ -116,7 +131,7 @@ class _Waiting:
                 raise StoppedOnRequest(f"no point for a checkpoint came in {self._patience:g} seconds. {self._newest()}")
             return
         if self._timer is not None:
-            if number == self.first and time.monotonic() - self._when < AT_ONCE:
+            if _is_same_request(number, self.first, time.monotonic() - self._when):
                 return
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

@@ -115,7 +115,7 @@ class SparseConv2d(SparseWeight):
     """
     A 2-D convolution with a fixed set of living weights.
 
-    In float32 on the CPU, only the living weights are multiplied where that was measured to be faster: each with shifted
+    On the CPU (not in float64), only the living weights are multiplied where that was measured to be faster: each with shifted
     rows of the image. Elsewhere the kernel is spread over a dense one for each pass: parameters, optimiser state and
     checkpoints shrink with the density there, the time of the convolution does not.
 

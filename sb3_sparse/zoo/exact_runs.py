@@ -20,7 +20,7 @@ from sb3_sparse.common.validation import positive, whole_number
 from sb3_sparse.resume import ExactCheckpoint, resume_exact
 from sb3_sparse.resume.files.folder import checkpoints
 from sb3_sparse.resume.files.whole_files import goes_on_without_saving, sweep_beside
-from sb3_sparse.resume.signals import ends_with_checkpoint
+from sb3_sparse.resume.signals import ends_with_checkpoint, shield_workers
 from sb3_sparse.zoo.hyperparameters import WrongSettingError
 from sb3_sparse.zoo.rl_zoo import part
 
@@ -157,9 +157,7 @@ def exactly(base: type, exact: ExactRun) -> type:
                 self.goes_on = True
                 self.save_path = str(exact.resume)
                 self.params_path = f"{self.save_path}/{self.env_name}"
-            # Of this run, and of earlier ones of which nothing goes on: others may be running.
-            for folder in Path(self.log_path).glob(f"{glob.escape(str(self.env_name))}_*"):
-                sweep_beside(folder)
+            _sweep_runs(Path(self.log_path), str(self.env_name))
 
         def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
             hyperparams, saved = super().read_hyperparameters()
@@ -180,14 +178,16 @@ def exactly(base: type, exact: ExactRun) -> type:
 
         def learn(self, model: BaseAlgorithm) -> None:
             checkpoint = _exact_checkpoint(self.callbacks)
+            envs = _environments(model, self.callbacks)
             if checkpoint is None:
                 self.callbacks.append(_EndsUnread())
-                # rl-zoo3 takes the first Ctrl-C, and this one the next, while environments are being closed.
+                shield_workers(envs)
+                # rl-zoo3 takes the first Ctrl-C, and this one the next, while environments are being closed, which have to be.
                 with suppress(KeyboardInterrupt):
                     self.learn_or_go_on(model, None)
                 self.save_now(model)
                 return
-            with ends_with_checkpoint(checkpoint, exact.patience, _environments(model, self.callbacks)):
+            with ends_with_checkpoint(checkpoint, exact.patience, envs):
                 self.learn_or_go_on(model, checkpoint)
                 self.save_now(model)
 
@@ -200,6 +200,12 @@ def exactly(base: type, exact: ExactRun) -> type:
                     self.resumed = resume_exact(checkpoint.path, env=model.get_env(), callback=self.callbacks)
 
     return ExactManager
+
+
+def _sweep_runs(logs: Path, name: str) -> None:
+    """Of this run, and of earlier ones of which nothing goes on: others may be running."""
+    for folder in logs.glob(f"{glob.escape(name)}_*"):
+        sweep_beside(folder)
 
 
 def _environments(model: BaseAlgorithm, callbacks: list[BaseCallback]) -> list[VecEnv]:

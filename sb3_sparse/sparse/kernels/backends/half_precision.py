@@ -26,7 +26,12 @@ def through_float32(product: _Product[_Self, _Rest]) -> _Product[_Self, _Rest]:
     def run(self: _Self, packed: th.Tensor, *args: _Rest.args, **keywords: _Rest.kwargs) -> th.Tensor:
         if packed.dtype is th.float32:
             return product(self, packed, *args, **keywords)
-        wide: Any = [arg.float() if isinstance(arg, th.Tensor) else arg for arg in args]
-        return product(self, packed.float(), *wide, **keywords).to(packed.dtype)
+        wide: Any = map(_widened, args)
+        named: Any = {name: _widened(value) for name, value in keywords.items()}
+        return product(self, packed.float(), *wide, **named).to(packed.dtype)
 
     return run
+
+
+def _widened(value: Any) -> Any:
+    return value.float() if isinstance(value, th.Tensor) else value

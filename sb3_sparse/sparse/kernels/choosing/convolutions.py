@@ -67,7 +67,7 @@ def _decide(
     if not can_shift(topology, window, shape):
         return DENSE
     if mode not in (chooser.AUTO, chooser.DETERMINISTIC):
-        backend = chooser.forced_backend(mode, th.device("cpu"), dtype)
+        backend = chooser.forced_backend(mode, th.device("cpu"), th.float32)
         return SHIFTED if backend in (BACKENDS["blocked"], BACKENDS["compiled"]) else DENSE
     work = topology.numel * math.prod(window.out_size(shape[2:]))
     is_tiny = work * batch < _MIN_WORK
@@ -99,7 +99,7 @@ def _measure(
 
     def filled(*size: int) -> th.Tensor:
         # As layers have it, whatever torch makes by default: kernels read at its address.
-        return th.linspace(-1, 1, math.prod(size), dtype=dtype, device="cpu").view(size)
+        return th.linspace(-1, 1, math.prod(size), dtype=th.float32, device="cpu").to(dtype).view(size)
 
     x, values = filled(batch, channels, height, width), filled(topology.nnz)
     grad = filled(batch, topology.rows, *window.out_size((height, width))) if any(wants) else None

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from sb3_sparse.sparse.kernels.autograd import scatter_dense
 from sb3_sparse.sparse.kernels.backends.half_precision import KERNEL_DTYPES
 from sb3_sparse.sparse.kernels.choosing.convolutions import shifts
+from sb3_sparse.sparse.kernels.convolution.images import Images
 from sb3_sparse.sparse.kernels.convolution.shifted import Shifted
 from sb3_sparse.sparse.kernels.convolution.window import Window
 from sb3_sparse.sparse.kernels.products import has_memory, is_eager
@@ -19,30 +20,37 @@ class _SparseConv2d(th.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: th.Tensor, values: th.Tensor, bias: th.Tensor | None, topology: Topology, window: Window
+        ctx: Any,
+        x: th.Tensor,
+        values: th.Tensor,
+        bias: th.Tensor | None,
+        topology: Topology,
+        window: Window,
+        dtype: th.dtype,
     ) -> th.Tensor:
         products = Shifted(topology, window, _shape(x))
-        packed = products.pack(x)
+        packed = products.pack(x.float())
         # Whoever wants gradients of gradients gets them from torch's convolution, which needs these themselves.
         ctx.save_for_backward(x, values)
         ctx.packed = packed if ctx.needs_input_grad[1] else None
         ctx.products, ctx.topology, ctx.window = products, topology, window
-        return products.forward(packed, values.detach(), None if bias is None else bias.detach())
+        return _multiply(products, packed, values.detach(), None if bias is None else bias.detach(), dtype)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: th.Tensor) -> tuple[th.Tensor | None, ...]:
-        (grad,) = grad_outputs
+        # Gradients leave in float32; autograd gives them the dtypes of what they are of.
+        grad = grad_outputs[0].float()
         wants_x, wants_values, wants_bias = ctx.needs_input_grad[:3]
-        x, values = ctx.saved_tensors
+        x, values = (tensor.float() for tensor in ctx.saved_tensors)
         # With create_graph=True, or many gradients at once.
         beyond_kernels = th.is_grad_enabled() or not is_eager(grad) or not has_memory(grad)
         if beyond_kernels or (wants_values and not ctx.products.may_sample(ctx.packed)):
             grads = _dense_gradients(grad, x, values, ctx.topology, ctx.window, (wants_x, wants_values))
-            return *grads, grad.sum((0, 2, 3)) if wants_bias else None, None, None
+            return *grads, grad.sum((0, 2, 3)) if wants_bias else None, None, None, None
         packed = ctx.products.pack_gradient(grad)
         grad_x = ctx.products.grad_input(packed, values.detach()) if wants_x else None
         grad_values = ctx.products.grad_values(packed, ctx.packed) if wants_values else None
-        return grad_x, grad_values, grad.sum((0, 2, 3)) if wants_bias else None, None, None
+        return grad_x, grad_values, grad.sum((0, 2, 3)) if wants_bias else None, None, None, None
 
 
 def sparse_conv2d(
@@ -74,12 +82,16 @@ def sparse_conv2d(
     wants = (grad and x.requires_grad, grad and values.requires_grad)
     if not shifts(topology, window, _shape(x), wants, dtype):
         return _dense(x, scatter_dense(values, topology, identity), window, bias)
-    # Where 16 bits are asked for, the result alone has them: kernels compute in float32.
-    x, values, bias = x.float(), values.float().contiguous(), None if bias is None else bias.float().contiguous()
     if any(wants) or (grad and bias is not None and bias.requires_grad):
-        return _SparseConv2d.apply(x, values, bias, topology, window).to(dtype)
+        return _SparseConv2d.apply(x, values, bias, topology, window, dtype)
     products = Shifted(topology, window, _shape(x))
-    return products.forward(products.pack(x), values, bias).to(dtype)
+    return _multiply(products, products.pack(x.float()), values, bias, dtype)
+
+
+def _multiply(products: Shifted, packed: Images, values: th.Tensor, bias: th.Tensor | None, dtype: th.dtype) -> th.Tensor:
+    """Kernels compute in float32: where 16 bits are asked for, the result is rounded."""
+    values, bias = values.float().contiguous(), None if bias is None else bias.float().contiguous()
+    return products.forward(packed, values, bias).to(dtype)
 
 
 def _shape(x: th.Tensor) -> tuple[int, int, int, int]:
