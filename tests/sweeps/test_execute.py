@@ -309,6 +309,17 @@ def test_a_request_that_comes_while_garbage_is_collected_is_not_lost(tmp_path):
     assert len(told) == 2
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP")
+@pytest.mark.parametrize("numbers", [("SIGTERM", "SIGHUP"), ("SIGHUP", "SIGTERM"), ("SIGINT", "SIGHUP")])
+def test_a_session_that_is_ended_asks_once(numbers):
+    """Mistake of ours: the second one of the pair killed the processes of a study before they had written checkpoints."""
+    first, second = (getattr(signal, name) for name in numbers)
+    with interruptible():
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(first)
+        signal.raise_signal(second)
+
+
 def test_a_request_in_the_last_rollout_is_for_the_study(tmp_path):
     """Mistake of ours: training came to its end, and the next run began."""
     _, how, folders = prepared(tmp_path)
