@@ -27,9 +27,11 @@ def stop(place, number):
     def stopped(*args, **kwargs):
         setattr(owner, name, original)
         if to == "group":
-            os.killpg(0, number)
             # As in a long call to torch, in which other processes end.
-            time.sleep(0.5)
+            signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+            os.killpg(0, number)
+            time.sleep(1)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
         else:
             os.kill(os.getpid(), number)
         return original(*args, **kwargs)
