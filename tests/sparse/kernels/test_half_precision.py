@@ -245,3 +245,17 @@ def test_the_rule_asks_for_fewer_weights_of_sixteen_bits(monkeypatch):
         (d, k): convolutions.shifts(t, window, shape, wants, k) for d, t in images.items() for k in (th.float32, th.bfloat16)
     }
     assert [key for key, yes in shifted.items() if not yes] == [(0.4, th.bfloat16)]
+
+
+@pytest.mark.parametrize("dtype", [th.float32, th.bfloat16])
+def test_values_that_do_not_lie_side_by_side(dtype, monkeypatch):
+    monkeypatch.setenv(BACKEND_VARIABLE, "blocked")
+    topology, window = Topology.random((8, 4, 3, 3), 60, 0), autograd.Window((3, 3))
+    x, spread, bias = th.randn(16, 4, 9, 9).to(dtype), th.randn(120).to(dtype), th.randn(16).to(dtype)
+    found = []
+    for values, offset in ((spread[::2], bias[::2]), (spread[::2].clone(), bias[::2].clone())):
+        tensors = [tensor.detach().requires_grad_() for tensor in (x, values, offset)]
+        y = autograd.sparse_conv2d(tensors[0], tensors[1], topology, window, tensors[2])
+        found.append((y, *th.autograd.grad(y.float().square().sum(), tensors)))
+    for strided, plain in zip(*found, strict=True):
+        assert th.equal(strided, plain)
