@@ -10,7 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_sparse.common.validation import flag
+from sb3_sparse.common.validation import flag, positive
 from sb3_sparse.export.actions import action_head
 from sb3_sparse.export.check import check_module, untouched
 from sb3_sparse.export.module import PredictModule
@@ -22,7 +22,11 @@ from sb3_sparse.sparse import to_dense
 
 
 def predict_module(
-    model: BaseAlgorithm, *, vec_normalize: VecNormalize | str | Path | None = None, channels_last: bool = False
+    model: BaseAlgorithm,
+    *,
+    vec_normalize: VecNormalize | str | Path | None = None,
+    channels_last: bool = False,
+    tolerance: float = 1e-5,
 ) -> PredictModule:
     """
     What ``model.predict(observation, deterministic=True)[0]`` computes, as a module of dense torch layers on the CPU.
@@ -40,14 +44,16 @@ def predict_module(
         becomes a part of the module, which then takes raw observations. (The file is a pickle: only open your own.)
     :param channels_last: Take images as ``(batch, height, width, channels)``. By default they are as in
         ``model.observation_space``, where SB3 has put the channels first.
+    :param tolerance: Largest difference to ``model.predict``: as a part of half an action's range where that is more than
+        1, and absolute where it is less.
     :return: The module, in evaluation mode and without gradients.
     :raises ValueError: If the kind of agent is not known, or an argument is wrong.
     :raises RuntimeError: If what was built does not do as the agent does.
     """
-    wrapper = load_vec_normalize(vec_normalize)
+    tolerance, wrapper = positive("tolerance", tolerance), load_vec_normalize(vec_normalize)
     with untouched(model):
         module = build(model, wrapper, channels_last)
-        check_module(module, model, wrapper)
+        check_module(module, model, wrapper, tolerance)
     return module
 
 

@@ -39,13 +39,13 @@ def untouched(model: BaseAlgorithm) -> Iterator[None]:
             module.training = training
 
 
-def check_module(module: PredictModule, model: BaseAlgorithm, wrapper: VecNormalize | None) -> None:
+def check_module(module: PredictModule, model: BaseAlgorithm, wrapper: VecNormalize | None, tolerance: float) -> None:
     """:func:`check` of a module that was just built."""
 
     def run(observations: Arrays, steps: np.ndarray | None) -> np.ndarray:
         return module(*as_tensors(observations, steps)).numpy()
 
-    check(run, module, model, wrapper, 1e-5)
+    check(run, module, model, wrapper, tolerance)
 
 
 def check(

@@ -91,4 +91,18 @@ def raw_space(wrapper: VecNormalize, seen: spaces.Space) -> spaces.Space:
             f"VecNormalize takes observations of shape {inside}, the agent of shape {outside}: a wrapper between them, such "
             "as VecFrameStack, cannot be exported. Export without vec_normalize=, and normalise in front."
         )
-    return raw
+    if isinstance(raw, spaces.Dict):
+        return spaces.Dict({key: _before_wrapper(wrapper, part) for key, part in raw.items()})
+    return _before_wrapper(wrapper, raw)
+
+
+def _before_wrapper(wrapper: VecNormalize, part: spaces.Space) -> spaces.Space:
+    """
+    The space of raw observations. SB3 replaces that of an image, in place, by the space of what it makes of it: in the
+    wrapper's file always, of a Dict also in the environment.
+    """
+    bound = wrapper.clip_obs
+    made_of_image = isinstance(part, spaces.Box) and len(part.shape) == 3 and part.dtype == np.float32
+    if made_of_image and np.all(part.low == np.float32(-bound)) and np.all(part.high == np.float32(bound)):  # type: ignore
+        return spaces.Box(0, 255, part.shape, np.uint8)
+    return part

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch as th
 from torch import nn
+from torch.fx import Proxy
 from torch.nn import functional as F
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -91,11 +92,12 @@ class SparseLinear(SparseWeight):
         :return: ``(..., out_features)``
         """
         parameters: Mapping[str, Any] = self._parameters
-        if NONZEROS in parameters and "bias" in parameters:
+        if NONZEROS in parameters and "bias" in parameters and not isinstance(x, Proxy):
             # As attributes they are looked for in other places first, which takes as long as a small product.
             values, bias = parameters[NONZEROS], parameters["bias"]
         else:
-            # Computed from other parameters, as by `parametrize`, or plain tensors, as in replicas of `DataParallel`.
+            # Computed from other parameters, as by `parametrize`, or plain tensors, as in replicas of `DataParallel`; or
+            # `torch.fx` traces, which sees attributes only: what it does not see it takes for constants.
             values, bias = self.values, self.bias
         return sparse_linear(x, values, self.topology, bias, self._buffers["topology_seed"])
 

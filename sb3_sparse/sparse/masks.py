@@ -9,10 +9,11 @@ from torch import nn
 
 from sb3_sparse.common.validation import flag
 from sb3_sparse.common.warn import warn_user
-from sb3_sparse.sparse.pruning import is_prunable, prunable_layers, prune_
+from sb3_sparse.sparse.pruning import is_prunable, leading_names, prunable_layers, prune_
 from sb3_sparse.sparse.topology import Topology
 
 Module = TypeVar("Module", bound=nn.Module)
+_NO_LAYERS = "no layers that can be pruned. Those of the module are"
 
 
 def sparsify_by_masks_(
@@ -39,30 +40,35 @@ def sparsify_by_masks_(
         shape or other values.
     """
     rescale, wanted = flag("rescale", rescale), _by_layer(module, masks)
-    layers = prunable_layers(module, lambda name, layer: name not in wanted)
-    if missing := [name for name in wanted if name not in layers]:
-        known = [name for name, layer in module.named_modules() if is_prunable(layer)]
-        raise ValueError(f"masks for {missing}: no layers that can be pruned. Those of the module are {known}.")
-    topologies = {layer: _topology(name, wanted[name], tuple(layer.weight.shape)) for name, layer in layers.items()}
+    layers = prunable_layers(module, lambda name, layer: layer not in wanted)
+    if missing := [name for layer, (name, _) in wanted.items() if layer not in layers.values()]:
+        raise ValueError(f"masks for {missing}: {_NO_LAYERS} {_names_of_layers(module)}.")
+    topologies = {layer: _topology(name, wanted[layer][1], tuple(layer.weight.shape)) for name, layer in layers.items()}
     if empty := [name for name, layer in layers.items() if topologies[layer].nnz == 0]:
         warn_user(f"the masks of {empty} leave no weight: what these layers return does not depend on their input.")
     return prune_(module, topologies, rescale)
 
 
-def _by_layer(module: nn.Module, masks: Mapping[str, Any]) -> dict[str, Any]:
-    """Masks by the names of layers, those of target networks among them."""
+def _by_layer(module: nn.Module, masks: Mapping[str, Any]) -> dict[nn.Module, tuple[str, Any]]:
+    """The mask of each layer, with the name that it was given for, those of target networks among them."""
     if not isinstance(masks, Mapping) or not masks:
         raise ValueError(f"masks={masks!r}: expected a dict of masks by the names of layers, at least one.")
-    places = dict(module.named_modules())
-    by_layer: dict[str, Any] = {}
+    places = dict(module.named_modules(remove_duplicate=False))
+    by_layer: dict[nn.Module, tuple[str, Any]] = {}
     for name, mask in masks.items():
         layer = name if name in places else _layer_of(name)
-        if layer in by_layer:
+        if layer not in places:
+            raise ValueError(f"masks for {[name]}: {_NO_LAYERS} {_names_of_layers(module)}.")
+        if places[layer] in by_layer:
             raise ValueError(f"masks has two entries for the layer {layer!r}: leave one of them out.")
-        by_layer[layer] = mask
+        by_layer[places[layer]] = (layer, mask)
     # A target network is pruned as the network that it follows, whose weights are averaged into its own.
-    followers = {place: place.replace("_target", "") for place in places if "_target" in place and place not in by_layer}
-    return {**by_layer, **{place: by_layer[online] for place, online in followers.items() if online in by_layer}}
+    followers = {layer: places.get(name) for layer, name in leading_names(module).items() if layer not in by_layer}
+    return by_layer | {layer: by_layer[online] for layer, online in followers.items() if online in by_layer}
+
+
+def _names_of_layers(module: nn.Module) -> list[str]:
+    return [name for name, layer in module.named_modules() if is_prunable(layer)]
 
 
 def _layer_of(weight: str) -> str:

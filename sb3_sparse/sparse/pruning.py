@@ -119,17 +119,34 @@ def register_kind(dense: type[nn.Module], sparse: type[SparseWeight]) -> None:
     _KINDS[dense] = sparse
 
 
+def leading_names(module: nn.Module) -> dict[nn.Module, str]:
+    """
+    The name of every part; of what is in a target network, that of the part which it follows.
+
+    SB3's target networks are called ``..._target``, and their weights are averages of those of the network of that name
+    without it. A part of it may be known by another name first, as a features extractor that actor and critic share.
+
+    :param module: Any module.
+    """
+    places: dict[str, nn.Module] = dict(module.named_modules(remove_duplicate=False))
+    names = {part: name for name, part in module.named_modules()}
+    followed = {part: name.replace("_target", "") for part, name in names.items()}
+    return {part: names[places[name]] if name in places else name for part, name in followed.items()}
+
+
 def prunable_layers(module: nn.Module, exclude: Exclude = ()) -> dict[str, PrunableLayer]:
     """
     The layers of a module that can be pruned, by name. Subclasses of the two kinds are left out, with a warning.
 
     :param module: Any module.
     :param exclude: Names of submodules to leave out (with everything inside them, wherever else that is used), or a function
-        of a layer's name and the layer that says True for what to leave out.
+        of a layer's name and the layer that says True for what to leave out. It is asked with every name of the layer. What
+        a target network follows is left out there, too.
     :raises ValueError: If a name in ``exclude`` is not a submodule, a layer is sparse already, layers share a weight, or a
         weight is not simply a parameter.
     """
     is_excluded = exclude if callable(exclude) else _excluded_by_name(module, exclude)
+    leading = leading_names(module)
     owners: dict[th.Tensor | None, list[str]] = {}
     for place, part in module.named_modules():
         for parameter in part._parameters.values():
@@ -141,13 +158,14 @@ def prunable_layers(module: nn.Module, exclude: Exclude = ()) -> dict[str, Pruna
     left_alone = []
     for name, layer in module.named_modules():
         is_layer = isinstance(layer, PrunableLayer | SparseLayer)
-        if not is_layer or any(is_excluded(place, layer) for place in places[layer]):
+        if not is_layer or any(is_excluded(place, layer) for place in (*places[layer], leading[layer])):
             continue
         if isinstance(layer, SparseLayer):
             raise ValueError(f"{name or 'the module'} is sparse already: take to_dense(module) first, or name it in exclude=.")
         if isinstance(layer, PrunableLayer):
             kind = _KINDS.get(type(layer))
-            check_plain(name, layer, {"weight", "bias"} if kind is None else {*kind.gathered.values(), *kind.taken})
+            everything = {*layer._parameters, *layer._buffers, *layer._modules}
+            check_plain(name, layer, everything if kind is None else {*kind.gathered.values(), *kind.taken})
             if kind is None:
                 # It may compute something else with its weight.
                 left_alone.append(f"{name} ({type(layer).__name__})")
@@ -172,9 +190,10 @@ def prunable_layers(module: nn.Module, exclude: Exclude = ()) -> dict[str, Pruna
 def _excluded_by_name(module: nn.Module, exclude: Iterable[str]) -> Callable[[str, nn.Module], bool]:
     if isinstance(exclude, str):
         exclude = [exclude]
-    if not isinstance(exclude, Iterable) or not all(isinstance(name, str) for name in exclude):
+    # Once: it may be a generator.
+    excluded = list(exclude) if isinstance(exclude, Iterable) else None
+    if excluded is None or not all(isinstance(name, str) for name in excluded):
         raise ValueError(f"exclude={exclude!r}: expected names of submodules, or a function of a name and a layer.")
-    excluded = list(exclude)
     names = {name for name, _ in module.named_modules(remove_duplicate=False)}
     if unknown := [name for name in excluded if name not in names]:
         raise ValueError(f"exclude={unknown}: not a submodule. Submodules are {sorted(names - {''})}.")

@@ -10,7 +10,7 @@ from torch import nn
 from sb3_sparse.common.validation import choice, flag, per_network, whole_number
 from sb3_sparse.common.warn import warn_user
 from sb3_sparse.sparse.distribution import DISTRIBUTIONS, check_sparsity
-from sb3_sparse.sparse.pruning import Exclude, prunable_layers, prune_
+from sb3_sparse.sparse.pruning import Exclude, leading_names, prunable_layers, prune_
 from sb3_sparse.sparse.topology import Topology, derive_seed
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -131,13 +131,12 @@ class Sparsity:
         densities = DISTRIBUTIONS[self.distribution]({name: layer.weight.shape for name, layer in layers.items()}, self.amount)
         seed = th.initial_seed() if self.seed is None else self.seed
         seed = derive_seed(seed, name) if name else seed
-        topologies = {}
+        topologies, leading = {}, leading_names(module)
         for place, layer in layers.items():
             nnz = round(densities[place] * layer.weight.numel())
             if nnz < layer.weight.numel():
                 # A target network is pruned as the network that it follows, whose weights are averaged into its own.
-                place_seed = derive_seed(seed, place.replace("_target", ""))
-                topologies[layer] = Topology.random(layer.weight.shape, nnz, place_seed)
+                topologies[layer] = Topology.random(layer.weight.shape, nnz, derive_seed(seed, leading[layer]))
         if empty := [place for place, layer in layers.items() if layer in topologies and topologies[layer].nnz == 0]:
             warn_user(
                 f"sparsity={self.amount:g} leaves no weight of {empty}: what these layers return does not depend on their "

@@ -290,7 +290,7 @@ class SparseWeight(LoadsWhole):
                 f"{prefix}weight is the weight of a dense layer, this one is sparse: load it into the dense module, then "
                 "call sparsify_."
             )
-        elif NONZEROS not in given and given.keys() & {"topology_seed", "topology_index"}:
+        elif NONZEROS in self._parameters and NONZEROS not in given and given.keys() & {"topology_seed", "topology_index"}:
             errors.append(f"{prefix}topology_seed without {prefix}{NONZEROS}: positions and values belong together.")
         return errors
 

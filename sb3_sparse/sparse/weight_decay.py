@@ -20,7 +20,8 @@ def weight_decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str
     :param weight_decay: Of the weights.
     :return: Two groups, for any optimizer of torch.
     """
-    sparse = {layer.values for layer in module.modules() if isinstance(layer, SparseWeight)}
+    layers = [layer for layer in module.modules() if isinstance(layer, SparseWeight)]
+    sparse = {layer._parameters.get(name) for layer in layers for name in layer.gathered}
     parameters = list(module.parameters())
     decays = {p: p.dim() > 1 or p in sparse for p in parameters}
     return [

@@ -8,7 +8,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from sb3_contrib import ARS, MaskablePPO, RecurrentPPO
-from stable_baselines3 import PPO, SAC, TD3
+from stable_baselines3 import A2C, PPO, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from sb3_sparse import SparseConv2d, SparseLinear
@@ -115,6 +115,32 @@ def test_vec_normalize_of_some_parts_of_a_dict():
     expected, _ = model.predict(env.normalize_obs(observations), deterministic=True)
     module = predict_module(model, vec_normalize=env)
     assert_equal_actions(module({key: th.from_numpy(part) for key, part in observations.items()}).numpy(), expected)
+
+
+@pytest.mark.parametrize("space", [IMAGE, spaces.Dict({"vec": VECTOR, "img": IMAGE})], ids=["image", "dict"])
+def test_images_below_vec_normalize_go_in_as_bytes(space, tmp_path):
+    """SB3 replaces the space of an image by that of its normalised one: in the file, of a Dict also in the environment."""
+    env = normalized_env(space)
+    policy_kwargs = {"normalize_images": False, "net_arch": [8]}
+    policy = "CnnPolicy" if space is IMAGE else "MultiInputPolicy"
+    model = A2C(policy, env, policy_kwargs=policy_kwargs, **ON_POLICY).learn(16)
+    observations = observations_of(space, 20, seed=0)
+    expected, _ = model.predict(env.normalize_obs(observations), deterministic=True)
+    env.save(tmp_path / "vecnormalize.pkl")
+    parts = {key: th.from_numpy(part) for key, part in observations.items()} if isinstance(space, spaces.Dict) else None
+    for wrapper in (env, tmp_path / "vecnormalize.pkl"):
+        module = predict_module(model, vec_normalize=wrapper)
+        image = module.observation_space["img"] if parts else module.observation_space
+        assert image == IMAGE
+        assert_equal_actions(module(parts or th.from_numpy(observations)).numpy(), expected)
+
+
+def test_the_module_takes_a_tolerance_as_the_files_do():
+    model = simba(SAC, VECTOR, BOX)
+    with pytest.raises(RuntimeError, match=r"more than 1e-12.*larger tolerance="):
+        predict_module(model, tolerance=1e-12)
+    with pytest.raises(ValueError, match="tolerance=0"):
+        predict_module(model, tolerance=0)
 
 
 def test_vec_normalize_that_is_left_out_is_named():

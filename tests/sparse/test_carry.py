@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from sb3_sparse import SparseSimBaPolicy
+from sb3_sparse.networks.noisy import NoisyLinear
 from sb3_sparse.sparse import SparseLinear, sparsify_, to_dense, weight_decay_groups
 from sb3_sparse.streaming import StreamAC, StreamQ
 
@@ -355,3 +356,11 @@ def test_weight_decay_groups():
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
     assert {id(p) for g in (decayed, others) for p in g["params"]} == {id(p) for p in net.parameters()}
     th.optim.AdamW([decayed, others], 1e-3)
+
+
+def test_weight_decay_reaches_what_decays_in_the_dense_twin():
+    net = nn.Sequential(NoisyLinear(20, 30), nn.Linear(30, 4))
+    dense, _ = weight_decay_groups(net, 0.1)
+    decayed, _ = weight_decay_groups(sparsify_(net, 0.5, "uniform"), 0.1)
+    assert {id(p) for p in decayed["params"]} == {id(p) for p in (net[0].nonzeros, net[0].nonzeros_sigma, net[1].nonzeros)}
+    assert len(dense["params"]) == len(decayed["params"])

@@ -6,6 +6,7 @@ import pytest
 import torch as th
 from stable_baselines3 import DQN, SAC, TD3
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from sb3_sparse.sparse import SparseConv2d, SparseLinear, Topology
 from sb3_sparse.sparse.weight import SparseWeight
@@ -147,3 +148,22 @@ def test_a_refused_policy_is_what_it_was(algorithm, env, monkeypatch):
     assert_same(model, before)
     model.load_state_dict(same.state_dict())
     assert_same(model, content(same))
+
+
+@pytest.mark.parametrize("kind", list(LAYERS))
+def test_weights_that_a_tool_of_torch_computes_load_with_it(kind):
+    """``prune`` and parametrizations keep the parameter under another name."""
+    for tool in (lambda layer: prune.l1_unstructured(layer, "nonzeros", 0.5), parametrized):
+        layer, other = LAYERS[kind](1), LAYERS[kind](1)
+        tool(layer)
+        tool(other)
+        other.load_state_dict(layer.state_dict())
+        x = th.randn(2, *((4, 5, 5) if kind == "conv" else (50,)))
+        assert th.equal(other(x), layer(x))
+        # Another topology's identity alone is another matter, and still one without its positions.
+        with pytest.raises(RuntimeError, match="nonzeros"):
+            LAYERS[kind](2).load_state_dict(layer.state_dict())
+
+
+def parametrized(layer):
+    parametrize.register_parametrization(layer, "nonzeros", nn.Tanh())

@@ -217,3 +217,16 @@ def test_what_cannot_be_pruned_is_named():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         sparsify_(network(), **arguments)
+
+
+def test_subclasses_stay_dense_whatever_else_they_have():
+    class LowRank(nn.Linear):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.low = nn.Parameter(th.zeros(2, self.in_features))
+            self.register_buffer("scale", th.ones(()))
+
+    net = nn.Sequential(LowRank(8, 8), nn.Linear(8, 8))
+    with pytest.warns(UserWarning, match=r"stay dense: 0 \(LowRank\)"):
+        sparsify_(net, 0.5)
+    assert [type(layer) for layer in net] == [LowRank, SparseLinear]

@@ -177,6 +177,13 @@ def test_fx(make):
     close(traced(x), net(x))
     for ours, theirs in zip(gradients(net, x, net), gradients(net, x, traced), strict=True):
         close(ours, theirs)
+    # Weights are parameters of what was traced, not numbers in it.
+    assert {name for name, _ in traced.named_parameters()} == {name for name, _ in net.named_parameters()}
+    with th.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(1.5)
+    traced.load_state_dict(net.state_dict(), strict=False)
+    close(traced(x), net(x))
 
 
 @NETS

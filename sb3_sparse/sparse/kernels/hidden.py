@@ -32,6 +32,10 @@ def can_fuse(x: th.Tensor, first: Weights, second: Weights) -> bool:
         return False
     if first.topology.rows != second.topology.columns or th.is_autocast_enabled(x.device.type):
         return False
+    if any(w.values.shape != (w.topology.nnz,) for w in (first, second)):
+        return False
+    if any(w.bias is not None and w.bias.shape != (w.topology.rows,) for w in (first, second)):
+        return False
     return all(
         is_plain(tensor) and tensor.dtype is x.dtype and tensor.device == x.device and tensor.is_contiguous()
         for tensor in (*first.tensors, *second.tensors)

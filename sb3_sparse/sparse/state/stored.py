@@ -108,7 +108,8 @@ def numbers_of(buffer: th.Tensor) -> list[float] | None:
         return None
     if plain.dim() == 0 or plain.shape[-1] != N_DIGITS:
         raise DamagedIdentity(f"a tensor of shape {tuple(plain.shape)}: expected ({N_DIGITS},).")
-    rows = plain.double().reshape(-1, N_DIGITS).tolist()
+    # In this order: some devices have no float64.
+    rows = plain.cpu().double().reshape(-1, N_DIGITS).tolist()
     if any(row != rows[0] for row in rows[1:]):
         raise ValueError(
             "sparse layers with different topologies cannot be stacked: make the models with one mask_seed (or seed), or "

@@ -237,3 +237,21 @@ def test_a_forked_child_of_a_parent_with_threads(backend, batch, who_works, part
 
     assert forked(child) == 0
     assert run() == expected
+
+
+def test_an_interrupted_call_ends_with_all_of_its_threads_done(monkeypatch):
+    """What they write into may be freed as soon as the call has ended."""
+    done, may_end = [], threading.Event()
+
+    class Interrupted:
+        def call(self, begin, end):
+            if begin == 0:
+                threading.Timer(0.3, may_end.set).start()
+                raise KeyboardInterrupt
+            assert may_end.wait(30)
+            done.append(begin)
+
+    monkeypatch.setattr(threads, "_openmp", lambda: None)
+    with pytest.raises(KeyboardInterrupt):
+        threads.run(Interrupted(), (), (0, 1, 2, 3))
+    assert sorted(done) == [1, 2]

@@ -172,3 +172,13 @@ def test_a_lock_file_of_a_dead_process_is_removed(fresh, monkeypatch):
     os.utime(lock, (time.time() - 3600, time.time() - 3600))
     choices.store_choice("kind", "dense", BACKENDS)
     assert stored() == {"kind": "dense"}
+
+
+def test_what_is_in_use_stays_when_another_kind_is_asked_for(fresh):
+    """Whatever the file says meanwhile, and whatever the other kind allows."""
+    choices.use_choice("layer", "compiled")
+    fresh.mkdir()
+    choices._cache_file().write_text(json.dumps({"layer": "blocked", "convolution": "shifted", "later": "csr"}))
+    assert choices.known_choice("convolution", ["dense", "shifted"]) == "shifted"
+    assert choices.choices_in_use() == {"layer": "compiled", "convolution": "shifted", "later": "csr"}
+    assert choices.known_choice("layer", BACKENDS) == "compiled"

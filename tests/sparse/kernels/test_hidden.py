@@ -193,3 +193,15 @@ def test_other_numbers_of_threads_change_nothing(name, monkeypatch):
     # Biases' gradients are torch's own sums.
     for other in results[1:]:
         assert_same_bits([results[0][i] for i in (0, 1, 2, 4)], [other[i] for i in (0, 1, 2, 4)])
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("tensor", ["values", "bias"])
+@pytest.mark.parametrize("change", [lambda t: t[:-1], lambda t: th.cat([t, t]), lambda t: th.stack([t, t])])
+def test_weights_of_other_shapes_are_left_to_the_layers_which_refuse_them(backend, which, tensor, change):
+    x, _, weights = make(5)
+    changed = change(getattr(weights[which], tensor).detach())
+    weights[which] = weights[which]._replace(**{tensor: changed})
+    assert not can_fuse(x, *weights)
+    with pytest.raises(ValueError, match="expected"):
+        three_operations(x, *weights)

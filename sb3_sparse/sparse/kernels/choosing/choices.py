@@ -49,7 +49,7 @@ def known_choice(kind: str, allowed: Collection[str]) -> str | None:
     known = _known.setdefault(path, {})
     if known.get(kind) not in allowed and path is not None:
         # What others have learned meanwhile; of what this process has used already, nothing changes.
-        known.update({**_read(path), **{kind: name for kind, name in known.items() if name in allowed}})
+        known.update({other: name for other, name in _read(path).items() if other == kind or other not in known})
     name = known.get(kind)
     return name if name in allowed else None
 

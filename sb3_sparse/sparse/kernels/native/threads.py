@@ -9,7 +9,7 @@ call uses ``torch.get_num_threads()`` threads at most, and ends with all of them
 import ctypes
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -47,15 +47,29 @@ def run(kernel: Kernel, arguments: tuple[int, ...], bounds: tuple[int, ...]) -> 
         return
     openmp = _openmp()
     if openmp is None:
-        others = [_pool().submit(kernel.call, *arguments, *bounds[i : i + 2]) for i in range(1, n_parts)]
-        kernel.call(*arguments, *bounds[:2])
-        for other in others:
-            other.result()
+        others: list[Future[None]] = []
+        try:
+            for i in range(1, n_parts):
+                others.append(_pool().submit(kernel.call, *arguments, *bounds[i : i + 2]))
+            kernel.call(*arguments, *bounds[:2])
+        finally:
+            _wait_for(others)
         return
     word_bounds = (ctypes.c_int64 * len(bounds))(*bounds)
     words = (*openmp.functions, n_parts, ctypes.addressof(word_bounds), *arguments)
     data = (ctypes.c_int64 * len(words))(*words)
     openmp.parallel(kernel.task, data, n_parts, 0)
+
+
+def _wait_for(others: list["Future[None]"]) -> None:
+    """Until all are done, whatever interrupts: they write into memory that the caller may free then."""
+    try:
+        wait(others)
+    except BaseException:
+        _wait_for(others)
+        raise
+    for other in others:
+        other.result()
 
 
 class _OpenMP:
