@@ -71,6 +71,15 @@ def model_parts(model: BaseAlgorithm) -> ModelParts:
     return sb3_model_parts(model)
 
 
+def policy_of(model: BaseAlgorithm) -> BasePolicy:
+    """
+    The policy, also where it was replaced by what ``torch.compile`` made of it.
+
+    :param model: Any.
+    """
+    return getattr(model.policy, "_orig_mod", model.policy)
+
+
 def sb3_model_parts(model: BaseAlgorithm) -> ModelParts:
     """
     What is known of a model whose policy is built as those of SB3 are. An algorithm may add to it in its ``model_parts``.
@@ -79,7 +88,7 @@ def sb3_model_parts(model: BaseAlgorithm) -> ModelParts:
         ``ActorCriticPolicy`` (PPO, A2C, TRPO) or the one of MaskablePPO.
     :raises NoKnownNetworks: If the policy is recurrent, or has none of these.
     """
-    policy: Any = model.policy
+    policy: Any = policy_of(model)
     if hasattr(policy, "lstm_actor"):
         raise NoKnownNetworks(f"{type(policy).__name__} is recurrent: the plasticity probe needs networks without a state.")
     networks = _on_policy_networks(policy) if isinstance(policy, ACTOR_CRITIC) else networks_by_attribute(policy)
@@ -289,16 +298,21 @@ def replay_batch(model: Any, n_samples: int) -> Any:
     return buffer.sample(n_samples, env=model.get_vec_normalize_env())
 
 
-def all_callbacks(callback: BaseCallback | None) -> Iterator[BaseCallback]:
-    """A callback and those that it calls, in this order; none that only group, convert nothing, or show progress."""
-    if callback is None:
+def all_callbacks(callback: BaseCallback | None, seen: set[int] | None = None) -> Iterator[BaseCallback]:
+    """
+    A callback and those that it calls or knows, in this order, each once; none that only group, convert nothing, or show
+    progress.
+    """
+    seen = set() if seen is None else seen
+    if callback is None or id(callback) in seen:
         return
+    seen.add(id(callback))
     is_empty = isinstance(callback, ConvertCallback) and callback.callback is None
     if not isinstance(callback, (CallbackList, ProgressBarCallback)) and not is_empty:
         yield callback
     for inner in (*getattr(callback, "callbacks", ()), *vars(callback).values()):
         if isinstance(inner, BaseCallback) and inner is not callback.parent:
-            yield from all_callbacks(inner)
+            yield from all_callbacks(inner, seen)
 
 
 # A game may end so many episodes by lost lives before it is over.

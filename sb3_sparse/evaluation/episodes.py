@@ -42,8 +42,9 @@ def evaluate_agent(
     epsilon: float = 0.0,
 ) -> Episodes:
     """
-    Let an agent play a number of episodes. Nothing of it, of ``VecNormalize`` or of random generators is changed. In the
-    environment that it is trained in, training then goes on with a new episode.
+    Let an agent play a number of episodes. Nothing of it, of ``VecNormalize`` or of the program's generators is changed. In
+    the environment that it is trained in, training then goes on with a new episode. The environment itself is seeded for
+    the evaluation, and then anew, by the agent's seed and timesteps: it would repeat the same episodes after each one.
 
     With several environments each plays its share of the episodes: taking the first ones to end would prefer short ones.
 
@@ -79,9 +80,11 @@ def evaluate_agent(
         wrapped.seed(seed * wrapped.num_envs)
         player: Any = EpsilonGreedy(model, epsilon, seed) if epsilon else model
         returns, lengths = evaluate(player, wrapped, episodes, **options)
-    if model.env is not None and _innermost(wrapped) is _innermost(model.env):
+    if model.env is not None and _same_games(wrapped, model.env):
         # Training goes on with a new episode, since the one that it was in is over.
         model._last_obs = None
+        entropy = np.random.SeedSequence(None if model.seed is None else [model.seed, model.num_timesteps])
+        model.env.seed(int(entropy.generate_state(1)[0] >> 1))
     return Episodes(np.array(returns, dtype=np.float64), np.array(lengths, dtype=np.int64))
 
 
@@ -89,6 +92,13 @@ def _innermost(env: VecEnv) -> VecEnv:
     while isinstance(env, VecEnvWrapper):
         env = env.venv
     return env
+
+
+def _same_games(first: VecEnv, second: VecEnv) -> bool:
+    """Whether what is played in one of them happens in the other, too."""
+    first, second = _innermost(first), _innermost(second)
+    games = [{id(env.unwrapped) for env in getattr(each, "envs", ())} for each in (first, second)]
+    return first is second or not games[0].isdisjoint(games[1])
 
 
 class EpsilonGreedy:

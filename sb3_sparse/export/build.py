@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_sparse.common.sb3_models import policy_of
 from sb3_sparse.common.validation import flag, positive
 from sb3_sparse.export.actions import action_head
 from sb3_sparse.export.check import check_module, untouched
@@ -80,11 +80,6 @@ def build(model: BaseAlgorithm, wrapper: VecNormalize | None, channels_last: boo
         raise ValueError(f"channels_last=True: there is no image in {space}.")
     module = PredictModule(scores, head, _with_channels_last(space, transposed), normalizer, transposed)
     return module.eval().requires_grad_(False)
-
-
-def policy_of(model: BaseAlgorithm) -> BasePolicy:
-    """The policy, also where it was replaced by what ``torch.compile`` made of it."""
-    return getattr(model.policy, "_orig_mod", model.policy)
 
 
 def _images(space: spaces.Space) -> tuple[str, ...]:

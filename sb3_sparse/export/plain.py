@@ -18,9 +18,9 @@ from stable_baselines3.common.save_util import recursive_getattr
 from torch import nn
 
 from sb3_sparse.common.files import with_ending, written_beside
+from sb3_sparse.common.sb3_models import policy_of
 from sb3_sparse.common.validation import positive
 from sb3_sparse.common.warn import warn_user
-from sb3_sparse.export.build import policy_of
 from sb3_sparse.export.check import check_agent, untouched
 from sb3_sparse.export.loading import without_buffer
 from sb3_sparse.sparse import to_dense

@@ -92,8 +92,8 @@ def _evaluation(entry: Any) -> Evaluation:
 
 def run_means(evaluations: Iterable[Evaluation]) -> dict[str, dict[str, float]]:
     """
-    The mean return of every agent over all of its episodes, by environment. Two names are of one agent if they lead to the
-    same file, or the files that were evaluated had the same content.
+    The mean return of every agent over all of its episodes, by environment. Two evaluations are of one agent if the files had
+    the same content, whatever their names; where that is not known, if the names lead to the same file.
 
     :param evaluations: Of any agents.
     :raises ValueError: If the same episodes are there twice: an agent would count more than others, or its episodes.
@@ -113,14 +113,16 @@ def run_means(evaluations: Iterable[Evaluation]) -> dict[str, dict[str, float]]:
 
 
 def _first_names(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Of each evaluation, by what name its agent is there first."""
+    """Of each evaluation, by what name its agent is there first; another agent of a name that is taken gets one of its own."""
     known: dict[Path | str, str] = {}
     names = []
     for each in evaluations:
-        marks: list[Path | str] = [Path(each.agent).resolve(), *([] if each.checksum is None else [each.checksum])]
-        name = next((known[mark] for mark in marks if mark in known), each.agent)
-        known.update(dict.fromkeys(marks, name))
-        names.append(name)
+        # Content tells agents apart. Where it is not known, their places have to do: one may be of several machines.
+        mark: Path | str = each.checksum or Path(each.agent).resolve()
+        if mark not in known:
+            is_taken = each.agent in known.values()
+            known[mark] = f"{each.agent} ({str(mark)[:8]})" if is_taken else each.agent
+        names.append(known[mark])
     return names
 
 

@@ -23,7 +23,6 @@ RETURNS = {
     "logger": "training return (rollout/ep_rew_mean)",
 }
 PLASTICITY = "plasticity/"
-PLASTICITY_FILE = "plasticity.csv"
 EVALUATIONS_FILE = "evaluations.npz"
 #: Wrappers that hold an action for several steps: the argument that says for how many, and its default.
 REPEATING = {
@@ -104,7 +103,7 @@ def read_run(argument: str) -> Run:
     if monitor:
         returns["monitor"] = monitor["returns"]
     returns = {**_logged_returns(progress), **returns}
-    plasticity = plasticity or _only_plasticity(progress)
+    plasticity = {**_only_plasticity(progress), **plasticity}
     clock = monitor.get("hours") or _hours(progress.get("time/time_elapsed"))
     if any(folder.glob("events.out.tfevents*")) and not (returns and plasticity and clock):
         events, hours = _read_events(folder)
@@ -153,13 +152,15 @@ def evaluation_curve(folder: Path, finite: bool = True) -> Series | None:
 
 def plasticity_curves(folder: Path, finite: bool = True) -> dict[str, Series]:
     """
-    The series of ``PlasticityCallback``'s table by name; none if there is no table.
+    The series of ``PlasticityCallback``'s table by name, or of several tables; none if there is no table.
 
     :param folder: Of the run.
     :param finite: Only finite numbers.
     :raises ValueError: If the file is damaged.
     """
-    return _read_table(folder / PLASTICITY_FILE, "timesteps", finite)
+    # A second callback of a study writes into plasticity1.csv; what both measure is shown as the first one has it.
+    tables = sorted([*folder.glob("plasticity.csv"), *folder.glob("plasticity[0-9].csv")], reverse=True)
+    return {name: series for path in tables for name, series in _read_table(path, "timesteps", finite, True).items()}
 
 
 def _read_monitor(folder: Path, frames_per_step: int) -> dict[str, Series]:
@@ -208,15 +209,15 @@ def frames_per_step(env_wrapper: Any) -> int:
     return frames
 
 
-def _read_table(path: Path, step_column: str, finite: bool = True) -> dict[str, Series]:
+def _read_table(path: Path, step_column: str, finite: bool = True, has_only_numbers: bool = False) -> dict[str, Series]:
     """The columns of a CSV of SB3's logger or of the plasticity callback; what is no number is left out, unless asked for."""
     if not path.is_file():
         return {}
     # What a user logs may be text.
     with _reading(path), path.open(newline="") as file:
-        rows = _read_rows(file, 0, lambda name: name == step_column or path.name == PLASTICITY_FILE)
+        rows = _read_rows(file, 0, lambda name: name == step_column or has_only_numbers)
     if rows and step_column not in rows[0]:
-        if path.name != PLASTICITY_FILE:
+        if not has_only_numbers:
             return {}
         raise ValueError(f"{str(path)!r} has no column {step_column!r}: its columns are {list(rows[0])}.")
     columns = [name for name in (rows[0] if rows else []) if name and name != step_column]
@@ -370,9 +371,8 @@ def _hours(seconds: Series | None) -> Series | None:
 def _going_on(seconds: Iterable[float]) -> np.ndarray:
     """Seconds since the beginning, of a clock that began again when training went on."""
     values = np.array([*seconds], dtype=np.float64)
-    again = np.flatnonzero(np.diff(values) < 0)
-    for place in again:
-        values[place + 1 :] += values[place]
+    before = np.where(np.diff(values) < 0, values[:-1], 0.0)
+    values[1:] += np.cumsum(before)
     return values
 
 

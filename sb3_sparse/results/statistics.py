@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 # Of the bootstrap: enough that the ends of a 95 % band do not move visibly.
 RESAMPLES = 2000
@@ -81,10 +82,13 @@ def mean_curve(runs: list[Series]) -> Curve:
 
 def rolling_mean(y: np.ndarray, window: int) -> np.ndarray:
     """The mean of each value and the ``window - 1`` before it, of fewer at the beginning."""
-    total = np.concatenate([[0.0], np.cumsum(y, dtype=np.float64)])
-    ends = np.arange(1, len(y) + 1)
-    starts = np.maximum(ends - window, 0)
-    return (total[ends] - total[starts]) / (ends - starts)
+    y = np.asarray(y, dtype=np.float64)
+    window = min(window, len(y))
+    if window <= 1:
+        return y
+    # Each window by itself: a difference of sums over everything would forget small values after a large one.
+    beginning = np.cumsum(y[: window - 1]) / np.arange(1, window)
+    return np.concatenate([beginning, sliding_window_view(y, window).mean(axis=1)])
 
 
 class Summarized(NamedTuple):

@@ -26,6 +26,8 @@ class View:
         self._folders = {folder.name: folder for folder in folders}
         self._weights = weights
         self._running: dict[str, dict[str, Any]] = {}
+        # What was done before this command, of runs that go on.
+        self._done_before: dict[str, float] = {}
         self._ended: set[str] = set()
         self._start = self._looked = time.monotonic()
         #: Runs that ended, by the kind of their outcome; of those that failed the error.
@@ -51,8 +53,10 @@ class View:
         :param event: ``begins`` or ``ends`` with the name of a run, ``kind`` and ``error``; ``lost``; or nothing.
         """
         if "begins" in event:
-            self._running[event["begins"]] = {}
-            self._say(f"begins  {event['begins']}")
+            name = event["begins"]
+            self._running[name] = self._folders[name].read(STATUS_FILE)
+            self._done_before[name] = self._part(name)
+            self._say(f"begins  {name}")
         elif "ends" in event:
             if event.get("is_of_disk"):
                 self.disk_error = event["error"]
@@ -95,8 +99,9 @@ class View:
     def _progress(self) -> str:
         whole = sum(self._weights.values()) or 1.0
         part = sum(weight * self._part(name) for name, weight in self._weights.items()) / whole
+        before = sum(weight * self._done_before.get(name, 0.0) for name, weight in self._weights.items()) / whole
         spent = time.monotonic() - self._start
-        left = f", about {_time(spent * (1 - part) / part)} left" if 0 < part < 1 else ""
+        left = f", about {_time(spent * (1 - part) / (part - before))} left" if before < part < 1 else ""
         return f"{len(self._ended)} of {len(self._folders)} runs, {100 * part:.0f} %, {_time(spent)}{left}"
 
     def _table(self) -> Any:

@@ -259,3 +259,52 @@ def test_in_the_environment_of_training_the_next_step_begins_an_episode():
     buffer = model.replay_buffer
     rewards = buffer.observations[:, 0, 0] + 0.5 * buffer.actions[:, 0, 0]
     np.testing.assert_allclose(buffer.rewards[:, 0], rewards, rtol=1e-5)
+
+
+class Starts(gym.Env):
+    """Ten steps from a start that is drawn; all starts are kept, and every step counts on from there."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self):
+        self.starts = []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.at = int(self.np_random.integers(10**6))
+        self.starts.append(self.at)
+        self.end = self.at + 10
+        return np.float32([self.at]), {}
+
+    def step(self, action):
+        self.at += 1
+        return np.float32([self.at]), 1.0, self.at == self.end, False, {}
+
+
+@pytest.mark.parametrize("which", ["the agent's", "the plain one", "behind wrappers"])
+def test_evaluations_in_the_environment_of_training_do_not_reach_into_it(which):
+    env = Starts()
+    model = DQN("MlpPolicy", env, seed=3, buffer_size=200, policy_kwargs={"net_arch": [8]})
+    evaluated = {"the agent's": model.get_env(), "the plain one": env, "behind wrappers": gym.wrappers.ClipReward(env, -1, 1)}
+    trained_from = []
+    for _ in range(4):
+        begun = len(env.starts)
+        model.learn(25, reset_num_timesteps=False)
+        trained_from += env.starts[begun:]
+        evaluate_agent(model, evaluated[which], 2)
+    # No transition leads from one episode into another, and no start comes again.
+    buffer, size = model.replay_buffer, model.replay_buffer.size()
+    steps = buffer.next_observations[:size, 0, 0] - buffer.observations[:size, 0, 0]
+    assert (steps == 1).all()
+    assert all(length <= 10 for length in model.env.envs[0].get_episode_lengths())
+    assert len(set(trained_from)) == len(trained_from) >= 12
+
+
+def test_training_after_an_evaluation_follows_the_seeds():
+    def rewards(seed):
+        model = dqn(seed).learn(7)
+        evaluate_agent(model, model.get_env(), 1)
+        return model.learn(20, reset_num_timesteps=False).replay_buffer.rewards.tolist()
+
+    assert rewards(1) == rewards(1) != rewards(2)

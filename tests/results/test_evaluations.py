@@ -117,6 +117,16 @@ def test_a_copy_of_an_agent_is_the_same():
     assert len(run_means(different)["ALE/Pong-v5"]) == 4
 
 
+def test_other_agents_of_the_same_name_are_not_it():
+    """Of several machines, or trained anew in the same folder: content tells."""
+    same_place = [made("logs/Pong.zip", checksum=str(i) * 64, seed=i, returns=[float(i)]) for i in range(3)]
+    found = run_means(same_place)["ALE/Pong-v5"]
+    assert found == {"logs/Pong.zip": 0.0, f"logs/Pong.zip ({'1' * 8})": 1.0, f"logs/Pong.zip ({'2' * 8})": 2.0}
+    assert game_scores([replace(each, seed=0) for each in same_place]) == {"Pong": [0.0, 1.0, 2.0]}
+    # What was evaluated before there were checksums may be either: it is not counted as one of them.
+    assert len(run_means([*same_place, made("logs/Pong.zip", seed=7)])["ALE/Pong-v5"]) == 4
+
+
 def test_files_from_before_have_no_checksums(tmp_path):
     path = tmp_path / "returns.json"
     write_evaluations(path, [made()])

@@ -129,6 +129,25 @@ def test_clocks_that_began_again(tmp_path):
     assert (run.clock.y[[200, -1]] * 3600).round(6).tolist() == [200, 400]
 
 
+def test_a_clock_that_began_again_several_times(tmp_path):
+    """Each time counts once: hours grew as powers of two."""
+    rows = "".join(f"{64 * (i + 1)},{1800 * (i % 2 + 1)},{i}\n" for i in range(10))
+    (tmp_path / "progress.csv").write_text("time/total_timesteps,time/time_elapsed,rollout/ep_rew_mean\n" + rows)
+    np.testing.assert_allclose(read_run(str(tmp_path)).clock.y, np.arange(1, 11) / 2)
+
+
+def test_several_tables_of_plasticity_and_what_was_logged_are_one(tmp_path):
+    (tmp_path / "plasticity.csv").write_text("timesteps,critic_srank\n10,1\n20,2\n")
+    (tmp_path / "plasticity1.csv").write_text("timesteps,critic_srank,critic_interference_mean\n20,7,0.5\n")
+    (tmp_path / "progress.csv").write_text("time/total_timesteps,plasticity/own,plasticity/critic_srank\n10,3,9\n")
+    found = read_run(str(tmp_path)).plasticity
+    assert {name: series.y.tolist() for name, series in found.items()} == {
+        "critic_srank": [1, 2],
+        "critic_interference_mean": [0.5],
+        "own": [3],
+    }
+
+
 def test_a_run_that_is_just_being_written(tmp_path):
     folder = tmp_path / "run"
     monitor_run(folder)

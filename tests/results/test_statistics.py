@@ -11,6 +11,15 @@ def test_rolling_mean():
     by_hand = [y[max(0, i - 6) : i + 1].mean() for i in range(50)]
     np.testing.assert_allclose(rolling_mean(y, 7), by_hand)
     np.testing.assert_allclose(rolling_mean(y, 1), y)
+    np.testing.assert_allclose(rolling_mean(y, 1000)[-1], y.mean())
+    assert rolling_mean(np.array([]), 3).size == 0
+
+
+def test_a_rolling_mean_forgets_what_has_left_its_window():
+    """A difference of sums over everything does not, after one large value."""
+    y = np.array([3.0, 1e18, 1.5, 2.5, 4.5, np.nan, 1.0, 3.0])
+    np.testing.assert_array_equal(rolling_mean(y, 1), y)
+    np.testing.assert_array_equal(rolling_mean(y, 2)[[3, 4, 7]], [2.0, 3.5, 2.0])
 
 
 def test_mean_and_band_equal_a_plain_bootstrap():

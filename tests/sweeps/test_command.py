@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import pytest
 import yaml
@@ -228,6 +229,17 @@ def test_the_live_view(capsys):
     assert "no [such] thing" in said
     assert "50 (50 %)" in said
     assert view.outcomes == {"failed": {"[b]<x>": "no [such] thing"}}
+
+
+def test_what_was_done_before_is_not_taken_for_the_speed_of_now(monkeypatch):
+    """A run of hours that goes on at 90 % seemed to be over in seconds."""
+    folder, now = Folder("a", timesteps=90, n_timesteps=100), [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with View([folder], {"a": 10.0}, live=False) as view:
+        view({"begins": "a"})
+        now[0], folder.status["timesteps"] = 60.0, 91
+        view._look()
+        assert view._progress() == "0 of 1 runs, 91 %, 60 s, about 9 min left"
 
 
 @pytest.mark.parametrize("how", [["--dry-run", "--no-estimate"], ["--run-index", "0"], ["--run-index", "0", "--dry-run"], []])

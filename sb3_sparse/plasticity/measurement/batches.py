@@ -1,10 +1,11 @@
 """Batches to look at a model with, taken from where it keeps what it learns from, and the guard that leaves no trace."""
 
 import random
+import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,6 +69,15 @@ def sample_batch(model: BaseAlgorithm, n_samples: int = DEFAULT_N_SAMPLES, seed:
         return replay_batch(model, n_samples)
 
 
+def _uncompiled() -> AbstractContextManager[None]:
+    """
+    What ``torch.compile`` made runs as it was written: a compiled graph is differentiated once and then gone, and each look
+    from outside at what happens in it would have it compiled anew.
+    """
+    # Where nobody compiles, this is not loaded for it.
+    return th.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
 @contextmanager
 def undisturbed(model: BaseAlgorithm, seed: int = 0) -> Iterator[None]:
     """
@@ -88,7 +98,7 @@ def undisturbed(model: BaseAlgorithm, seed: int = 0) -> Iterator[None]:
     generators = _generators(getattr(model, "replay_buffer", None))
     states = [generator.bit_generator.state for generator in generators]
     cuda = [model.device] if model.device.type == "cuda" else []
-    with th.random.fork_rng(devices=cuda):
+    with th.random.fork_rng(devices=cuda), _uncompiled():
         try:
             np.random.seed(seed % 2**32)
             random.seed(seed)

@@ -17,7 +17,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch.nn import functional as F
 
 from sb3_sparse.common.model_parts import NETWORKS, HasPerSampleLosses
-from sb3_sparse.common.sb3_models import ACTOR_CRITIC
+from sb3_sparse.common.sb3_models import ACTOR_CRITIC, policy_of
 from sb3_sparse.common.validation import choice
 
 _ON_POLICY = (A2C, PPO, TRPO, MaskablePPO)
@@ -49,7 +49,7 @@ def _why_unknown(model: BaseAlgorithm) -> str | None:
         return ""
     if "train" in vars(model) or type(model).train is not known.train:  # type: ignore[attr-defined]
         return f" (it is a {known.__name__} with a train() of its own, which may minimise something else)"
-    if known in _ON_POLICY and not isinstance(model.policy, ACTOR_CRITIC):
+    if known in _ON_POLICY and not isinstance(policy_of(model), ACTOR_CRITIC):
         return ""
     return None
 

@@ -12,7 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
 from sb3_sparse.common.model_parts import ModelParts, Network, NoKnownNetworks, check_networks
-from sb3_sparse.common.sb3_models import keeps_samples, model_parts, module_in
+from sb3_sparse.common.sb3_models import keeps_samples, model_parts, module_in, policy_of
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def check_no_target_is_forgotten(model: BaseAlgorithm, part: ResetPart) -> None:
     """
     if part.network.target is not None:
         return
-    modules = dict(model.policy.named_modules(remove_duplicate=False))
+    modules = dict(policy_of(model).named_modules(remove_duplicate=False))
     for place in _places_of_targets(part.place):
         # Something else may have such a name, but not with the same parameters.
         if place in modules and part.names.intersection(name for name, _ in _named_parameters(modules[place])):
@@ -105,7 +105,7 @@ def check_fresh(model: BaseAlgorithm, policy: nn.Module) -> nn.Module:
     what = f"{type(model).__name__}.model_parts(): build_policy"
     if not isinstance(policy, nn.Module):
         raise ValueError(f"{what} returned a {type(policy).__name__}: expected a policy, built as the model built its own.")
-    trained = {parameter for parameter in model.policy.parameters() if parameter.requires_grad}
+    trained = {parameter for parameter in policy_of(model).parameters() if parameter.requires_grad}
     if shared := [name for name, parameter in _named_parameters(policy) if parameter in trained]:
         raise ValueError(
             f"{what} returned a policy whose {shared[0]!r} is the model's own parameter, which has no fresh value: expected a "
@@ -134,9 +134,9 @@ def _places_of_targets(place: str) -> list[str]:
 
 def _at_place(model: BaseAlgorithm, name: str, place: str) -> nn.Module:
     try:
-        return model.policy.get_submodule(place)
+        return policy_of(model).get_submodule(place)
     except AttributeError as error:
-        there = [child for child, _ in model.policy.named_children()]
+        there = [child for child, _ in policy_of(model).named_children()]
         raise ValueError(
             f"{_said(model, name)} has place={place!r}, and there is no such module in the policy: expected one of {there}, "
             'a module inside, or "" for the policy itself.'

@@ -8,7 +8,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import nn
 
 from sb3_sparse.common.model_parts import HasModelParts, HasPlasticityBatch, Network
-from sb3_sparse.common.sb3_models import model_parts, n_stored, replay_batch
+from sb3_sparse.common.sb3_models import model_parts, n_stored, policy_of, replay_batch
 from sb3_sparse.plasticity.measurement.batches import sample_batch
 from sb3_sparse.plasticity.resets.options import ResetOptions, default_target
 from sb3_sparse.plasticity.resets.parts import ResetPart, check_fresh, check_no_target_is_forgotten, parts_to_reset
@@ -218,7 +218,7 @@ def _prepare_targets(swap: Swap, model: BaseAlgorithm, networks: Iterable[Networ
     for network in networks:
         if network.target is None or network.place is None:
             continue
-        follower, online = network.target, model.policy.get_submodule(network.place)
+        follower, online = network.target, policy_of(model).get_submodule(network.place)
         changing = {name: p for name, p in online.named_parameters(remove_duplicate=False) if p in swap}
         if not changing:
             continue

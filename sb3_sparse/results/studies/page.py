@@ -14,7 +14,7 @@ from sb3_sparse.results.studies.figures import preferred
 from sb3_sparse.results.studies.grouping import MISSING, RETURN, Group, named, shown
 from sb3_sparse.results.studies.reading import FAILED, METRICS, PLASTICITY, UNFINISHED, log_end
 from sb3_sparse.results.studies.references import HEADER, Beside
-from sb3_sparse.results.studies.scaling import LEARNABLE, TOTAL, place, scaling_lines
+from sb3_sparse.results.studies.scaling import LEARNABLE, TOTAL, has_place, place, scaling_lines
 from sb3_sparse.results.studies.summary import Summary, describe_baseline
 from sb3_sparse.results.studies.tables import MAX_RETURNS, result_rows
 
@@ -106,7 +106,7 @@ def _group(group: Group, summary: Summary) -> dict[str, Any]:
         "label": group.label,
         "n": len(group.runs),
         "axes": {name: shown(group.axes.get(name, MISSING)) for name in summary.grouping.axes},
-        "x": {name: place(group, name) for name in summary.horizontals},
+        "x": {name: place(group, name) for name in summary.horizontals if has_place(group, name)},
         "parameters": f"{group.total:,.0f} parameters, {group.learnable:,.0f} learnable",
         "values": {metric: _value(group, metric) for metric in group.metrics},
         "curves": {name: _curve(curve) for name, curve in curves.items() if len(curve.x)},

@@ -18,7 +18,8 @@ def horizontal_axes(groups: Sequence[Group], axes: Sequence[str]) -> list[str]:
     """
     found = [TOTAL, LEARNABLE]
     for name in axes:
-        values = {group.axes.get(name) for group in groups}
+        # An arm of its own, such as SB3's policy, may have no such axis, and is not drawn against it.
+        values = {group.axes[name] for group in groups if name in group.axes}
         if len(values) > 1 and _are_numbers(values):
             found.append(name)
     return found
@@ -40,6 +41,16 @@ def place(group: Group, horizontal: str) -> float:
     return float(group.axes[horizontal] or 0)
 
 
+def has_place(group: Group, horizontal: str) -> bool:
+    """
+    Whether a group lies anywhere along an axis, which only some may have.
+
+    :param group: The group.
+    :param horizontal: One of :func:`horizontal_axes`.
+    """
+    return horizontal in (TOTAL, LEARNABLE) or horizontal in group.axes
+
+
 def scaling_lines(groups: Sequence[Group], axes: Sequence[str], horizontal: str) -> dict[str, list[Group]]:
     """
     Groups on lines, by what those on a line have in common.
@@ -51,8 +62,9 @@ def scaling_lines(groups: Sequence[Group], axes: Sequence[str], horizontal: str)
     :param groups: Of one task.
     :param axes: Names.
     :param horizontal: One of :func:`horizontal_axes`.
-    :return: Each line from left to right.
+    :return: Each line from left to right. Groups without the axis are on none.
     """
+    groups = [group for group in groups if has_place(group, horizontal)]
     along = {horizontal} if horizontal not in (TOTAL, LEARNABLE) else _size_axes(groups, axes)
     fixed = [
         name for name in axes if name not in along and len({shown(group.axes.get(name, MISSING)) for group in groups}) > 1

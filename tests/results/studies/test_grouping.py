@@ -5,7 +5,9 @@ import csv
 import numpy as np
 import pytest
 
+from sb3_sparse.results.studies.figures import draw_scaling
 from sb3_sparse.results.studies.grouping import group_study
+from sb3_sparse.results.studies.page import page_data
 from sb3_sparse.results.studies.reading import read_study
 from sb3_sparse.results.studies.scaling import LEARNABLE, TOTAL, horizontal_axes, place, scaling_lines
 from sb3_sparse.results.studies.summary import summarize
@@ -214,3 +216,17 @@ def test_lines_keep_settings_and_other_axes_apart(tmp_path):
     lines = scaling_lines(grouping.groups, grouping.axes, TOTAL)
     assert {name: len(groups) for name, groups in lines.items() if "[" not in name} == {"net=a": 1, "net=b": 2}
     assert len([name for name in lines if name.startswith("net=a [")]) == 2
+
+
+def test_an_axis_that_some_groups_lack_is_drawn_for_the_others(tmp_path):
+    """As depth in the paper's Figure 2, or any axis beside an arm of SB3's."""
+    for axes in ({"width": 1}, {"width": 2, "depth": 2}, {"width": 2, "depth": 3}):
+        write_run(tmp_path, {**axes, "seed": 0}, [1.0])
+    summary = summarize(read_study(tmp_path))
+    assert summary.horizontals == [TOTAL, LEARNABLE, "width", "depth"]
+    grouping = summary.grouping
+    lines = scaling_lines(grouping.groups, grouping.axes, "depth")
+    assert [[place(group, "depth") for group in line] for line in lines.values()] == [[2, 3]]
+    (task,) = page_data(summary)["tasks"]
+    assert ["depth" in group["x"] for group in task["groups"]] == [group["axes"]["depth"] != "–" for group in task["groups"]]
+    assert draw_scaling(summary.groups, grouping.axes, summary.horizontals).axes
