@@ -51,7 +51,7 @@ def train(args: list[str]) -> Callable[[], None]:
     """rl-zoo3's train: packaged hyperparameters, a progress bar on a terminal, and runs that can go on."""
     ours, args = _exact_parser().parse_known_args(args)
     if ours.resume is not None:
-        if args or ours.freq is not None:
+        if args or any(value is not None for value in (ours.freq, ours.keep, ours.patience)):
             raise ValueError(f"--resume {ours.resume} repeats the options of the run: leave out {args or 'the others'}.")
         exact = recorded_run(ours.resume)
         return _prepared("train", exact.args, _known_options("train", exact.args), exact)
@@ -59,7 +59,8 @@ def train(args: list[str]) -> Callable[[], None]:
     if sys.stdout.isatty() and not known.optimize_hyperparameters and not known.progress:
         args = [*args, "--progress"]
     args = _with_packaged_hyperparams(args, known)
-    return _prepared("train", args, known, ExactRun(args, ours.freq, ours.keep, ours.patience))
+    given = {name: value for name in ("keep", "patience") if (value := getattr(ours, name)) is not None}
+    return _prepared("train", args, known, ExactRun(args, ours.freq, **given))
 
 
 def tune(args: list[str]) -> Callable[[], None]:
@@ -89,15 +90,14 @@ def _exact_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("runs that can go on exactly (docs/resume.md)")
     group.add_argument("--exact-checkpoint-freq", dest="freq", type=int, metavar="N", help="a checkpoint every N steps")
     group.add_argument(
-        *("--exact-checkpoint-keep",), dest="keep", type=int, metavar="K", default=ExactRun.keep, help="so many stay"
+        *("--exact-checkpoint-keep",), dest="keep", type=int, metavar="K", help=f"so many stay (default: {ExactRun.keep})"
     )
     group.add_argument(
         *("--exact-checkpoint-patience",),
         dest="patience",
         type=float,
         metavar="SECONDS",
-        default=ExactRun.patience,
-        help="after SIGTERM, SIGHUP or Ctrl-C, wait so long for a point where a checkpoint is exact",
+        help=f"after a signal, wait so long for a point where a checkpoint is exact (default: {ExactRun.patience:g})",
     )
     group.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with the run in FOLDER; no other option with it")
     return parser

@@ -21,7 +21,7 @@ from sb3_sparse.resume.files.folder import checkpoints, keep_newest, sweep, writ
 from sb3_sparse.resume.files.lease import LEASE, FolderInUse, Lease
 from sb3_sparse.resume.going_on import GoingOn
 from sb3_sparse.resume.state.buffers import BufferWriter, check_rewind
-from sb3_sparse.resume.state.callbacks import Given, capture_callbacks
+from sb3_sparse.resume.state.callbacks import Given, capture_callbacks, capture_shared
 from sb3_sparse.resume.state.logs import capture_logger, unknown_outputs
 from sb3_sparse.resume.state.machine import machine_facts
 from sb3_sparse.resume.state.model import capture_model, model_zip, why_not_loaded
@@ -161,6 +161,9 @@ class ExactCheckpoint(BaseCallback):
         self._next = (self.model.num_timesteps // self.every + 1) * self.every
 
     def _on_rollout_start(self) -> None:
+        if self._going_on is None and self.model.num_timesteps >= self.model._total_timesteps:
+            # Of streaming algorithms, which begin an episode when all is done: there is nothing to go on with.
+            return
         # As in `sb3-sparse train | head`.
         self.stop_requested = self.stop_requested or is_unread()
         # Where a run goes on there is one.
@@ -178,6 +181,8 @@ class ExactCheckpoint(BaseCallback):
         elif self.stop_requested or self.model.num_timesteps >= self._next:
             is_written = self.save()
         if self.stop_requested:
+            # A later run with the same callback has not been asked.
+            self.stop_requested = False
             self._release()
             steps = self.model.num_timesteps
             raise StoppedOnRequest(
@@ -248,7 +253,8 @@ class ExactCheckpoint(BaseCallback):
         self._say_uncertain(left)
         return {
             "model": capture_model(model),
-            "callbacks": capture_callbacks(others, self._given),
+            "callbacks": capture_callbacks(model, others, self._given),
+            "shared": capture_shared(model, others),
             "objects": objects,
             "logger": capture_logger(model.logger, model._custom_logger),
             "random": capture_random(),

@@ -13,7 +13,7 @@ from sb3_sparse.resume.environments.layers import CannotCapture
 from sb3_sparse.resume.environments.vec_env import restore_env
 from sb3_sparse.resume.files.folder import Checkpoint
 from sb3_sparse.resume.state.buffers import restore_buffer
-from sb3_sparse.resume.state.callbacks import Given, restore_callbacks
+from sb3_sparse.resume.state.callbacks import Given, restore_callbacks, restore_shared
 from sb3_sparse.resume.state.logs import restore_logger
 from sb3_sparse.resume.state.model import restore_model, restore_weights
 from sb3_sparse.resume.state.objects import restore_objects
@@ -78,6 +78,8 @@ class GoingOn:
                 raise ValueError(f"{self.checkpoint.path}: {error}. Pass the environment that the run had.") from error
         restore_model(model, self.run["model"])
         restore_objects(model, callbacks, self.run["objects"])
+        # Checkpoints of earlier versions do not say it.
+        restore_shared(model, callbacks, self.run.get("shared", []))
         # Last: anything above may draw.
         restore_random(self.run["random"])
         if uncertain := self.checkpoint.manifest["uncertain"]:

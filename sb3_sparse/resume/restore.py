@@ -11,6 +11,7 @@ from typing import Any
 
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
@@ -21,7 +22,7 @@ from sb3_sparse.resume.environments.recipe import make
 from sb3_sparse.resume.files.folder import Checkpoint, checkpoints, newest_whole
 from sb3_sparse.resume.going_on import GoingOn
 from sb3_sparse.resume.state.buffers import release_buffer
-from sb3_sparse.resume.state.callbacks import check_callbacks
+from sb3_sparse.resume.state.callbacks import Given, check_callbacks
 from sb3_sparse.resume.state.logs import logger_again
 from sb3_sparse.resume.state.machine import adopt, warn_of_differences
 from sb3_sparse.resume.state.model import restore_weights
@@ -72,6 +73,11 @@ def resume_exact(
     going_on.begin(model)
     left = manifest["total_timesteps"] - model.num_timesteps
     if left <= 0:
+        # Earlier versions wrote such checkpoints of streaming algorithms.
+        given = Given()
+        given.add(others)
+        model.set_logger(logger_again(going_on.run["logger"], sys.stdout) or Logger(None, []))
+        going_on.finish(model, others, given)
         return model
     if not ours:
         ours = [ExactCheckpoint(checkpoint.path.parent, **manifest["callback"])]

@@ -5,7 +5,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
@@ -19,6 +20,8 @@ from sb3_sparse.resume.environments.worker import in_workers
 EXIT_STATUS = 75
 #: Seconds in which the same signal is the same request: schedulers send one to each process of a job, and programs pass it on.
 AT_ONCE = 1.0
+# For environments in processes of their own to end the step that they are in.
+_SECONDS_TO_CLOSE = 3.0
 
 
 # What a terminal sends that closes, and what comes with SIGTERM where a session is ended. Windows has none.
@@ -80,6 +83,34 @@ def shield_workers(envs: Iterable[VecEnv]) -> None:
         base = vec_layers(env)[-1]
         if isinstance(base, SubprocVecEnv):
             in_workers(base, "shield")
+            # They do not end by themselves now.
+            base.close = partial(_close, base)  # type: ignore[method-assign]
+
+
+def _close(base: SubprocVecEnv) -> None:
+    """
+    Close environments, also where a step of them was interrupted: SB3 would wait for answers of which some were read
+    already, and of others that may never come.
+    """
+    if base.closed or not base.waiting:
+        SubprocVecEnv.close(base)
+        return
+    for remote in base.remotes:
+        with suppress(OSError):
+            remote.send(("close", None))
+    end = time.monotonic() + _SECONDS_TO_CLOSE
+    while any(process.is_alive() for process in base.processes) and time.monotonic() < end:
+        for remote in base.remotes:
+            # Whoever has something to say closes only after that was heard.
+            with suppress(OSError, EOFError):
+                while remote.poll():
+                    remote.recv()
+        time.sleep(0.01)
+    for process in base.processes:
+        if process.is_alive():
+            process.terminate()
+        process.join()
+    base.waiting, base.closed = False, True
 
 
 @contextmanager

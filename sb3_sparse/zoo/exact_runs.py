@@ -17,8 +17,10 @@ from sb3_sparse.common.files import written_beside
 from sb3_sparse.common.interrupts import ClosedOutput, is_unread, uninterrupted
 from sb3_sparse.common.sb3_models import all_callbacks
 from sb3_sparse.common.validation import positive, whole_number
+from sb3_sparse.common.warn import warn_user
 from sb3_sparse.resume import ExactCheckpoint, resume_exact
-from sb3_sparse.resume.files.folder import checkpoints
+from sb3_sparse.resume.files.folder import checkpoints, newest_whole
+from sb3_sparse.resume.files.lease import Lease
 from sb3_sparse.resume.files.whole_files import goes_on_without_saving, sweep_beside
 from sb3_sparse.resume.signals import ends_with_checkpoint, shield_workers
 from sb3_sparse.zoo.hyperparameters import WrongSettingError
@@ -26,10 +28,8 @@ from sb3_sparse.zoo.rl_zoo import part
 
 # In the folder of a run: its checkpoints, and the command that began it.
 FOLDER, COMMAND = "exact", "command.json"
-# In a file of hyperparameters, as the option is called.
-SETTING = "exact_checkpoint_freq"
 # What is overridden: a version of rl-zoo3 that never calls one of these would do something else without a word.
-_OVERRIDDEN = ("__init__", "read_hyperparameters", "create_callbacks", "learn", "save_trained_model")
+_OVERRIDDEN = ("__init__", "setup_experiment", "read_hyperparameters", "create_callbacks", "learn", "save_trained_model")
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,8 @@ def exactly(base: type, exact: ExactRun) -> type:
 
         every = exact.every
         read: dict[str, str]
+        n_timesteps: float
+        seed: int
 
         def __init__(self, *args: Any, **kwargs: Any):
             super().__init__(*args, **kwargs)
@@ -159,13 +161,17 @@ def exactly(base: type, exact: ExactRun) -> type:
                 self.params_path = f"{self.save_path}/{self.env_name}"
             _sweep_runs(Path(self.log_path), str(self.env_name))
 
+        def setup_experiment(self) -> Any:
+            if exact.resume is not None:
+                _check_goes_on(exact.resume / FOLDER, exact.resume / f"{self.env_name}.zip")
+            return super().setup_experiment()
+
         def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
             hyperparams, saved = super().read_hyperparameters()
             # Now, since SB3 writes into some of them.
             self.read = _as_texts(saved)
             _check_same(exact, self.config, self.read)
-            every = hyperparams.pop(SETTING, None)
-            self.every = self.every or (None if every is None else whole_number(SETTING, every, 1))
+            self.every = self.every or self.exact_checkpoint_freq
             return hyperparams, saved
 
         def create_callbacks(self) -> None:
@@ -173,8 +179,10 @@ def exactly(base: type, exact: ExactRun) -> type:
             folder = Path(self.save_path) / FOLDER
             if self.every is not None and not self.optimize_hyperparameters:
                 self.callbacks.insert(0, _CheckpointOfRun(folder, self.every, exact.keep, verbose=self.verbose))
+                if self.every >= self.n_timesteps:
+                    warn_user(f"a checkpoint every {self.every} steps is none in a run of {self.n_timesteps:g}: choose fewer.")
             if exact.resume is None and _exact_checkpoint(self.callbacks) is not None:
-                _write_down(folder / COMMAND, exact, self.read)
+                _write_down(folder / COMMAND, exact, self.read, self.seed)
 
         def learn(self, model: BaseAlgorithm) -> None:
             checkpoint = _exact_checkpoint(self.callbacks)
@@ -200,6 +208,21 @@ def exactly(base: type, exact: ExactRun) -> type:
                     self.resumed = resume_exact(checkpoint.path, env=model.get_env(), callback=self.callbacks)
 
     return ExactManager
+
+
+def _check_goes_on(folder: Path, agent: Path) -> None:
+    """
+    Before tables and settings of a run are opened to be written anew: what refuses to go on leaves it as it is.
+
+    :raises FolderInUse: If another process trains it.
+    :raises DamagedCheckpoint: If there are checkpoints, and none is whole.
+    :raises WrongSettingError: If there is none, and the run has come to its end.
+    """
+    Lease(folder).release()
+    if checkpoints(folder):
+        newest_whole(folder)
+    elif agent.exists():
+        raise WrongSettingError(f"{agent.parent} has ended, with the agent {agent}: there is no checkpoint to go on from.")
 
 
 def _sweep_runs(logs: Path, name: str) -> None:
@@ -229,9 +252,11 @@ def _as_texts(hyperparameters: dict[str, Any]) -> dict[str, str]:
     return {name: text(value) for name, value in hyperparameters.items()}
 
 
-def _write_down(path: Path, exact: ExactRun, hyperparameters: dict[str, str]) -> None:
+def _write_down(path: Path, exact: ExactRun, hyperparameters: dict[str, str], seed: int) -> None:
     options = dict(every=exact.every, keep=exact.keep, patience=exact.patience)
-    begun = {"args": exact.args, "cwd": os.getcwd(), "options": options, "hyperparameters": hyperparameters}
+    # Where none is given rl-zoo3 draws one, and would draw another one; the last one counts.
+    args = [*exact.args, "--seed", str(seed)]
+    begun = {"args": args, "cwd": os.getcwd(), "options": options, "hyperparameters": hyperparameters}
     with written_beside(path) as beside:
         beside.write_text(json.dumps(begun, indent=1))
 

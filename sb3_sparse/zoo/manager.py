@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sparse.common.interrupts import is_unread
+from sb3_sparse.common.validation import whole_number
 from sb3_sparse.drqv2 import DrQv2
 from sb3_sparse.export.loading import UNREADABLE
 from sb3_sparse.rainbow import Rainbow
@@ -20,7 +22,6 @@ from sb3_sparse.zoo.exact_runs import COMMAND
 from sb3_sparse.zoo.hyperparameters import (
     BUFFERS,
     EVALUATED_BY_RL_ZOO,
-    RAINBOWS,
     WrongSettingError,
     check_classes,
     check_config,
@@ -38,10 +39,10 @@ from sb3_sparse.zoo.mistakes.settings import (
     check_policy_kwargs,
     check_values,
 )
-from sb3_sparse.zoo.mistakes.storage import about_storage, check_storage
+from sb3_sparse.zoo.mistakes.storage import about_storage, check_storage, check_trial
 from sb3_sparse.zoo.mistakes.words import is_of_others, one_line
-from sb3_sparse.zoo.rl_zoo import part, replaced
-from sb3_sparse.zoo.search_spaces import STREAM_KAPPAS, sparse_converter, sparse_sampler
+from sb3_sparse.zoo.rl_zoo import part
+from sb3_sparse.zoo.search_spaces import STREAM_KAPPAS, sparse_search
 
 # Of DeepMind Control tasks whose entry names no `env_wrapper` (null stands for none at all).
 DMC_WRAPPER = {"sb3_sparse.dmc.DMCWrapper": {"action_repeat": 2}}
@@ -79,8 +80,11 @@ def experiment_manager(reads_only: bool = False) -> type:
         """See :func:`experiment_manager`."""
 
         trial_id: int | None
+        #: Of the file, for runs that can go on.
+        exact_checkpoint_freq: int | None = None
 
         def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+            # rl-zoo3 takes trial 0 for none, and gives what -params says of a part in place of the whole.
             trial_id, self.trial_id = self.trial_id, None
             with _about_the_file(self.config, self.env_name.gym_id):
                 hyperparams, saved = super().read_hyperparameters()
@@ -88,8 +92,13 @@ def experiment_manager(reads_only: bool = False) -> type:
             if is_our_policy(self.algo, hyperparams.get("policy")):
                 self.kept_policy_kwargs = dict(read_setting("policy_kwargs", hyperparams.get("policy_kwargs") or {}))
             self.trial_id = trial_id
-            if trial_id:
-                hyperparams, saved = super().read_hyperparameters()
+            if trial_id is not None:
+                found = self.trial(trial_id)
+                hyperparams |= found
+                saved = OrderedDict(sorted({**saved, **found}.items()))
+            # No keyword of an algorithm.
+            if (every := hyperparams.pop("exact_checkpoint_freq", None)) is not None:
+                self.exact_checkpoint_freq = whole_number("exact_checkpoint_freq", every, 1)
             is_ours = is_our_policy(self.algo, hyperparams.get("policy"))
             if is_ours or self.algo in STREAM_KAPPAS:
                 _wrap_dmc(self.env_name.gym_id, PIXEL_WRAPPER if self.algo == "drqv2" else DMC_WRAPPER, hyperparams, saved)
@@ -175,8 +184,18 @@ class _SearchesSparsity:
 
     algo: str
     storage: str | None
+    study_name: str | None
+    custom_hyperparams: dict[str, Any] | None
     # The YAML's, once they are read; only of our policies.
     kept_policy_kwargs: dict[str, Any] | None = None
+
+    def trial(self, number: int) -> dict[str, Any]:
+        """The hyperparameters of a trial; what is given beside it stands, and the keywords of our policies are merged."""
+        check_trial(number, self.storage, self.study_name)
+        found = self.load_trial(self.storage, self.study_name, number)  # type: ignore[arg-type]
+        merged = () if self.kept_policy_kwargs is None else ("policy_kwargs",)
+        given = (self.custom_hyperparams or {}).keys() - {*merged}
+        return {name: value for name, value in found.items() if name not in given}
 
     def load_trial(self, storage: str, study_name: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         with self.search_space(), about_storage(storage, study_name, *args):
@@ -204,7 +223,7 @@ class _SearchesSparsity:
         if self.kept_policy_kwargs is None:
             yield
             return
-        with _sparse_search(self.algo, self.kept_policy_kwargs):
+        with sparse_search(self.algo, self.kept_policy_kwargs):
             yield
 
 
@@ -292,6 +311,7 @@ class _WritesKeptSettings:
     algo: str
     env_name: Any
     trained_agent: str
+    normalize: bool
 
     def _load_pretrained_agent(self, *args: Any, **kwargs: Any) -> BaseAlgorithm:
         try:
@@ -308,6 +328,12 @@ class _WritesKeptSettings:
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
         if self.continued is not None:
             _put_kept_settings(saved_hyperparams, self.continued)
+            wrapper = self.continued.get_vec_normalize_env()
+            if wrapper is not None:
+                # rl-zoo3 has found its statistics beside the agent, and saves them only where the settings say so.
+                self.normalize = True
+                names = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "epsilon")
+                saved_hyperparams["normalize"] = {name: getattr(wrapper, name) for name in names}
         super()._save_config(saved_hyperparams)  # type: ignore[misc]
 
 
@@ -339,25 +365,6 @@ def _as_text(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
-
-
-@contextmanager
-def _sparse_search(algo: str, policy_kwargs: dict[str, Any]) -> Iterator[None]:
-    """Inside, rl-zoo3 searches the sparsity and the width of one of our policies."""
-    samplers, converters = (part(f"hyperparams_opt.HYPERPARAMS_{kind}") for kind in ("SAMPLER", "CONVERTER"))
-    sampler = {algo: sparse_sampler(samplers[algo], policy_kwargs, _width_keyword(algo, policy_kwargs))}
-    converter = {algo: sparse_converter(converters[algo], policy_kwargs)}
-    with replaced(samplers, sampler), replaced(converters, converter):
-        yield
-
-
-def _width_keyword(algo: str, policy_kwargs: dict[str, Any]) -> str | None:
-    """What scales one of our policies; None where the file says how wide it is."""
-    if algo == "drqv2":
-        return "critic_width_scale"
-    # Of Rainbow's policies, the width is that of a named encoder.
-    has_width = bool(policy_kwargs.get("encoder")) if algo in RAINBOWS else "net_arch" not in policy_kwargs
-    return "width_scale" if has_width else None
 
 
 @contextmanager

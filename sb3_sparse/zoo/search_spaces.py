@@ -5,12 +5,13 @@ rl-zoo3 has two functions for each algorithm: a sampler asks a trial for values 
 converter makes the same hyperparameters of the values of a trial that is over.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from sb3_sparse.zoo.hyperparameters import RAINBOWS
-from sb3_sparse.zoo.rl_zoo import entry
+from sb3_sparse.zoo.rl_zoo import entry, part, replaced
 
 Sampler = Callable[..., dict[str, Any]]
 Converter = Callable[[dict[str, Any]], dict[str, Any]]
@@ -113,6 +114,30 @@ def sparse_converter(stock: Converter, policy_kwargs: dict[str, Any]) -> Convert
         return _merge(stock(params), policy_kwargs, sampled)
 
     return convert
+
+
+@contextmanager
+def sparse_search(algo: str, policy_kwargs: dict[str, Any]) -> Iterator[None]:
+    """
+    Inside, rl-zoo3 searches the sparsity and the width of one of our policies.
+
+    :param algo: Name of the algorithm.
+    :param policy_kwargs: Those of the file, which every trial keeps.
+    """
+    samplers, converters = (part(f"hyperparams_opt.HYPERPARAMS_{kind}") for kind in ("SAMPLER", "CONVERTER"))
+    sampler = {algo: sparse_sampler(samplers[algo], policy_kwargs, _width_keyword(algo, policy_kwargs))}
+    converter = {algo: sparse_converter(converters[algo], policy_kwargs)}
+    with replaced(samplers, sampler), replaced(converters, converter):
+        yield
+
+
+def _width_keyword(algo: str, policy_kwargs: dict[str, Any]) -> str | None:
+    """What scales one of our policies; None where the file says how wide it is."""
+    if algo == "drqv2":
+        return "critic_width_scale"
+    # Of Rainbow's policies, the width is that of a named encoder.
+    has_width = bool(policy_kwargs.get("encoder")) if algo in RAINBOWS else "net_arch" not in policy_kwargs
+    return "width_scale" if has_width else None
 
 
 class _FixedSizeTrial:

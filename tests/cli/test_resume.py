@@ -122,3 +122,51 @@ def test_the_second_signal_ends_it_at_once(tmp_path):
     process.send_signal(signal.SIGCONT)
     process.communicate()
     assert process.returncode in (-signal.SIGTERM, -signal.SIGUSR1)
+
+
+def test_a_refused_resume_leaves_the_run_as_it_is(tmp_path):
+    """Its tables were emptied, and its settings had another seed, before it was asked whether somebody trains it."""
+    process = stopped_by(signal.SIGSTOP, tmp_path, "-n", "100000")
+    try:
+        before = {
+            path: path.read_bytes() for path in (tmp_path / FOLDER).rglob("*") if path.is_file() and "exact" not in path.parts
+        }
+        assert before[tmp_path / FOLDER / "0.monitor.csv"]
+        # It renews its claim while it lives, and is alive: a stopped one would lose it after a while.
+        process.send_signal(signal.SIGCONT)
+        out = run("train", "--resume", str(FOLDER), cwd=tmp_path, check=False)
+        process.send_signal(signal.SIGSTOP)
+        assert out.returncode == 1
+        assert "in use by process" in out.stderr
+        for path, content in before.items():
+            assert path.read_bytes().startswith(content) or path.suffix == ".npz", path
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_run_without_a_seed_goes_on_with_the_one_that_was_drawn(tmp_path):
+    train = [each for i, each in enumerate(TRAIN) if "--seed" not in TRAIN[max(i - 1, 0) : i + 1]]
+    run(*train, "-n", "200", "--exact-checkpoint-freq", "90", cwd=tmp_path)
+    seeds = lambda: yaml.unsafe_load((tmp_path / FOLDER / "Pendulum-v1/args.yml").read_text())["seed"]  # noqa: E731
+    drawn = seeds()
+    shutil.rmtree(tmp_path / FOLDER / "Pendulum-v1.zip", ignore_errors=True)
+    run("train", "--resume", str(FOLDER), cwd=tmp_path)
+    assert seeds() == drawn
+
+
+@pytest.mark.parametrize("option", ["--exact-checkpoint-keep", "--exact-checkpoint-patience", "--exact-checkpoint-freq"])
+def test_no_option_beside_resume_is_ignored(option, tmp_path):
+    out = run("train", "--resume", "nowhere", option, "5", cwd=tmp_path, check=False)
+    assert out.returncode == 1
+    assert "repeats the options of the run" in out.stderr
+
+
+def test_a_run_that_has_ended_is_not_trained_anew(tmp_path):
+    out = run(*TRAIN, "-n", "100", "--exact-checkpoint-freq", "100", cwd=tmp_path)
+    assert "a checkpoint every 100 steps is none in a run of 100" in out.stderr
+    before = {path: path.read_bytes() for path in (tmp_path / FOLDER).rglob("*") if path.is_file()}
+    out = run("train", "--resume", str(FOLDER), cwd=tmp_path, check=False)
+    assert out.returncode == 1
+    assert "has ended, with the agent" in out.stderr
+    assert before == {path: path.read_bytes() for path in (tmp_path / FOLDER).rglob("*") if path.is_file()}

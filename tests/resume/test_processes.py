@@ -4,13 +4,19 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch as th
+from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from sb3_sparse.resume import ExactCheckpoint, resume_exact
 from sb3_sparse.resume.files.folder import BESIDE, checkpoints, newest_whole
+from sb3_sparse.resume.signals import shield_workers
 from tests.resume.cases import CASES, skip_without_packages
 from tests.resume.comparing import compare_files, differences
 from tests.resume.faults import in_child, status_of
@@ -112,3 +118,35 @@ def test_killed_while_saving_the_newest_whole_checkpoint_loads_and_nothing_is_le
             assert {path.name for path in folder.glob("rows/*")} == needed
     print(f"{name}: {n_killed} kills")
     assert n_killed * step >= 14
+
+
+class Takes(gym.Env):
+    """Seconds, for a step."""
+
+    observation_space = gym.spaces.Box(-1, 1, (50_000,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(50_000, np.float32), {}
+
+    def step(self, action):
+        time.sleep(self.seconds)
+        return np.zeros(50_000, np.float32), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(0.2, 0), (600, -signal.SIGTERM)])
+def test_environments_whose_step_was_interrupted_can_be_closed(seconds, status):
+    """SB3 waits for answers of which one was read already, and for those of an environment that hangs."""
+    env = SubprocVecEnv([partial(Takes, 0), partial(Takes, seconds)], start_method="spawn")
+    env.reset()
+    shield_workers([env])
+    env.step_async(np.array([0, 0]))
+    env.remotes[0].recv()
+    begun = time.monotonic()
+    env.close()
+    assert time.monotonic() - begun < 60
+    assert [process.exitcode for process in env.processes] == [0, status]
+    env.close()

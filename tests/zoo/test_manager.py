@@ -1,6 +1,7 @@
 """rl-zoo3's experiment manager with our policies."""
 
 import argparse
+import pickle
 from pathlib import Path
 
 import gymnasium as gym
@@ -14,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from sb3_sparse import zoo
 from sb3_sparse.cli import main
 from sb3_sparse.dmc import register_dmc
+from sb3_sparse.evaluation.saved import environment_of, find_saved
 from sb3_sparse.resume.state.callbacks import check_callbacks
 from sb3_sparse.zoo.manager import DMC_WRAPPER, PIXEL_WRAPPER
 from sb3_sparse.zoo.rl_zoo import part
@@ -174,3 +176,76 @@ def test_runs_go_on_that_began_with_evaluations_of_sb3():
     assert type(ours) is not EvalCallback
     for one, other in ((ours, theirs), (theirs, ours)):
         check_callbacks([one], [(type(other).__name__, b"")])
+
+
+def manager_of(tmp_path, entry, **settings):
+    (tmp_path / "my.yml").write_text(yaml.safe_dump({"default": entry}))
+    settings = dict(log_folder=str(tmp_path), config=str(tmp_path / "my.yml"), **settings)
+    return zoo.experiment_manager()(argparse.Namespace(), "sac", "Pendulum-v1", **settings)
+
+
+@pytest.mark.parametrize("number", [0, 7])
+def test_a_trial_is_trained_with_all_that_it_had(number, tmp_path, monkeypatch):
+    """Trial 0 counts, and what -params says of a part of policy_kwargs does not take the place of the whole."""
+    given = {"policy_kwargs": "dict(n_critics=1, sparsity_distribution='uniform')", "gamma": 0.9}
+    asked = dict(storage="study.log", study_name="s", trial_id=number, hyperparams=given)
+    entry = {"n_timesteps": 50, "policy": "SparseSimBaPolicy", "policy_kwargs": {"sparsity": 0.8}, "batch_size": 32}
+    numbers = []
+
+    class Study:
+        class Trials:
+            def __getitem__(self, number):
+                numbers.append(number)
+                values = dict(sparsity=0.93, width_scale=0.25, one_minus_gamma=0.02, learning_rate=1e-3, batch_size_pow=6)
+                return argparse.Namespace(params=dict(values, train_freq=8, subsample_steps=4, tau=0.01))
+
+        trials = Trials()
+
+    monkeypatch.setattr("rl_zoo3.exp_manager.optuna.load_study", lambda **kwargs: Study())
+    with zoo.registered():
+        manager = manager_of(tmp_path, entry, **asked)
+        hyperparams, saved = manager.read_hyperparameters()
+    assert numbers == [number]
+    expected = {"n_critics": 1, "sparsity_distribution": "uniform", "sparsity": 0.93, "width_scale": 0.25}
+    assert {name: hyperparams["policy_kwargs"][name] for name in expected} == expected
+    assert (hyperparams["gamma"], hyperparams["batch_size"]) == (0.9, 64)
+    assert dict(saved["policy_kwargs"])["sparsity"] == 0.93
+    assert list(saved) == sorted(saved)
+    with zoo.registered(), pytest.raises(zoo.WrongSettingError, match=f"--trial-id {number}: say of which search"):
+        manager_of(tmp_path, entry, trial_id=number, storage="study.log").read_hyperparameters()
+
+
+def test_an_agent_that_goes_on_keeps_the_statistics_of_its_observations(tmp_path):
+    """rl-zoo3 found them beside the agent, trained with them, and left them out of what it saved."""
+    small = {"n_timesteps": 32, "policy": "MlpPolicy", "policy_kwargs": {"net_arch": [4]}, "n_steps": 16, "batch_size": 16}
+    options = ["train", "--algo", "ppo", "--env", "Pendulum-v1", "-f", str(tmp_path), "--eval-freq", "-1", "-conf"]
+    (tmp_path / "one.yml").write_text(yaml.safe_dump({"default": {**small, "normalize": "dict(norm_reward=False)"}}))
+    (tmp_path / "two.yml").write_text(yaml.safe_dump({"default": small}))
+    main([*options, str(tmp_path / "one.yml")])
+    main([*options, str(tmp_path / "two.yml"), "-i", str(tmp_path / "ppo/Pendulum-v1_1/Pendulum-v1.zip")])
+    first, second = (
+        pickle.loads((tmp_path / f"ppo/Pendulum-v1_{i}/Pendulum-v1/vecnormalize.pkl").read_bytes()) for i in (1, 2)
+    )
+    assert second.obs_rms.count > first.obs_rms.count
+    assert second.norm_reward is first.norm_reward is False
+    env = environment_of(find_saved(tmp_path / "ppo/Pendulum-v1_2"))
+    assert env.obs_rms.count == second.obs_rms.count
+    # And so has who goes on from that one.
+    main([*options, str(tmp_path / "two.yml"), "-i", str(tmp_path / "ppo/Pendulum-v1_2/Pendulum-v1.zip")])
+    assert (tmp_path / "ppo/Pendulum-v1_3/Pendulum-v1/vecnormalize.pkl").is_file()
+
+
+def test_a_file_for_exact_checkpoints_is_one_for_everybody(tmp_path, capsys):
+    """Only train took the entry out: it was "no keyword" of an algorithm to all others."""
+    entry = {"n_timesteps": 20, "policy": "MlpPolicy", "policy_kwargs": {"net_arch": [4]}, "exact_checkpoint_freq": 10}
+    manager = manager_of(tmp_path, entry)
+    with zoo.registered():
+        hyperparams, _ = manager.read_hyperparameters()
+    assert manager.exact_checkpoint_freq == 10
+    assert "exact_checkpoint_freq" not in hyperparams
+    main(["describe", "--algo", "sac", "--env", "Pendulum-v1", "-conf", str(tmp_path / "my.yml")])
+    assert "actor" in capsys.readouterr().out
+    _, folder = zoo.train_agent("sac", "Pendulum-v1", tmp_path, config=tmp_path / "my.yml")
+    assert (folder / "Pendulum-v1.zip").is_file()
+    with zoo.registered(), pytest.raises(ValueError, match="exact_checkpoint_freq=0"):
+        manager_of(tmp_path, {**entry, "exact_checkpoint_freq": 0}).read_hyperparameters()

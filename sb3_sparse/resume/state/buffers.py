@@ -44,7 +44,10 @@ class BufferWriter:
         if state is not None and "store" not in state and state["count"] is not None and checkpoint.path.parent == self._root:
             self._buffer, self._timesteps = model.replay_buffer, model.num_timesteps  # type: ignore[attr-defined]
             self._count = state["count"]
-            self._files = RowFiles(self._root, {name: Written(*w) for name, w in checkpoint.manifest["rows"].items()})
+            ring = Ring(self._buffer)
+            ring.count = self._count
+            known = {name: Written(*w) for name, w in checkpoint.manifest["rows"].items()}
+            self._files = RowFiles(self._root, known, ring)
 
     def write(self, model: BaseAlgorithm) -> tuple[dict[str, Any] | None, dict[str, bytes], dict[str, Written]]:
         """
@@ -63,7 +66,9 @@ class BufferWriter:
         ring = Ring(buffer)
         if buffer is self._buffer:
             expected = self._count + (model.num_timesteps - self._timesteps) // buffer.n_envs
-            ring.count_from(expected)
+            if not ring.frames:
+                # Frames are counted by the buffer itself, and lie elsewhere after another number of them.
+                ring.count_from(expected)
             if ring.count != expected:
                 self._files.forget()
         else:

@@ -4,8 +4,11 @@ import inspect
 import os
 import pickle
 import re
+from collections import deque
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -16,6 +19,7 @@ from sb3_sparse.resume.state.plain import is_plain, plain_attributes
 
 # References, and what is the same in every run.
 NO_STATE = ("model", "locals", "globals", "parent", "logger", "verbose", "callbacks", "callback")
+_MUTABLE = (list, dict, set, deque, np.ndarray)
 # Last words of the names of settings that say where something is: other ones when a run goes on elsewhere.
 _OF_PLACES = ("path", "dir", "directory", "folder", "file", "filename", "filepath", "logdir", "savedir", "prefix", "root")
 _BEGINS_A_PATH = re.compile(r"((\w:|~\w*|\.\.?)?[/\\]|\w+://).")
@@ -73,13 +77,54 @@ class Given:
         return self._of.get(id(callback), (callback, {}))[1]
 
 
-def capture_callbacks(callbacks: list[BaseCallback], given: Given) -> list[tuple[str, bytes]]:
+def capture_callbacks(model: BaseAlgorithm, callbacks: list[BaseCallback], given: Given) -> list[tuple[str, bytes]]:
     """
+    :param model: The model.
     :param callbacks: Of :func:`~sb3_sparse.common.sb3_models.all_callbacks`.
     :param given: The settings with which they began.
     :return: Of each, what it is and its state.
     """
-    return [(type(callback).__name__, pickle.dumps(_state(callback, given.of(callback)))) for callback in callbacks]
+    # Of the buffer: large, and written with it.
+    arrays = {id(value) for value in vars(getattr(model, "replay_buffer", None) or Given()).values()}
+    states = [_state(callback, given.of(callback), arrays) for callback in callbacks]
+    return [(type(callback).__name__, pickle.dumps(state)) for callback, state in zip(callbacks, states, strict=True)]
+
+
+def capture_shared(model: BaseAlgorithm, callbacks: list[BaseCallback]) -> list[list[tuple[str, str]]]:
+    """
+    Which attributes of callbacks are one collection or array with others, of the model or its buffer too: each is written
+    with its owner, and would be one of its own in the run that goes on.
+
+    :param model: The model.
+    :param callbacks: Of :func:`~sb3_sparse.common.sb3_models.all_callbacks`.
+    :return: Owners and names of attributes, those of the model first.
+    """
+    found: dict[int, list[tuple[str, str]]] = {}
+    for owner, attributes in _owners(model, callbacks).items():
+        for name, value in attributes.items():
+            if isinstance(value, _MUTABLE) and name not in NO_STATE:
+                found.setdefault(id(value), []).append((owner, name))
+    return [places for places in found.values() if len(places) > 1 and places[-1][0].startswith("callback")]
+
+
+def restore_shared(model: BaseAlgorithm, callbacks: list[BaseCallback], shared: list[list[tuple[str, str]]]) -> None:
+    """
+    Make them one again, when all of them have their values.
+
+    :param model: The model.
+    :param callbacks: Of :func:`~sb3_sparse.common.sb3_models.all_callbacks`.
+    :param shared: Of :func:`capture_shared`.
+    """
+    owners = _owners(model, callbacks)
+    for (owner, name), *others in shared:
+        for other, their_name in others:
+            owners[other][their_name] = owners[owner][name]
+
+
+def _owners(model: BaseAlgorithm, callbacks: list[BaseCallback]) -> dict[str, dict[str, Any]]:
+    parts = {"model": model, **{name: getattr(model, name, None) for name in ("replay_buffer", "rollout_buffer")}}
+    parts |= {f"callback {i}": callback for i, callback in enumerate(callbacks)}
+    return {name: vars(part) for name, part in parts.items() if part is not None}
 
 
 def restore_callbacks(callbacks: list[BaseCallback], states: list[tuple[str, bytes]], given: Given) -> None:
@@ -119,9 +164,10 @@ def check_callbacks(callbacks: list[BaseCallback], states: list[tuple[str, bytes
         )
 
 
-def _state(callback: BaseCallback, given: dict[str, bytes]) -> dict[str, Any]:
+def _state(callback: BaseCallback, given: dict[str, bytes], arrays: set[int]) -> dict[str, Any]:
+    attributes = plain_attributes(callback, (*NO_STATE, *_parameters(type(callback))))
     state: dict[str, Any] = {
-        "attributes": plain_attributes(callback, (*NO_STATE, *_parameters(type(callback)))),
+        "attributes": {name: value for name, value in attributes.items() if not _is_array_in(arrays, value)},
         "given": given,
         "settings": _settings(callback),
         "environments": {name: _captured(callback, name, env) for name, env in _environments(callback).items()},
@@ -129,6 +175,10 @@ def _state(callback: BaseCallback, given: dict[str, bytes]) -> dict[str, Any]:
     if isinstance(callback, HasCallbackState):
         state["own"] = callback.get_state()
     return state
+
+
+def _is_array_in(arrays: set[int], value: Any) -> bool:
+    return isinstance(value, np.ndarray) and id(value) in arrays
 
 
 def _captured(callback: BaseCallback, name: str, env: VecEnv) -> dict[str, Any] | None:

@@ -81,11 +81,11 @@ def capture_model(model: BaseAlgorithm) -> dict[str, Any]:
     env = model.get_env()
     return {
         # As bytes: the originals go on.
-        "attributes": pickle.dumps(plain_attributes(model, _OF_THE_PROCESS, _is_of_its_own(model))),
+        "attributes": _dumps(plain_attributes(model, _OF_THE_PROCESS, _is_of_its_own(model))),
         "action_space": pickle.dumps(capture_space(model.action_space)),
         "shares_action_space": env is not None and model.action_space is env.action_space,
-        "drawn": [None if drawn is None else drawn.clone() for _, _, drawn in _drawn(model)],
-        "unsaved": {name: buffer.clone() for name, buffer in _unsaved(model.policy)},
+        "drawn": [None if drawn is None else drawn.cpu().clone() for _, _, drawn in _drawn(model)],
+        "unsaved": {name: buffer.cpu().clone() for name, buffer in _unsaved(model.policy)},
         "frozen": [name for name, parameter in model.policy.named_parameters() if not parameter.requires_grad],
     }
 
@@ -110,6 +110,28 @@ def restore_model(model: BaseAlgorithm, state: dict[str, Any]) -> None:
             buffer.copy_(state["unsaved"][name])
     for name, parameter in model.policy.named_parameters():
         parameter.requires_grad_(name not in state["frozen"])
+
+
+class _Pickler(pickle.Pickler):
+    """Tensors of a GPU can be read where there is none."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if type(value) is th.Tensor and value.device.type != "cpu":
+            return _placed, (value.cpu(), str(value.device))
+        return NotImplemented
+
+
+def _dumps(value: Any) -> bytes:
+    file = io.BytesIO()
+    _Pickler(file).dump(value)
+    return file.getvalue()
+
+
+def _placed(tensor: th.Tensor, device: str) -> th.Tensor:
+    try:
+        return tensor.to(device)
+    except (RuntimeError, AssertionError):
+        return tensor
 
 
 def _is_of_its_own(model: BaseAlgorithm) -> Callable[[Any], bool]:

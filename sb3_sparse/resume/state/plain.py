@@ -1,9 +1,10 @@
 """Which values are state that anybody can write (plain data), and which have none (code)."""
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import Enum
 from functools import partial
+from itertools import chain
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -34,18 +35,31 @@ def plain_attributes(
     return {name: value for name, value in vars(owner).items() if name not in without and is_plain(value, also)}
 
 
-def is_plain(value: Any, also: Callable[[Any], bool] = _nothing_else) -> bool:
-    """Whether a value is data and nothing else."""
-    if isinstance(value, _ATOMS) or also(value):
+def is_plain(value: Any, also: Callable[[Any], bool] = _nothing_else, around: frozenset[int] = frozenset()) -> bool:
+    """
+    Whether a value is data and nothing else.
+
+    :param value: The value.
+    :param also: What else is data.
+    :param around: The ``id`` of collections that it is in: a tree knows its parents.
+    """
+    if isinstance(value, _ATOMS) or also(value) or id(value) in around:
         return True
-    if isinstance(value, np.ndarray):
-        return value.dtype != object or all(is_plain(inner, also) for inner in value.flat)
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return True
+    inside: Iterable[Any]
     if type(value) in (dict, OrderedDict):
         items: Mapping[Any, Any] = value
-        return all(is_plain(key, also) and is_plain(inner, also) for key, inner in items.items())
+        inside = chain(items.keys(), items.values())
+    elif isinstance(value, np.ndarray):
+        inside = value.flat
     # Tuples with names count, of any class.
-    is_collection = type(value) in (list, set, frozenset, deque) or isinstance(value, tuple)
-    return is_collection and all(is_plain(inner, also) for inner in value)
+    elif type(value) in (list, set, frozenset, deque) or isinstance(value, tuple):
+        inside = value
+    else:
+        return False
+    around |= {id(value)}
+    return all(is_plain(inner, also, around) for inner in inside)
 
 
 def is_code(value: Any, known: Collection[int] = ()) -> bool:

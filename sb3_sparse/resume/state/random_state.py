@@ -30,7 +30,9 @@ def restore_random(state: dict[str, Any]) -> None:
     np.random.set_state(state["numpy"])
     th.set_rng_state(state["torch"])
     if state["cuda"] is not None and th.cuda.is_available():
-        th.cuda.set_rng_state_all(state["cuda"])
+        # There may be fewer here.
+        for i, each in enumerate(state["cuda"][: th.cuda.device_count()]):
+            th.cuda.set_rng_state(each, i)
 
 
 def capture_space(space: gym.Space) -> list[Any]:

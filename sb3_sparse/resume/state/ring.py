@@ -1,5 +1,6 @@
 """A replay buffer as rows: a step of all environments is one, and has its place in a ring for each array."""
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,12 @@ from sb3_sparse.replay.buffer import ComposedReplayBuffer
 from sb3_sparse.replay.frames import FrameStacks
 from sb3_sparse.replay.storage import WholeObservations
 
-# Of which it is known that a row never changes once it is written. A subclass may do anything.
-_KNOWN = (ReplayBuffer, DictReplayBuffer, NStepReplayBuffer, HerReplayBuffer, FrameReplayBuffer, PrioritizedReplayBuffer)
+# Of which it is known that no row changes by itself once it is written. A subclass may do anything.
+_KNOWN = (
+    *(ReplayBuffer, DictReplayBuffer, NStepReplayBuffer, HerReplayBuffer),
+    *(ComposedReplayBuffer, FrameReplayBuffer, PrioritizedReplayBuffer),
+)
+_SMALL = ("actions", "rewards", "dones", "timeouts")
 _ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
@@ -67,6 +72,15 @@ class Ring:
         """
         found = {name: array[_places(first, stop, len(array))] for name, array in self.arrays.items()}
         return {**found, **(self.frames.extras(first, stop) if self.frames else {})}
+
+    def checksum(self, first: int, stop: int) -> int:
+        """Of what is small in these rows, by which it is noticed that somebody else has changed them, as rewards."""
+        found = 0
+        for name in _SMALL:
+            for key, array in self.arrays.items():
+                if key.partition("/")[0] == name:
+                    found = zlib.crc32(np.ascontiguousarray(array[_places(first, stop, len(array))]).data, found)
+        return found
 
     def put_rows(self, first: int, stop: int, rows: dict[str, np.ndarray]) -> None:
         """The reverse; earlier rows first."""

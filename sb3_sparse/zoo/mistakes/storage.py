@@ -48,3 +48,16 @@ def check_storage(storage: str | None) -> None:
             storages.JournalStorage(storages.journal.JournalFileBackend(storage))
         else:
             storages.get_storage(storage)
+
+
+def check_trial(trial: int, storage: str | None, study: str | None) -> None:
+    """
+    :param trial: As ``--trial-id`` names it.
+    :param storage: As ``--storage`` does.
+    :param study: As ``--study-name`` does.
+    :raises WrongSettingError: If it is not said whose trial that is.
+    """
+    if not (storage and study):
+        raise WrongSettingError(
+            f"--trial-id {trial}: say of which search, --storage FILE --study-name NAME, as sb3-sparse tune was told."
+        )

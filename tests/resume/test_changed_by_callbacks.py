@@ -1,0 +1,235 @@
+"""What callbacks share, change and know, beside numbers of their own."""
+
+from collections import deque
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3 import A2C
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_sparse import FrameReplayBuffer, Rainbow, StreamAC
+from sb3_sparse.replay.buffer import ComposedReplayBuffer
+from sb3_sparse.resume import ExactCheckpoint, resume_exact
+from sb3_sparse.resume.checkpoint import StoppedOnRequest
+from sb3_sparse.resume.files.folder import checkpoints
+from sb3_sparse.resume.files.manifest import manifest_bytes, read_manifest
+from sb3_sparse.resume.files.rows import RowFiles
+from sb3_sparse.resume.state.buffers import BufferWriter
+from sb3_sparse.resume.state.model import _placed
+from sb3_sparse.resume.state.ring import Ring
+from tests.resume.cases import pictures, sac
+from tests.resume.comparing import differences, everything
+from tests.resume.test_exact import Interrupted
+
+
+class Talks(BaseCallback):
+    """Counts in a box that others have, too."""
+
+    def __init__(self, box):
+        super().__init__()
+        self.shared = box
+
+    def _on_training_start(self):
+        # As stop rules do.
+        self.infos = self.model.ep_info_buffer
+        self.tree = {"children": [], "parent": None}
+        self.tree["children"].append({"parent": self.tree})
+
+    def _on_step(self):
+        self.shared["n"] = self.shared.get("n", 0) + 1
+        self.shared.setdefault("last", deque(maxlen=3)).append(len(self.infos))
+        return True
+
+
+class Knows(Talks):
+    """One that is known by another one, and knows it."""
+
+    other: "Knows"
+
+
+def talking():
+    box = {}
+    first, second = Knows(box), Knows(box)
+    first.other, second.other = second, first
+    return [first, second]
+
+
+def test_what_callbacks_share_with_each_other_and_the_model_stays_shared(tmp_path):
+    def make():
+        return A2C("MlpPolicy", "CartPole-v1", n_steps=5, seed=0, device="cpu", policy_kwargs={"net_arch": [4]})
+
+    undisturbed = talking()
+    expected = everything(make().learn(300, callback=undisturbed))
+    with pytest.raises(StoppedOnRequest):
+        make().learn(300, callback=[Interrupted(tmp_path / "run", 120), *talking()])
+    callbacks = talking()
+    model = resume_exact(tmp_path / "run", callback=callbacks)
+    assert not differences(expected, everything(model))
+    first, second = callbacks
+    assert first.shared is second.shared
+    assert first.infos is second.infos is model.ep_info_buffer
+    assert first.shared == undisturbed[0].shared
+    assert first.shared["n"] == 600
+
+
+class Relabels(BaseCallback):
+    """Rewards in the buffer that a later reward function would have given."""
+
+    def __init__(self, at=150):
+        super().__init__()
+        self.at = at
+
+    def _on_training_start(self):
+        self.rewards = self.model.replay_buffer.rewards
+
+    def _on_step(self):
+        if self.num_timesteps == self.at:
+            self.rewards += 1000
+        return True
+
+
+@pytest.mark.parametrize("at", [150, 310])
+def test_rows_that_a_callback_changes_are_written_again(at, tmp_path):
+    """Before the run goes on, and after: the buffer had old rewards in one part, and new ones in the other."""
+
+    def make():
+        return sac(buffer_size=260)
+
+    expected = everything(make().learn(420, callback=Relabels(at)))
+    with pytest.raises(StoppedOnRequest):
+        make().learn(420, callback=[Ends(tmp_path / "run", 100, after=2), Relabels(at)])
+    with pytest.raises(StoppedOnRequest):
+        resume_exact(tmp_path / "run", callback=[Ends(tmp_path / "run", 100, after=2), Relabels(at)])
+    found = resume_exact(tmp_path / "run", callback=[Relabels(at)])
+    assert not differences(expected, everything(found))
+    # The array is the buffer's own, and was not written a second time.
+    run = checkpoints(tmp_path / "run")[0]
+    assert (run / "run.pkl").stat().st_size < 20_000
+
+
+class Ends(ExactCheckpoint):
+    """The run, with a checkpoint that is not the first."""
+
+    def __init__(self, *args, after):
+        super().__init__(*args)
+        self.left = after
+
+    def save(self):
+        super().save()
+        self.left -= 1
+        if not self.left:
+            raise StoppedOnRequest
+
+
+def test_what_is_unchanged_is_written_once(tmp_path, monkeypatch):
+    written = []
+    write = RowFiles._write_file
+    monkeypatch.setattr(RowFiles, "_write_file", lambda self, ring, *rows: written.append(rows) or write(self, ring, *rows))
+    sac(buffer_size=130).learn(420, callback=ExactCheckpoint(tmp_path / "run", 100))
+    assert written == [(0, 100), (100, 200), (200, 300), (300, 400)]
+
+
+def test_a_frame_buffer_that_is_emptied_during_a_run(tmp_path):
+    """Its frames lie elsewhere then: counting on as before, later checkpoints had frames of other steps."""
+    env = pictures(1)
+    buffer = FrameReplayBuffer(50, env.observation_space, env.action_space, n_stack=4)
+    model = sac(buffer_size=10)
+    model.replay_buffer, writer = buffer, BufferWriter(tmp_path)
+    rng = np.random.default_rng(0)
+    model.num_timesteps = 0
+    obs = env.reset()
+    for steps, empties in ((70, False), (10, False), (0, True), (20, False), (20, False), (15, False)):
+        if empties:
+            buffer.reset()
+            obs = env.reset()
+            continue
+        for _ in range(steps):
+            action = np.array([env.action_space.sample()])
+            new, reward, done, infos = env.step(action)
+            shown = np.stack([infos[0]["terminal_observation"]]) if done[0] else new
+            buffer.add(obs, shown, action, reward, done, infos)
+            obs = new
+            model.num_timesteps += 1
+        state, _, rows = writer.write(model)
+        again = FrameReplayBuffer(50, env.observation_space, env.action_space, n_stack=4)
+        ring = Ring(again)
+        ring.count = state["count"]
+        vars(again).update(state["attributes"])
+        for name in sorted(rows, key=lambda name: name.split("-")[1]):
+            first, stop = map(int, name.split("-")[1:3])
+            with np.load(tmp_path / name) as content:
+                ring.put_rows(first, stop, dict(content))
+        again.storage.set_state(state["frames"])
+        places = rng.permutation(buffer.size())[:40]
+        ours, theirs = (each._get_samples(places) for each in (buffer, again))
+        assert th.equal(ours.observations, theirs.observations)
+        assert th.equal(ours.next_observations, theirs.next_observations)
+
+
+class Named(gym.ObservationWrapper):
+    """Observations in a dictionary."""
+
+    def __init__(self):
+        super().__init__(gym.make("CartPole-v1"))
+        self.observation_space = gym.spaces.Dict({"all": self.env.observation_space})
+
+    def observation(self, observation):
+        return {"all": observation}
+
+
+def test_a_composed_buffer_is_written_in_rows(tmp_path):
+    """Of DrQ-v2 with single pictures, and Rainbow with dictionaries: all of its capacity was written each time."""
+
+    def make():
+        kwargs = dict(prioritized=False, n_steps=3, buffer_size=200, learning_starts=10, policy_kwargs={"net_arch": [4]})
+        return Rainbow("MultiInputPolicy", Named(), seed=0, device="cpu", **kwargs)
+
+    model = make()
+    assert type(model.replay_buffer) is ComposedReplayBuffer
+    expected = everything(model.learn(400))
+    with pytest.raises(StoppedOnRequest):
+        make().learn(400, callback=[Ends(tmp_path / "run", 125, after=2)])
+    (newest, _) = checkpoints(tmp_path / "run")
+    assert not (newest / "buffer.pkl").exists()
+    assert not differences(expected, everything(resume_exact(tmp_path / "run")))
+
+
+def test_the_end_of_a_streaming_run_needs_no_checkpoint(tmp_path):
+    """An episode begins where all is done: what went on from there had statistics and tables of a new environment."""
+    StreamAC("MlpPolicy", "Pendulum-v1", seed=0).learn(600, callback=ExactCheckpoint(tmp_path / "run", 200))
+    assert [path.name.partition("-at-")[2] for path in checkpoints(tmp_path / "run")] == ["400", "200"]
+
+
+def test_a_checkpoint_at_the_end_is_the_end(tmp_path):
+    """As earlier versions wrote them: all is put back, though nothing is trained."""
+    env = VecNormalize(make_vec_env("Pendulum-v1", monitor_dir=str(tmp_path / "monitor")))
+    model = sac(env)
+    with pytest.raises(StoppedOnRequest):
+        model.learn(500, callback=[Interrupted(tmp_path / "run", 250), Talks({})])
+    path = checkpoints(tmp_path / "run")[0] / "manifest.json"
+    manifest = read_manifest(path)
+    path.write_bytes(manifest_bytes({**manifest, "total_timesteps": manifest["timesteps"]}))
+    table = (tmp_path / "monitor/0.monitor.csv").read_text()
+    found = resume_exact(tmp_path / "run", callback=Talks({}))
+    assert not differences(everything(model), everything(found))
+    assert found.env.obs_rms.count == env.obs_rms.count > 250
+    assert found.env.ret_rms.var == env.ret_rms.var
+    assert (tmp_path / "monitor/0.monitor.csv").read_text() == table
+    for each in (model, found):
+        each.env.close()
+
+
+def test_who_has_stopped_once_has_not_been_asked_again(tmp_path):
+    callback = ExactCheckpoint(tmp_path / "run", 100)
+    callback.stop_requested = True
+    with pytest.raises(StoppedOnRequest):
+        sac().learn(250, callback=callback)
+    assert resume_exact(tmp_path / "run", callback=callback).num_timesteps == 250
+
+
+def test_tensors_of_a_device_that_is_not_there_come_to_the_cpu():
+    assert _placed(th.ones(2), "cuda:7").device.type == "cpu"
