@@ -17,10 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack
 
-from sb3_sparse.atari import DopamineAtari, make_atari
+from sb3_sparse.atari import make_atari
 from sb3_sparse.common.files import written_beside
 from sb3_sparse.evaluation import evaluate_on_game
 from sb3_sparse.rainbow import DER
@@ -31,11 +30,7 @@ N_STACK = 4
 
 def make_game(game: str) -> VecEnv:
     """Stacks of frames; a monitor inside counts whole games, where the agent sees lives and clipped rewards."""
-
-    def make() -> DopamineAtari:
-        return DopamineAtari(Monitor(make_atari(game).env))
-
-    return VecFrameStack(DummyVecEnv([make]), N_STACK)
+    return VecFrameStack(DummyVecEnv([lambda: make_atari(game)]), N_STACK)
 
 
 class Games(BaseCallback):

@@ -34,7 +34,7 @@ from sb3_sparse.sparse import (
 
 if TYPE_CHECKING:
     from sb3_sparse.atari import DopamineAtari, make_atari
-    from sb3_sparse.dmc import DMCWrapper, make_dmc
+    from sb3_sparse.dmc import DMCWrapper, make_dmc, register_dmc
     from sb3_sparse.drqv2 import DrQFeatures, DrQv2, DrQv2Policy, ShiftedFeatures
     from sb3_sparse.pixels import PixelObservations, make_dmc_pixels
     from sb3_sparse.plasticity import PlasticityCallback, ResetCallback, measure, reset_model_
@@ -114,6 +114,7 @@ __all__ = [
     "make_dmc_pixels",
     "measure",
     "register_aliases",
+    "register_dmc",
     "reset_model_",
     "resume_exact",
     "save_safe",
@@ -127,7 +128,7 @@ __all__ = [
 # Loaded when asked for: the names of each room, and the rooms themselves.
 _ROOMS: dict[str, tuple[str, ...]] = {
     "atari": ("DopamineAtari", "make_atari"),
-    "dmc": ("DMCWrapper", "make_dmc"),
+    "dmc": ("DMCWrapper", "make_dmc", "register_dmc"),
     "drqv2": ("DrQFeatures", "DrQv2", "DrQv2Policy", "ShiftedFeatures"),
     "pixels": ("PixelObservations", "make_dmc_pixels"),
     "plasticity": ("PlasticityCallback", "ResetCallback", "measure", "reset_model_"),

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
+from stable_baselines3.common.monitor import Monitor
 
 from sb3_sparse.common.validation import flag, whole_number
 
@@ -69,6 +70,7 @@ class DopamineAtari(gym.Wrapper, RecordConstructorArgs):
         # Videos have a picture for each step. ALE itself says 30, of a machine that draws 60 a second.
         self.metadata = {**env.metadata, "render_fps": FRAMES_PER_SECOND / frame_skip}
         self._lives, self._goes_on = 0, False
+        self._last = np.zeros((84, 84, 1), np.uint8)
 
     @property
     def goes_on(self) -> bool:
@@ -79,7 +81,8 @@ class DopamineAtari(gym.Wrapper, RecordConstructorArgs):
         """Begin a game; where the last step ended an episode by a lost life, go on in the same one."""
         if self._goes_on and seed is None:
             self._goes_on = False
-            return self._observe([self._screen()]), {}
+            # What Dopamine's agent begins with: the picture of the step that lost the life.
+            return self._last.copy(), {}
         _, info = self.env.reset(seed=seed, options=options)
         self._goes_on = False
         obs = self._observe([self._screen()])
@@ -96,7 +99,7 @@ class DopamineAtari(gym.Wrapper, RecordConstructorArgs):
         obs, reward, terminated, truncated, info = self._play(action)
         lives = self._ale.lives()
         lost, self._lives = lives < self._lives, lives
-        self._goes_on = self.terminal_on_life_loss and lost and not (terminated or truncated)
+        self._goes_on, self._last = self.terminal_on_life_loss and lost and not (terminated or truncated), obs
         terminated = terminated or self._goes_on
         return obs, float(np.clip(reward, -1, 1)) if self.clip_rewards else reward, terminated, truncated, info
 
@@ -122,7 +125,8 @@ class DopamineAtari(gym.Wrapper, RecordConstructorArgs):
 
 def make_atari(game: str, **kwargs: Any) -> DopamineAtari:
     """
-    A game, as Dopamine's Atari-100k prepares it: no sticky actions, the actions that mean something in it.
+    A game, as Dopamine's Atari-100k prepares it: no sticky actions, the actions that mean something in it. A ``Monitor``
+    directly around it counts whole games, with rewards as they are.
 
     Needs the extra ``atari``: ``pip install "sb3-sparse[atari]"``.
 
@@ -137,7 +141,7 @@ def make_atari(game: str, **kwargs: Any) -> DopamineAtari:
         repeat_action_probability=0.0,
         max_num_frames_per_episode=MAX_FRAMES,
     )
-    return DopamineAtari(env, **kwargs)
+    return DopamineAtari(Monitor(env), **kwargs)
 
 
 def register_atari() -> None:

@@ -58,6 +58,7 @@ def test_a_lost_life_ends_an_episode_and_not_the_game():
         if len(lives) == 6:
             break
     assert lives[:5] == [4, 3, 2, 1, 0]
+
     assert frames[5] < frames[4]
 
 
@@ -114,3 +115,34 @@ def test_what_is_missing_is_named(module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=r'Atari games need the extra "atari": pip install "sb3-sparse\[atari\]"'):
         make_atari("Pong")
+
+
+@pytest.mark.parametrize("game", ["Breakout", "Asterix"])
+def test_after_a_lost_life_the_agent_sees_what_the_step_before_showed(game):
+    """Dopamine's runner begins the next episode with that observation: of two frames, not of one, where things flicker."""
+    env = make_atari(game, max_no_ops=1)
+    env.reset(seed=1)
+    begun = 0
+    for obs, _, terminated, _, _ in play(env, 3000):
+        if terminated:
+            goes_on = env.goes_on
+            first, _ = env.reset()
+            assert np.array_equal(first, obs) == goes_on or not goes_on
+            assert not np.shares_memory(first, obs)
+            begun += goes_on
+    assert begun >= 3
+
+
+def test_a_monitor_counts_whole_games_with_their_rewards():
+    env = make_atari("Breakout", max_no_ops=1)
+    env.reset(seed=1)
+    ends = []
+    for _, _, terminated, truncated, info in play(env, 4000):
+        if terminated or truncated:
+            ends.append(info.get("episode"))
+            assert (ends[-1] is None) == env.goes_on
+            env.reset()
+        if any(ends):
+            break
+    assert ends[:-1] == [None] * 4
+    assert ends[-1]["l"] > 100

@@ -188,11 +188,15 @@ def _play_game(saved: SavedAgent, game: str | None, options: argparse.Namespace)
 def _evaluate_suite(options: argparse.Namespace) -> None:
     agents: list[tuple[SavedAgent, str | None]] = []
     methods: dict[str, list[Evaluation]] = {}
+    unnamed: dict[str, str] = {}
     for argument in options.agents:
         name, place = _split_name(argument)
         if place.endswith(".json"):
             if Path(place).resolve() in [file.resolve() for file in _files(options)]:
                 raise ValueError(f"{place} is read, and would be written anew with other agents: name another file or folder.")
+            other = unnamed.setdefault(Path(place).stem, place) if name is None else place
+            if other != place:
+                raise ValueError(f"{other} and {place} have one name: say which method each is of, LABEL={place}.")
             methods.setdefault(name or Path(place).stem, []).extend(read_evaluations(place))
         else:
             saved = find_saved(place, options.load_best)
@@ -204,6 +208,8 @@ def _evaluate_suite(options: argparse.Namespace) -> None:
         print(evaluations_table(played) + "\n")
         label = options.label or " and ".join(sorted({each.algo for each in played}))
         methods.setdefault(label, []).extend(played)
+    elif options.label:
+        raise ValueError(f"--label {options.label}: there are no agents to be played. Of a file, LABEL=FILE is the label.")
     summary = summarize({method: game_scores(evaluations) for method, evaluations in methods.items()})
     print(suite_text(summary))
     if options.out is not None:

@@ -4,7 +4,8 @@ from typing import Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 
 from sb3_sparse.networks.drq import MIN_IMAGE_SIZE, DrQEncoder
 from sb3_sparse.networks.random_shift import RandomShift
@@ -45,6 +46,10 @@ class DrQFeatures(BaseFeaturesExtractor):
         return self.encoder(observations)
 
 
+def _is_scaled(space: spaces.Space) -> bool:
+    return isinstance(space, spaces.Box) and is_image_space(space, normalized_image=True) and not is_image_space(space)
+
+
 class ShiftedFeatures(BaseFeaturesExtractor):
     """
     Random shifts in front of another features extractor, for any algorithm of SB3 that learns from images.
@@ -68,6 +73,9 @@ class ShiftedFeatures(BaseFeaturesExtractor):
         pad: int = 4,
         **kwargs: Any,
     ):
+        if issubclass(extractor_class, (NatureCNN, CombinedExtractor)) and _is_scaled(observation_space):
+            # As SB3 says it to these classes where images are no bytes.
+            kwargs.setdefault("normalized_image", True)
         extractor = extractor_class(observation_space, **kwargs)
         super().__init__(observation_space, extractor.features_dim)
         self.shift, self.extractor = RandomShift(pad), extractor

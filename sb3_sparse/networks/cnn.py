@@ -144,3 +144,18 @@ def _lecun_normal_(conv: nn.Conv2d) -> None:
     std = 1.0 / math.sqrt(conv.weight[0].numel()) / 0.87962566103423978
     nn.init.trunc_normal_(conv.weight, std=std, a=-2 * std, b=2 * std)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+
+def channels_are_last(shape: tuple[int, ...], is_grid: bool) -> bool:
+    """
+    Where the channels of an image are: beside a square, or else at the smaller one of the first and the last dimension.
+
+    :param shape: Of three dimensions.
+    :param is_grid: Whether they are the last one where these are equal, as in MinAtar's Seaquest of 10 x 10 x 10; else they
+        are the first one, as in SB3.
+    """
+    first, middle, last = shape
+    if middle in (first, last) and first != last:
+        # A square and its channels, which many frames make more than its sides.
+        return middle == first
+    return last < first or (last == first and is_grid)

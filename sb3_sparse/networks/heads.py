@@ -108,7 +108,8 @@ class Support(nn.Module):
         place = ((moved - self.v_min) / self.spacing).clamp(0, self.n_atoms - 1)
         lower = place.floor()
         upper_share = place - lower
-        below = lower.long()
+        # A reward that is no number has no place; it goes on in its share, to the loss.
+        below = lower.nan_to_num(0.0).long()
         above = (below + 1).clamp(max=self.n_atoms - 1)
         projected = th.zeros_like(probabilities)
         projected.scatter_add_(1, below, probabilities * (1 - upper_share))

@@ -89,7 +89,8 @@ class RunningNorm(nn.Module):
         batch_var, delta = th.var_mean(deviation, dim=0, correction=0)
         moves = n_counting > 0
         count = self.obs_count + moves
-        rate = count.reciprocal().clamp(min=MIN_RATE) * moves
+        # Until a row has counted there is nothing to divide by.
+        rate = count.clamp(min=1).reciprocal().clamp(min=MIN_RATE) * moves
         # Moments of a mixture: the parts' variances and the distance of their means.
         var = self.obs_var.lerp(batch_var * weight, rate).addcmul(delta.square(), rate * (1 - rate))
         step = self.obs_mean_rest + rate * delta

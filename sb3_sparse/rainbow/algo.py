@@ -260,11 +260,12 @@ class Rainbow(EndsTrajectories, DQN):
             self.q_net_target.reset_noise()
             with noise_added(self.q_net, self.q_net_target), self.q_net.in_pieces(), self.q_net_target.in_pieces():
                 found = self._losses(samples)
+            # Before the weights are no numbers either.
+            _check_finite(found.losses.detach())
             losses.append(self._update(found.losses, samples))
             if found.clipped is not None:
                 clipped.append(found.clipped)
             if self.prioritized:
-                _check_finite(found.priorities)
                 self.replay_buffer.update_priorities(samples.indices, found.priorities)  # type: ignore[union-attr]
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

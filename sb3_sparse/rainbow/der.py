@@ -29,7 +29,8 @@ class DER(Rainbow):
     :param train_freq: Steps between two updates.
     :param target_update_interval: Steps between two copies of the network to its target.
     :param max_grad_norm: Norm that gradients are clipped to; by default they are not.
-    :param policy_kwargs: Of the policy; the optimizer is Adam with ``eps=1.5e-4`` unless they say otherwise.
+    :param policy_kwargs: Of the policy; the optimizer is Adam with ``eps=1.5e-4`` unless they say otherwise, and SimBa's
+        AdamW as it is.
     :param kwargs: Of :class:`Rainbow`.
     """
 
@@ -50,7 +51,9 @@ class DER(Rainbow):
         **kwargs: Any,
     ):
         policy_kwargs = dict(policy_kwargs or {})
-        if policy_kwargs.get("optimizer_class", th.optim.Adam) is th.optim.Adam:
+        kind = self.policy_aliases.get(policy) if isinstance(policy, str) else policy
+        is_simba = isinstance(kind, type) and issubclass(kind, SparseSimBaRainbowPolicy)
+        if policy_kwargs.get("optimizer_class", None if is_simba else th.optim.Adam) is th.optim.Adam:
             policy_kwargs["optimizer_kwargs"] = {"eps": 1.5e-4, **(policy_kwargs.get("optimizer_kwargs") or {})}
         super().__init__(
             policy,

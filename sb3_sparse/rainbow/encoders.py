@@ -9,7 +9,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_sparse.common.validation import choice
-from sb3_sparse.networks.cnn import GridEncoder, ImpalaEncoder, NatureEncoder
+from sb3_sparse.networks.cnn import GridEncoder, ImpalaEncoder, NatureEncoder, channels_are_last
 
 _BUILDERS: dict[str, Callable[[int, float], nn.Module]] = {
     "nature": lambda channels, scale: NatureEncoder(channels, scale),
@@ -48,8 +48,14 @@ class ImageEncoder(BaseFeaturesExtractor):
                 f"encoder={encoder!r} for images of shape {shape}: expected channels, the smallest dimension, before or "
                 "behind height and width."
             )
+        if shape[0] == shape[2] < shape[1]:
+            # SB3 puts what it takes for channels first, also where there are more of them than pixels on a side.
+            raise ValueError(
+                f"encoder={encoder!r} for images of shape {shape}, of which nobody can say where channels are: wrap the "
+                "environment, and turn images to (height, width, channels)."
+            )
         super().__init__(observation_space, features_dim=1)
-        self.channels_last = _channels_are_last(observation_space)
+        self.channels_last = channels_are_last(shape, is_grid=observation_space.dtype == bool)
         # Of updates, see `encode_in_pieces`. The others are too small to gain by it.
         self.piece_size = 16 if encoder == "impala" else None
         self.network = _BUILDERS[encoder](shape[2 if self.channels_last else 0], width_scale)
@@ -73,14 +79,6 @@ class ImageEncoder(BaseFeaturesExtractor):
             # pooling. Else the copy costs more than it saves.
             images = images.contiguous(memory_format=th.channels_last)
         return self.network(images)
-
-
-def _channels_are_last(space: spaces.Box) -> bool:
-    first, middle, last = space.shape
-    if middle in (first, last) and first != last:
-        # A square and its channels, which many frames make more than its sides.
-        return middle == first
-    return last < first or (last == first and space.dtype == bool)
 
 
 def is_picture(space: spaces.Space) -> bool:

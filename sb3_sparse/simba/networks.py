@@ -4,6 +4,7 @@ Actors, critics and Q-networks of SB3's algorithms with a sparse SimBa trunk, wh
 Each is a class of its own with its own constructor record, since SB3 promises ``type(policy.actor).load``.
 """
 
+import copy
 from typing import Any
 
 import torch as th
@@ -56,6 +57,15 @@ class _StochasticActor(SimBaNetwork):
         latent_pi = self.latent_pi(self.extract_features(obs, self.features_extractor))
         log_std = -10.0 + 6.0 * (1.0 + th.tanh(self.log_std(latent_pi)))
         return self.mu(latent_pi), log_std, {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The last distribution may lead on to all that it was made of, which torch does not copy. SB3 makes one for each pass,
+        # the compiled pass none.
+        content = vars(self.action_dist)
+        kept = {name: each.detach() for name, each in content.items() if isinstance(each, th.Tensor) and not each.is_leaf}
+        distribution = copy.copy(self.action_dist)
+        vars(distribution).update(kept, distribution=None)
+        return {**vars(self), "action_dist": distribution}
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "squash_log_std": self.squash_log_std}

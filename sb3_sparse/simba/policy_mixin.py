@@ -89,6 +89,11 @@ class SimBaPolicy(ActsCompiled, ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
         check_keywords(type(self), kwargs)
         check_observations(observation_space)
         check_size("the action", action_space)
+        if isinstance(action_space, spaces.Discrete) and action_space.start:
+            raise ValueError(
+                f"{action_space}: Q-values are of actions that begin with 0, as in SB3. Wrap the environment in "
+                "gymnasium.wrappers.TransformAction."
+            )
         networks = list(self.network_classes)
         counts = {name: kwargs[name] for name in ("n_critics", "n_quantiles") if name in kwargs}
         kwargs |= {name: whole_number(name, count, minimum=1) for name, count in counts.items()}

@@ -19,6 +19,7 @@ from torch import nn
 
 from sb3_sparse.common.signatures import FullSignature
 from sb3_sparse.common.validation import choice, flag, fraction, per_network, plain, positive, whole_number, whole_numbers
+from sb3_sparse.networks.cnn import channels_are_last
 from sb3_sparse.sparse.sparsity import Sparsity
 from sb3_sparse.sparse.state.loading import LoadsWhole
 from sb3_sparse.streaming.networks import (
@@ -348,8 +349,7 @@ class ImagePolicy(StreamPolicy):
             choice("network", network, CONVOLUTIONS)
         if kwargs.get("net_arch") is not None:
             raise ValueError(f"net_arch={kwargs['net_arch']!r}: CnnPolicy has its own layers, use width_scale.")
-        # Channels are the smallest dimension; MinAtar, whose images may have as many channels as pixels, has them last.
-        self.channels_first = shape[0] < min(shape[1:])
+        self.channels_first = not channels_are_last(shape, is_grid=True)
         self.network = network
         kwargs["time_limit"] = None
         super().__init__(observation_space, *args, **kwargs)

@@ -1,6 +1,7 @@
 """``sb3-sparse evaluate``: what is played, written and said."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -182,6 +183,13 @@ def test_a_suite_is_played_put_together_and_compared(tmp_path, capsys, monkeypat
     for name, part in (("one", slice(0, 3)), ("two", slice(3, None))):
         (tmp_path / f"{name}.json").write_text(json.dumps({**content, "evaluations": content["evaluations"][part]}))
     options = ("--suite", "atari-100k", "--out", "compared")
+    os.mkdir("other")
+    scores("other/dense.json", 3.0, 3)
+    for wrong, said in (
+        (("dense.json", "other/dense.json"), "dense.json and other/dense.json have one name: say which method each is of"),
+        (("dense.json", "--label", "mine"), "--label mine: there are no agents to be played"),
+    ):
+        assert said in fails(capsys, *wrong, *options)
     evaluate("dense.json", "sparse=one.json", "sparse=two.json", "out/atari-100k.json", *options)
     out = capsys.readouterr().out
     assert "Aggregates are over 1 of the 26 games" in out

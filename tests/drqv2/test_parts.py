@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import SAC
 from torch.nn import functional as F
 
 from sb3_sparse.drqv2 import DrQFeatures, DrQv2Policy, ShiftedFeatures
@@ -11,6 +12,7 @@ from sb3_sparse.drqv2.noise import noisy_actions
 from sb3_sparse.networks.drq import DrQActor, DrQCritic
 from sb3_sparse.networks.random_shift import RandomShift, shifted
 from sb3_sparse.sparse.layers import SparseLayer, sparse_layers
+from tests.envs import SpaceEnv
 
 IMAGES = spaces.Box(0, 255, (9, 84, 84), np.uint8)
 ACTIONS = spaces.Box(-1, 1, (12,), np.float32)
@@ -168,3 +170,14 @@ def test_shifts_in_front_of_another_extractor():
         assert th.allclose(passes[True], network.extract_features(shifted(images, right, down), network.features_extractor))
         obs = model.env.reset()
         assert np.array_equal(model.predict(obs, deterministic=True)[0], model.predict(obs, deterministic=True)[0])
+
+
+@pytest.mark.parametrize("normalize_images", [True, False])
+@pytest.mark.parametrize("space", [IMAGES, spaces.Box(0, 1, (3, 40, 40), np.float32)], ids=["bytes", "scaled"])
+def test_shifts_in_front_of_images_of_either_kind(space, normalize_images):
+    """SB3 tells NatureCNN itself, and not what is around it, that images are scaled already."""
+    if space is not IMAGES and normalize_images:
+        pytest.skip("SB3 takes no such images")
+    policy_kwargs = dict(features_extractor_class=ShiftedFeatures, normalize_images=normalize_images, net_arch=[4])
+    kwargs = dict(buffer_size=10, learning_starts=4, batch_size=4, policy_kwargs=policy_kwargs)
+    SAC("CnnPolicy", SpaceEnv(space, spaces.Box(-1, 1, (2,))), **kwargs).learn(6)

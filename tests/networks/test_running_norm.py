@@ -120,6 +120,17 @@ def test_a_batch_without_a_row_that_counts_changes_nothing():
         assert_equal(norm, before)
 
 
+@pytest.mark.parametrize("batch", [th.empty(0, 2), th.full((4, 2), th.nan), th.tensor([[1.0, th.inf]])])
+def test_nor_does_one_that_comes_first(batch):
+    """As of a sensor that says nothing at first: the statistics were NaN from then on."""
+    norm, other, x = RunningNorm((2,)), RunningNorm((2,)), th.randn(8, 2) * 3 + 1
+    norm.update(batch)
+    assert_equal(norm, other)
+    norm.update(x)
+    other.update(x)
+    assert_equal(norm, other)
+
+
 def test_many_outliers_are_data_that_have_moved():
     norm = RunningNorm((1,))
     for scale in (1.0, 1e8, 1e12, 1e-3):

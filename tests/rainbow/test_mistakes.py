@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 from sb3_contrib import QRDQN
 from stable_baselines3 import DQN, PPO
@@ -102,6 +103,39 @@ def test_a_divergence_is_called_one():
     model = Rainbow("MlpPolicy", "CartPole-v1", learning_rate=1e30, learning_starts=10, buffer_size=50)
     with pytest.raises(ValueError, match="of 32 losses are not finite: training has diverged"):
         model.learn(60)
+
+
+@pytest.mark.parametrize("prioritized", [True, False])
+@pytest.mark.parametrize("distributional", [True, False])
+@pytest.mark.parametrize("wrong", ["reward", "observation"])
+def test_what_is_no_number_is_named_before_the_network_learns_it(prioritized, distributional, wrong):
+    class Breaks(SpaceEnv):
+        n_steps = 0
+
+        def step(self, action):
+            obs, reward, *others = super().step(action)
+            self.n_steps += 1
+            if self.n_steps > 30:
+                obs, reward = (obs, float("nan")) if wrong == "reward" else (obs * np.float32("nan"), reward)
+            return obs, reward, *others
+
+    env = Breaks(spaces.Box(-1, 1, (3,)), DISCRETE)
+    kwargs = dict(prioritized=prioritized, distributional=distributional, policy_kwargs={"net_arch": [8]})
+    model = Rainbow("MlpPolicy", env, learning_starts=10, buffer_size=60, train_freq=1, seed=0, **kwargs)
+    with pytest.raises(ValueError, match=r"of 32 losses are not finite: .* rewards or observations are not finite"):
+        model.learn(200)
+    assert model.num_timesteps > 30
+    assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
+
+
+def test_ders_adam_is_not_simbas():
+    der = DER("SparseSimBaPolicy", "CartPole-v1", buffer_size=10).policy.optimizer
+    rainbow = Rainbow("SparseSimBaPolicy", "CartPole-v1", buffer_size=10).policy.optimizer
+    assert type(der) is type(rainbow) is th.optim.AdamW
+    assert {**der.defaults, "lr": 0} == {**rainbow.defaults, "lr": 0}
+    assert DER("MlpPolicy", "CartPole-v1", buffer_size=10).policy.optimizer.defaults["eps"] == 1.5e-4
+    adam = DER("SparseSimBaPolicy", "CartPole-v1", buffer_size=10, policy_kwargs={"optimizer_class": th.optim.Adam})
+    assert adam.policy.optimizer.defaults["eps"] == 1.5e-4
 
 
 @pytest.mark.parametrize("policy", ["MlpPolicy", "SparseSimBaPolicy"])

@@ -173,3 +173,24 @@ def test_other_settings_of_a_callback_are_warned_about(tmp_path):
 def test_a_wrong_interval_is_refused(tmp_path):
     with pytest.raises(ValueError, match="every=0"):
         ExactCheckpoint(tmp_path, every=0)
+
+
+class Physics(gym.Wrapper):
+    """Methods of these names that mean something else, as MuJoCo's ``set_state(qpos, qvel)``."""
+
+    def get_state(self):
+        return np.zeros(2)
+
+    def set_state(self, positions, velocities):
+        raise AssertionError
+
+
+def test_methods_that_take_other_things_are_others(tmp_path):
+    def make():
+        return sac(Physics(gym.make("Pendulum-v1")))
+
+    wanted = everything(make().learn(300))
+    with pytest.raises(StoppedOnRequest):
+        make().learn(300, callback=Interrupted(tmp_path / "run", 120))
+    found = everything(resume_exact(tmp_path / "run", env=Physics(gym.make("Pendulum-v1"))))
+    assert not differences(wanted, found)

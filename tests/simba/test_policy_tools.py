@@ -1,5 +1,6 @@
 """Whole policies under PyTorch's own tools: what SB3's dense policies pass, ours pass, with the right results."""
 
+import copy
 import io
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import textwrap
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from sb3_contrib import QRDQN, TQC, CrossQ
 from stable_baselines3 import DDPG, DQN, SAC, TD3
 from torch import nn
@@ -16,6 +18,7 @@ from torch.utils import backend_registration
 from torch.utils.flop_counter import FlopCounterMode
 
 import sb3_sparse  # noqa: F401 - registers the name of the policies
+from tests.envs import SpaceEnv
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
@@ -299,3 +302,27 @@ def test_operations_of_acting_can_be_counted(algorithm):
         counts.append(counter.get_total_flops())
     assert counts[0] > 0
     assert counts[1] == 4 * counts[0]
+
+
+@pytest.mark.parametrize("algorithm", [SAC, TQC, CrossQ])
+def test_a_policy_is_copied_between_its_updates(algorithm):
+    """As self-play does: CrossQ's last pass leaves a distribution with all that it was made of, which torch does not copy."""
+    copies = []
+    kwargs = dict(width_scale=0.1, sparsity=0.8)
+    options = dict(buffer_size=100, learning_starts=5, batch_size=8, policy_kwargs=kwargs)
+    model = algorithm("SparseSimBaPolicy", "Pendulum-v1", seed=0, device="cpu", **options)
+    model.learn(20, callback=lambda *_: copies.append(copy.deepcopy(model.policy)) or True)
+    model.predict(np.zeros(3, np.float32))
+    observation = np.ones(3, np.float32)
+    for policy in (copies[-1], copy.deepcopy(model.policy)):
+        assert np.isfinite(policy.predict(observation)[0]).all()
+    assert np.array_equal(
+        policy.predict(observation, deterministic=True)[0], model.predict(observation, deterministic=True)[0]
+    )
+
+
+@pytest.mark.parametrize("algorithm", [DQN, QRDQN])
+def test_actions_that_do_not_begin_with_0_are_refused(algorithm):
+    env = SpaceEnv(spaces.Box(-1, 1, (3,)), spaces.Discrete(3, start=1))
+    with pytest.raises(ValueError, match=r"Discrete\(3, start=1\): Q-values are of actions that begin with 0"):
+        algorithm("SparseSimBaPolicy", env, buffer_size=10)

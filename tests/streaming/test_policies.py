@@ -2,12 +2,14 @@
 
 import copy
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
+from sb3_sparse import DMCWrapper
 from sb3_sparse.streaming import StreamAC, StreamACPolicy, StreamQ, StreamSARSA
 from sb3_sparse.streaming.learners import CompiledLearner
 from tests.envs import ReachEnv, SpaceEnv
@@ -101,3 +103,65 @@ def test_a_policy_file_alone(tmp_path):
     assert copy.deepcopy(model.policy).predict(observation, deterministic=True)[0] == pytest.approx(
         model.predict(observation, deterministic=True)[0]
     )
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels"),
+    [
+        *[((10, 10, 4), 4), ((10, 10, 10), 10), ((10, 10, 16), 16), ((4, 10, 10), 4), ((16, 10, 10), 16)],
+        *[((84, 84, 4), 4), ((4, 84, 84), 4), ((3, 60, 80), 3), ((60, 80, 3), 3)],
+    ],
+)
+def test_where_channels_are(shape, channels):
+    """Four stacked frames of MinAtar have more channels than pixels on a side: rows were taken for channels."""
+    env = SpaceEnv(spaces.Box(0, 1, shape, np.float32), spaces.Discrete(3))
+    model = StreamQ("CnnPolicy", env, seed=0)
+    first = next(layer for layer in model.policy.modules() if isinstance(layer, th.nn.Conv2d))
+    assert first.in_channels == channels
+    model.learn(3)
+
+
+@pytest.mark.parametrize(
+    ("make", "decisions"),
+    [
+        (lambda: DMCWrapper(gym.make("Pendulum-v1"), action_repeat=4), 50),
+        (lambda: gym.wrappers.TimeLimit(DMCWrapper(gym.make("Pendulum-v1"), action_repeat=3), 30), 30),
+        (lambda: DMCWrapper(gym.make("Pendulum-v1"), action_repeat=3), 67),
+        (lambda: gym.make("Pendulum-v1"), 200),
+        # Steps of its physics, which the limit does not count.
+        (lambda: gym.make("HalfCheetah-v5"), 1000),
+    ],
+)
+def test_the_time_feature_counts_decisions(make, decisions):
+    """With repeated actions it ended far from where an episode does."""
+    assert StreamAC("MlpPolicy", make(), time_feature=True).policy.time_limit == decisions
+
+
+def test_evaluations_leave_the_mode_of_training(monkeypatch):
+    """Of trunks with dropout: it was off after the first prediction."""
+
+    class Drops(StreamACPolicy):
+        def make_trunk(self, network):
+            trunk, size = super().make_trunk(network)
+            return th.nn.Sequential(trunk, th.nn.Dropout(0.5)), size
+
+    def actions(evaluates):
+        model, seen = StreamAC(Drops, "Pendulum-v1", seed=0), []
+
+        def look(variables, _):
+            if evaluates:
+                with th.random.fork_rng():
+                    model.predict(model.observation_space.sample())
+            seen.append(variables["self"].policy.actor.training)
+            return True
+
+        model.learn(5)
+        model.predict(model.observation_space.sample())
+        model.learn(30, callback=look, reset_num_timesteps=False)
+        modes = []
+        monkeypatch.setattr(model.policy.actor, "forward", lambda x: modes.append(model.policy.actor.training) or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model.learn(5, reset_num_timesteps=False)
+        return modes
+
+    assert actions(True) == actions(False) == [True]

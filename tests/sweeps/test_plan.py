@@ -176,6 +176,10 @@ def test_no_steps(value):
         ),
         ({"hyperparams": {"seed": 7}}, "hyperparams.seed=7 is none .*: seeds are an axis, axes.seed"),
         *(
+            ({"hyperparams": {"replay_buffer_kwargs": given}}, "storage_path='s' .* every run would learn from the steps of")
+            for given in ({"storage_path": "s"}, "dict(storage_path='s')")
+        ),
+        *(
             ({"hyperparams": {name: 7}}, f"hyperparams.{name}=7 is none of the algorithm's: ")
             for name in ("n_timesteps", "device", "verbose", "tensorboard_log", "exact_checkpoint_freq")
         ),

@@ -7,6 +7,7 @@ spaces, functions, windows) is left as it is in the environment that goes on. Wh
 see ``vec_env.py``.
 """
 
+import inspect
 import io
 import pickle
 from collections.abc import Callable, Sequence
@@ -182,7 +183,16 @@ def captured_names(layers: Sequence[Any], state: bytes) -> list[tuple[Any, list[
 def says_its_state(layer: Any) -> bool:
     """Whether it has both methods of :class:`HasState`; gymnasium's MuJoCo has a ``set_state`` of another meaning."""
     # Of the class: SB3's wrappers pass on what they do not have themselves.
-    return issubclass(type(layer), HasState)
+    kind: Any = type(layer)
+    return issubclass(kind, HasState) and _takes(kind.get_state, layer) and _takes(kind.set_state, layer, None)
+
+
+def _takes(method: Any, *arguments: Any) -> bool:
+    try:
+        inspect.signature(method).bind(*arguments)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _attributes(layer: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What streaming algorithms have in common: their settings, what they are made of, what they save and log."""
 
 import io
+import math
 import pathlib
 import sys
 import time
@@ -8,12 +9,14 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
+import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import safe_mean
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper
 from torch import nn
 
 from sb3_sparse.common.model_parts import ModelParts
@@ -29,6 +32,8 @@ SelfStream = TypeVar("SelfStream", bound="StreamAlgorithm")
 
 # For the time feature where an environment names no limit, as dm_control's do not.
 DEFAULT_TIME_LIMIT = 1000
+# How wrappers call it that they hold an action for several steps: ours, gymnasium's and SB3's.
+_REPEATS = ("action_repeat", "frame_skip", "_skip")
 
 
 class StreamAlgorithm(StreamLoop):
@@ -195,7 +200,20 @@ class StreamAlgorithm(StreamLoop):
         if limit is None and self.env.has_attr("_max_episode_steps"):
             # A TimeLimit around an environment that was not made by its id.
             limit = self.env.get_attr("_max_episode_steps")[0]
-        return limit or DEFAULT_TIME_LIMIT
+        # It counts steps below wrappers that repeat actions.
+        return math.ceil(limit / self._steps_of_a_decision()) if limit else DEFAULT_TIME_LIMIT
+
+    def _steps_of_a_decision(self) -> int:
+        """How often wrappers outside of the time limit repeat an action."""
+        base: Any = self.env
+        while isinstance(base, VecEnvWrapper):
+            base = base.venv
+        layer, steps = (base.envs[0] if isinstance(base, DummyVecEnv) else None), 1
+        while isinstance(layer, gym.Wrapper) and not isinstance(layer, gym.wrappers.TimeLimit):
+            # MuJoCo's environments have a frame_skip too, below every wrapper.
+            steps *= next((vars(layer)[name] for name in _REPEATS if name in vars(layer)), 1)
+            layer = layer.env
+        return int(steps)
 
     @abstractmethod
     def _setup_optimizers(self) -> None:

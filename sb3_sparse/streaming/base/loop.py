@@ -68,6 +68,9 @@ class StreamLoop(BaseAlgorithm):
 
     def _notice_changes(self) -> None:
         """After callbacks, which may change anything: go on with the networks and optimisers that there are now."""
+        if not self.policy.training:
+            # As evaluations do.
+            self.policy.set_training_mode(True)
         current = [place.get(name) is part for place, name, part in self._places]
         # Each of them has to look.
         if not (all(current) and all([learner.notice_changes() for learner in self._learners])):
@@ -127,6 +130,7 @@ class StreamLoop(BaseAlgorithm):
         threads = th.get_num_threads()
         th.set_num_threads(1)
         try:
+            self.policy.set_training_mode(True)
             self._prepare_learning()
             if self._last_obs is not last_obs or self._features is None:
                 assert isinstance(self._last_obs, np.ndarray)

@@ -240,6 +240,12 @@ def _run(
     for name, label, change in point:
         if any(evaluation[key] != value for key, value in mapping("evaluation", change.get("evaluation")).items()):
             raise _overwritten(name, label, f"evaluation of {change['evaluation']!r}", f"is {evaluation!r}")
+    buffer = as_entries("replay_buffer_kwargs", hyperparams.get("replay_buffer_kwargs"))
+    if isinstance(buffer, Mapping) and (storage := buffer.get("storage_path")):
+        raise ValueError(
+            f"storage_path={storage!r} in replay_buffer_kwargs: every run would learn from the steps of the runs before it. "
+            "Leave it out, which keeps the buffer in memory, and choose a smaller buffer_size."
+        )
     settings = {
         "algo": last["algo"],
         "env": last["env"],
