@@ -47,7 +47,13 @@ def shortened(words):
         options += ["-n", "150"]
     if command == "enjoy":
         options += ["-n", "50"]
-    short = {"--episodes": "1", "--n-trials": "1", "--eval-freq": "100", "--eval-episodes": "1"}
+    short = {
+        "--episodes": "1",
+        "--n-trials": "1",
+        "--eval-freq": "100",
+        "--eval-episodes": "1",
+        "--exact-checkpoint-freq": "60",
+    }
     return [command, *(short.get(before, word) for before, word in zip(["", *options], options, strict=False))]
 
 

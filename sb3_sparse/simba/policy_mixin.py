@@ -21,7 +21,7 @@ from sb3_sparse.simba.arguments import DEFAULT_DEPTH_SCALE, DEFAULT_WIDTH_SCALE,
 from sb3_sparse.simba.misuse import HintsAtItsAlgorithm, building_algorithm, refuse_on_policy, warn_of_second_normalization
 from sb3_sparse.simba.network_mixin import SimBaNetwork
 from sb3_sparse.simba.observation_norm import ObservationNorm, ShowsItsSteps
-from sb3_sparse.simba.spaces import check_observations, check_size, default_features_extractor
+from sb3_sparse.simba.spaces import check_actions, check_observations, default_features_extractor
 from sb3_sparse.sparse.sparsity import Sparsity
 from sb3_sparse.sparse.state.loading import LoadsWhole
 
@@ -88,12 +88,7 @@ class SimBaPolicy(ActsCompiled, ShowsItsSteps, HintsAtItsAlgorithm, LoadsWhole):
         refuse_on_policy(type(self), algorithm)
         check_keywords(type(self), kwargs)
         check_observations(observation_space)
-        check_size("the action", action_space)
-        if isinstance(action_space, spaces.Discrete) and action_space.start:
-            raise ValueError(
-                f"{action_space}: Q-values are of actions that begin with 0, as in SB3. Wrap the environment in "
-                "gymnasium.wrappers.TransformAction."
-            )
+        check_actions(action_space)
         networks = list(self.network_classes)
         counts = {name: kwargs[name] for name in ("n_critics", "n_quantiles") if name in kwargs}
         kwargs |= {name: whole_number(name, count, minimum=1) for name, count in counts.items()}

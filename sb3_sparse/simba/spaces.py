@@ -78,6 +78,18 @@ def check_observations(space: spaces.Space) -> None:
         check_size(where, part)
 
 
+def check_actions(space: spaces.Space) -> None:
+    """
+    :raises ValueError: If there are none, or they are counted from elsewhere than SB3 does.
+    """
+    check_size("the action", space)
+    if isinstance(space, spaces.Discrete) and space.start:
+        raise ValueError(
+            f"{space}: Q-values are of actions that begin with 0, as in SB3. Wrap the environment in "
+            "gymnasium.wrappers.TransformAction."
+        )
+
+
 def check_size(what: str, space: spaces.Space) -> None:
     """
     :raises ValueError: If there is nothing in what the space describes.

@@ -108,6 +108,10 @@ class _SavesAtOnce:
     save_path: str
     # Whether the folder of the run was made here.
     is_new: bool
+    # Of rl-zoo3; and what it has read.
+    n_timesteps: float
+    seed: int
+    read: dict[str, str]
     # The agent that went on.
     resumed: BaseAlgorithm | None = None
     is_saved = False
@@ -148,28 +152,21 @@ def exactly(base: type, exact: ExactRun) -> type:
         """See :func:`exactly`."""
 
         every = exact.every
-        read: dict[str, str]
-        n_timesteps: float
-        seed: int
 
         def __init__(self, *args: Any, **kwargs: Any):
             super().__init__(*args, **kwargs)
             if exact.resume is not None:
                 # Of the run that goes on, not of the next one.
-                self.goes_on = True
-                self.save_path = str(exact.resume)
-                self.params_path = f"{self.save_path}/{self.env_name}"
+                self.goes_on, self.save_path, self.params_path = True, str(exact.resume), f"{exact.resume}/{self.env_name}"
             _sweep_runs(Path(self.log_path), str(self.env_name))
 
         def setup_experiment(self) -> Any:
-            if exact.resume is not None:
-                _check_goes_on(exact.resume / FOLDER, exact.resume / f"{self.env_name}.zip")
+            _check_goes_on(exact, f"{self.env_name}.zip")
             return super().setup_experiment()
 
         def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
             hyperparams, saved = super().read_hyperparameters()
-            # Now, since SB3 writes into some of them.
-            self.read = _as_texts(saved)
+            self.read = _as_texts(saved)  # now, since SB3 writes into some of them
             _check_same(exact, self.config, self.read)
             self.every = self.every or self.exact_checkpoint_freq
             return hyperparams, saved
@@ -179,8 +176,7 @@ def exactly(base: type, exact: ExactRun) -> type:
             folder = Path(self.save_path) / FOLDER
             if self.every is not None and not self.optimize_hyperparameters:
                 self.callbacks.insert(0, _CheckpointOfRun(folder, self.every, exact.keep, verbose=self.verbose))
-                if self.every >= self.n_timesteps:
-                    warn_user(f"a checkpoint every {self.every} steps is none in a run of {self.n_timesteps:g}: choose fewer.")
+                _say_if_none(exact, self.every, self.n_timesteps)
             if exact.resume is None and _exact_checkpoint(self.callbacks) is not None:
                 _write_down(folder / COMMAND, exact, self.read, self.seed)
 
@@ -210,19 +206,31 @@ def exactly(base: type, exact: ExactRun) -> type:
     return ExactManager
 
 
-def _check_goes_on(folder: Path, agent: Path) -> None:
+def _check_goes_on(exact: ExactRun, agent: str) -> None:
     """
     Before tables and settings of a run are opened to be written anew: what refuses to go on leaves it as it is.
 
+    :param exact: The run.
+    :param agent: Name of the file that it ends with.
     :raises FolderInUse: If another process trains it.
     :raises DamagedCheckpoint: If there are checkpoints, and none is whole.
-    :raises WrongSettingError: If there is none, and the run has come to its end.
+    :raises WrongSettingError: If there is none, and a run of the command has come to its end.
     """
-    Lease(folder).release()
-    if checkpoints(folder):
-        newest_whole(folder)
-    elif agent.exists():
-        raise WrongSettingError(f"{agent.parent} has ended, with the agent {agent}: there is no checkpoint to go on from.")
+    if exact.resume is None:
+        return
+    Lease(exact.resume / FOLDER).release()
+    if checkpoints(exact.resume / FOLDER):
+        newest_whole(exact.resume / FOLDER)
+    elif exact.args and (exact.resume / agent).exists():
+        raise WrongSettingError(
+            f"{exact.resume} has ended, with the agent {exact.resume / agent}: there is no checkpoint to go on from."
+        )
+
+
+def _say_if_none(exact: ExactRun, every: int, n_timesteps: float) -> None:
+    """Of the command: who plans studies may have asked for none."""
+    if exact.args and every >= n_timesteps:
+        warn_user(f"a checkpoint every {every} steps is none in a run of {n_timesteps:g}: choose fewer.")
 
 
 def _sweep_runs(logs: Path, name: str) -> None:
