@@ -123,6 +123,18 @@ class DopamineAtari(gym.Wrapper, RecordConstructorArgs):
         return self._resize(np.max(screens, axis=0))[:, :, None]
 
 
+class GameMonitor(Monitor, RecordConstructorArgs):
+    """
+    SB3's ``Monitor``, without a file, as a wrapper that ``gymnasium.make`` makes again from ``env.spec``.
+
+    :param env: The game.
+    """
+
+    def __init__(self, env: gym.Env):
+        RecordConstructorArgs.__init__(self)
+        Monitor.__init__(self, env)
+
+
 def make_atari(game: str, **kwargs: Any) -> DopamineAtari:
     """
     A game, as Dopamine's Atari-100k prepares it: no sticky actions, the actions that mean something in it. A ``Monitor``
@@ -141,7 +153,7 @@ def make_atari(game: str, **kwargs: Any) -> DopamineAtari:
         repeat_action_probability=0.0,
         max_num_frames_per_episode=MAX_FRAMES,
     )
-    return DopamineAtari(Monitor(env), **kwargs)
+    return DopamineAtari(GameMonitor(env), **kwargs)
 
 
 def register_atari() -> None:

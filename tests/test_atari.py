@@ -146,3 +146,11 @@ def test_a_monitor_counts_whole_games_with_their_rewards():
             break
     assert ends[:-1] == [None] * 4
     assert ends[-1]["l"] > 100
+
+
+def test_a_game_is_made_again_from_its_spec():
+    env = make_atari("Pong", max_no_ops=7)
+    again = gym.make(env.spec)
+    assert isinstance(again, DopamineAtari)
+    assert (again.max_no_ops, again.frame_skip) == (7, 4)
+    assert again.reset(seed=0)[0].shape == (84, 84, 1)

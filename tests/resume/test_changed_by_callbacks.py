@@ -1,5 +1,6 @@
 """What callbacks share, change and know, beside numbers of their own."""
 
+import itertools
 from collections import deque
 
 import gymnasium as gym
@@ -131,6 +132,26 @@ def test_what_is_unchanged_is_written_once(tmp_path, monkeypatch):
     monkeypatch.setattr(RowFiles, "_write_file", lambda self, ring, *rows: written.append(rows) or write(self, ring, *rows))
     sac(buffer_size=130).learn(420, callback=ExactCheckpoint(tmp_path / "run", 100))
     assert written == [(0, 100), (100, 200), (200, 300), (300, 400)]
+
+
+@pytest.mark.parametrize(("size", "every"), [(50, 20), (199, 50), (50, 60)])
+def test_rows_of_a_ring_of_frames_are_written_once(size, every, tmp_path, monkeypatch):
+    """It is longer than the rings of what is small, whose oldest rows are overwritten before."""
+    written = []
+    write = RowFiles._write_file
+    monkeypatch.setattr(RowFiles, "_write_file", lambda self, ring, *rows: written.append(rows) or write(self, ring, *rows))
+    space = gym.spaces.Box(0, 255, (4, 8, 8), np.uint8)
+    buffer = FrameReplayBuffer(size, space, gym.spaces.Discrete(2), n_stack=4)
+    files, rng = RowFiles(tmp_path), np.random.default_rng(0)
+    obs = np.zeros((1, 4, 8, 8), np.uint8)
+    for i in range(600):
+        new = np.concatenate([obs[:, 1:], rng.integers(0, 255, (1, 1, 8, 8), dtype=np.uint8)], axis=1)
+        buffer.add(obs, new, rng.integers(2, size=(1, 1)), rng.normal(size=1), np.array([False]), [{}])
+        obs = new
+        if (i + 1) % every == 0:
+            files.write(Ring(buffer))
+    # None twice, but where all of the ring is new.
+    assert all(first >= before for (_, before), (first, _) in itertools.pairwise(written)) or every > size
 
 
 def test_a_frame_buffer_that_is_emptied_during_a_run(tmp_path):

@@ -55,7 +55,7 @@ class RowFiles:
         if self._written is None or not oldest <= self._written <= ring.count:
             # Another buffer than before, or all of it is new.
             self.forget()
-        if any(ring.checksum(*rows) != found for rows, found in self._sums.items() if rows[0] >= oldest):
+        if any(ring.checksum(*rows) != found for rows, found in self._sums.items() if rows[0] >= ring.oldest_small):
             # Somebody has changed what is written already, as who relabels rewards.
             self.forget()
         self._written = oldest if self._written is None else self._written
@@ -67,7 +67,7 @@ class RowFiles:
             self._files[name], self._written = written, stop
         sync_folder(self._folder)
         self._remember(ring, first, self._written)
-        self._sums = {rows: found for rows, found in self._sums.items() if rows[0] >= oldest}
+        self._sums = {rows: found for rows, found in self._sums.items() if rows[0] >= ring.oldest_small}
         self._files = {name: written for name, written in self._files.items() if _range(name)[1] > oldest}
         return dict(self._files)
 

@@ -73,6 +73,12 @@ class Ring:
         found = {name: array[_places(first, stop, len(array))] for name, array in self.arrays.items()}
         return {**found, **(self.frames.extras(first, stop) if self.frames else {})}
 
+    @property
+    def oldest_small(self) -> int:
+        """The first row of which what is small is all there: a ring of frames is longer than the others."""
+        lengths = [len(array) for name, array in self.arrays.items() if name.partition("/")[0] in _SMALL]
+        return max(0, self.count - min(lengths, default=self.length))
+
     def checksum(self, first: int, stop: int) -> int:
         """Of what is small in these rows, by which it is noticed that somebody else has changed them, as rewards."""
         found = 0
