@@ -1,11 +1,12 @@
 """Encoders as features extractors of Stable-Baselines3: DrQ-v2's own, and any of SB3's behind random shifts."""
 
+import inspect
 from typing import Any, ClassVar
 
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
 
 from sb3_sparse.networks.drq import MIN_IMAGE_SIZE, DrQEncoder
 from sb3_sparse.networks.random_shift import RandomShift
@@ -46,6 +47,10 @@ class DrQFeatures(BaseFeaturesExtractor):
         return self.encoder(observations)
 
 
+def _takes_scaled(kind: type[BaseFeaturesExtractor]) -> bool:
+    return issubclass(kind, NatureCNN) and "normalized_image" in inspect.signature(kind).parameters
+
+
 def _is_scaled(space: spaces.Space) -> bool:
     return isinstance(space, spaces.Box) and is_image_space(space, normalized_image=True) and not is_image_space(space)
 
@@ -73,7 +78,7 @@ class ShiftedFeatures(BaseFeaturesExtractor):
         pad: int = 4,
         **kwargs: Any,
     ):
-        if issubclass(extractor_class, (NatureCNN, CombinedExtractor)) and _is_scaled(observation_space):
+        if _takes_scaled(extractor_class) and _is_scaled(observation_space):
             # As SB3 says it to these classes where images are no bytes.
             kwargs.setdefault("normalized_image", True)
         extractor = extractor_class(observation_space, **kwargs)

@@ -48,7 +48,7 @@ class ImageEncoder(BaseFeaturesExtractor):
                 f"encoder={encoder!r} for images of shape {shape}: expected channels, the smallest dimension, before or "
                 "behind height and width."
             )
-        if shape[0] == shape[2] < shape[1]:
+        if shape[0] == shape[2] < shape[1] and observation_space.dtype != bool:
             # SB3 puts what it takes for channels first, also where there are more of them than pixels on a side.
             raise ValueError(
                 f"encoder={encoder!r} for images of shape {shape}, of which nobody can say where channels are: wrap the "

@@ -198,6 +198,7 @@ class ExactCheckpoint(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
+        self.stop_requested = False
         self._release()
 
     def _release(self) -> None:

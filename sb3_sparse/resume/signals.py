@@ -93,7 +93,7 @@ def _close(base: SubprocVecEnv) -> None:
     already, and of others that may never come.
     """
     if base.closed or not base.waiting:
-        SubprocVecEnv.close(base)
+        type(base).close(base)
         return
     for remote in base.remotes:
         with suppress(OSError):

@@ -146,7 +146,7 @@ def prunable_layers(module: nn.Module, exclude: Exclude = ()) -> dict[str, Pruna
         weight is not simply a parameter.
     """
     is_excluded = exclude if callable(exclude) else _excluded_by_name(module, exclude)
-    leading = leading_names(module)
+    leading, known = leading_names(module), {name for name, _ in module.named_modules(remove_duplicate=False)}
     owners: dict[th.Tensor | None, list[str]] = {}
     for place, part in module.named_modules():
         for parameter in part._parameters.values():
@@ -158,7 +158,9 @@ def prunable_layers(module: nn.Module, exclude: Exclude = ()) -> dict[str, Pruna
     left_alone = []
     for name, layer in module.named_modules():
         is_layer = isinstance(layer, PrunableLayer | SparseLayer)
-        if not is_layer or any(is_excluded(place, layer) for place in (*places[layer], leading[layer])):
+        # Of a target network also as what it follows, where there is such a thing.
+        asked = {*places[layer], leading[layer]} & known
+        if not is_layer or any(is_excluded(place, layer) for place in asked):
             continue
         if isinstance(layer, SparseLayer):
             raise ValueError(f"{name or 'the module'} is sparse already: take to_dense(module) first, or name it in exclude=.")

@@ -72,6 +72,8 @@ class View:
 
     def _end(self, name: str, kind: str, error: str) -> None:
         self._running.pop(name, None)
+        if kind in (TAKEN, STOPPED):
+            self._done_before.pop(name, None)
         if kind == TAKEN:
             return
         self.outcomes.setdefault(kind, {})[name] = error

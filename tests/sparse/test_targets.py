@@ -104,3 +104,13 @@ def test_names_may_be_given_once():
     net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2))
     sparsify_(net, 0.5, exclude=filter(lambda name: name == "2", ["0", "2"]))
     assert [type(layer) for layer in net] == [SparseLinear, SparseLinear, nn.Linear]
+
+
+def test_a_function_is_asked_by_names_that_there_are():
+    """What is called a target and follows nothing is a layer like others."""
+    net = nn.Module()
+    net.trunk, net.speed_target = nn.Linear(8, 8), nn.Linear(8, 8)
+    asked = []
+    sparsify_(net, 0.5, exclude=lambda name, layer: asked.append(name) or name != "speed_target")
+    assert set(asked) == {"trunk", "speed_target"}
+    assert [type(net.trunk), type(net.speed_target)] == [nn.Linear, SparseLinear]

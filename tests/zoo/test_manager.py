@@ -188,7 +188,7 @@ def manager_of(tmp_path, entry, **settings):
 def test_a_trial_is_trained_with_all_that_it_had(number, tmp_path, monkeypatch):
     """Trial 0 counts, and what -params says of a part of policy_kwargs does not take the place of the whole."""
     given = {"policy_kwargs": "dict(n_critics=1, sparsity_distribution='uniform')", "gamma": 0.9}
-    asked = dict(storage="study.log", study_name="s", trial_id=number, hyperparams=given)
+    asked = dict(storage=str(tmp_path / "study.log"), study_name="s", trial_id=number, hyperparams=given)
     entry = {"n_timesteps": 50, "policy": "SparseSimBaPolicy", "policy_kwargs": {"sparsity": 0.8}, "batch_size": 32}
     numbers = []
 
@@ -212,7 +212,7 @@ def test_a_trial_is_trained_with_all_that_it_had(number, tmp_path, monkeypatch):
     assert dict(saved["policy_kwargs"])["sparsity"] == 0.93
     assert list(saved) == sorted(saved)
     with zoo.registered(), pytest.raises(zoo.WrongSettingError, match=f"--trial-id {number}: say of which search"):
-        manager_of(tmp_path, entry, trial_id=number, storage="study.log").read_hyperparameters()
+        manager_of(tmp_path, entry, trial_id=number, storage=str(tmp_path / "study.log")).read_hyperparameters()
 
 
 def test_an_agent_that_goes_on_keeps_the_statistics_of_its_observations(tmp_path):

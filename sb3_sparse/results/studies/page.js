@@ -65,7 +65,7 @@
     const metric = find("metric").value, title = find("metric").selectedOptions[0].textContent;
     const horizontal = find("horizontal").value, groups = task().groups;
     const all = groups.map((group) => group.x[horizontal]);
-    find("log-x").disabled = all.some((x) => !(x > 0));
+    find("log-x").disabled = all.some((x) => x !== undefined && !(x > 0));
     const isLog = find("log-x").checked && !find("log-x").disabled;
     const traces = [];
     task().lines[horizontal].forEach(([name, members], i) => {

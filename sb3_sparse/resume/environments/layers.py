@@ -52,7 +52,7 @@ _STRUCTURE: dict[type, set[str]] = {
     gym.Wrapper: {"env"},
     VecEnvWrapper: {"venv", "class_attributes"},
     DummyVecEnv: {"envs"},
-    SubprocVecEnv: {"remotes", "work_remotes", "processes", "waiting", "closed"},
+    SubprocVecEnv: {"remotes", "work_remotes", "processes", "waiting", "closed", "close"},
 }
 #: In the attribute of another object, pickle makes a fresh one of these, or a copy that nothing else knows of.
 NOT_IN_PIECES = (gym.utils.EzPickle, VecEnv, BaseAlgorithm)

@@ -117,7 +117,7 @@ def restore_shared(model: BaseAlgorithm, callbacks: list[BaseCallback], shared: 
     """
     owners = _owners(model, callbacks)
     for (owner, name), *others in shared:
-        for other, their_name in others:
+        for other, their_name in others if name in owners[owner] else ():
             owners[other][their_name] = owners[owner][name]
 
 
