@@ -1,6 +1,7 @@
 """What callbacks share, change and know, beside numbers of their own."""
 
 import itertools
+import threading
 from collections import deque
 
 import gymnasium as gym
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import A2C
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -254,3 +255,27 @@ def test_who_has_stopped_once_has_not_been_asked_again(tmp_path):
 
 def test_tensors_of_a_device_that_is_not_there_come_to_the_cpu():
     assert _placed(th.ones(2), "cuda:7").device.type == "cpu"
+
+
+class Holds(BaseCallback):
+    """Two names of a list, made late, of what cannot be written."""
+
+    def _on_step(self):
+        if not hasattr(self, "all"):
+            self.all = self.recent = [threading.Lock()]
+        return True
+
+
+@pytest.mark.filterwarnings("ignore:.*ot exact if it matters")
+def test_what_is_shared_and_cannot_be_written_ends_no_resume(tmp_path):
+    with pytest.raises(StoppedOnRequest):
+        sac().learn(300, callback=[Interrupted(tmp_path / "run", 120), Holds()])
+    assert resume_exact(tmp_path / "run", callback=Holds()).num_timesteps == 300
+
+
+@pytest.mark.filterwarnings("ignore:.*ot exact if it matters")
+def test_a_request_that_came_too_late_is_forgotten(tmp_path):
+    callback, model = ExactCheckpoint(tmp_path / "run", 1000), sac()
+    asks = lambda variables, _: setattr(callback, "stop_requested", True) or True  # noqa: E731
+    model.learn(1, callback=[callback, ConvertCallback(asks)])
+    assert not callback.stop_requested
