@@ -5,6 +5,7 @@ SB3's own ``AtariWrapper`` differs: it presses FIRE where a game has that button
 and plays some frames after each life that is lost.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -69,6 +70,7 @@ class DopamineAtari(gym.Wrapper, RecordConstructorArgs):
         self.observation_space = spaces.Box(0, 255, (84, 84, 1), np.uint8)
         # Videos have a picture for each step. ALE itself says 30, of a machine that draws 60 a second.
         self.metadata = {**env.metadata, "render_fps": FRAMES_PER_SECOND / frame_skip}
+        self._monitors = [layer for layer in _layers(env) if isinstance(layer, Monitor)]
         self._lives, self._goes_on = 0, False
         self._last = np.zeros((84, 84, 1), np.uint8)
 
@@ -92,6 +94,9 @@ class DopamineAtari(gym.Wrapper, RecordConstructorArgs):
                 _, info = self.env.reset()
                 obs = self._observe([self._screen()])
         self._lives = self._ale.lives()
+        for monitor in self._monitors:
+            # Returns are those of the agent, as Dopamine counts them: in Asterix, doing nothing may be worth 50 points.
+            monitor.rewards.clear()
         return obs, info
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -172,6 +177,14 @@ def register_atari() -> None:
         from ale_py.registration import register_v5_envs
 
         register_v5_envs()
+
+
+def _layers(env: gym.Env) -> Iterator[gym.Env]:
+    """An environment and those inside it."""
+    yield env
+    while isinstance(env, gym.Wrapper):
+        env = env.env
+        yield env
 
 
 def _resize() -> Any:

@@ -62,6 +62,34 @@ def test_a_lost_life_ends_an_episode_and_not_the_game():
     assert frames[5] < frames[4]
 
 
+def test_a_return_begins_with_the_agents_first_action():
+    """In Asterix, the steps of doing nothing before it may be worth 50 points, which Dopamine does not count."""
+    env = make_atari("Asterix", terminal_on_life_loss=False, clip_rewards=False)
+    before, step, is_new = [], env.env.step, False
+
+    def look(action):
+        result = step(action)
+        if is_new:
+            before.append(result[1])
+        return result
+
+    env.env.step = look
+    for seed in range(20):
+        is_new = True
+        env.reset(seed=seed)
+        is_new = False
+        if sum(before):
+            break
+    assert sum(before) == 50
+    total = 0.0
+    for _, reward, terminated, truncated, info in play(env, 20_000):
+        total += reward
+        if terminated or truncated:
+            assert info["episode"]["r"] == total > 0
+            return
+    raise AssertionError("the game does not end")
+
+
 def test_for_evaluation_an_episode_is_a_game_and_rewards_are_those_of_the_game():
     env = make_atari("Qbert", max_no_ops=1, terminal_on_life_loss=False, clip_rewards=False)
     env.reset(seed=0)

@@ -359,10 +359,13 @@ class Rainbow(EndsTrajectories, DQN):
         What each sample of a batch is trained on, with the noise as it is: for :class:`PlasticityCallback`.
 
         :param network: ``"critic"``.
-        :param batch: Samples of the replay buffer.
+        :param batch: Samples of the replay buffer. Those of a prioritised one have weights, which count as in training.
         :return: ``(batch,)``
         """
-        return self._losses(batch).losses.flatten()
+        losses = self._losses(batch).losses
+        # Samples from somewhere else have none.
+        weights = getattr(batch, "weights", None) if self.prioritized else None
+        return (losses if weights is None else losses * weights).flatten()
 
 
 def _check_finite(losses: th.Tensor) -> None:

@@ -26,7 +26,8 @@ class ObservationNorm(nn.Module):
 
     Images, discrete and binary observations pass through unchanged. The statistics move when the optimizer that
     :meth:`follow` was given makes a step, with the batch that :meth:`observe` was given: looking at a network makes no
-    step. From there on until the step, an algorithm's ``train`` sees statistics that have moved already.
+    step. From there on until the step, an algorithm's ``train`` sees statistics that have moved already; what it computes
+    before, such as the targets of DQN and TD3, does not.
 
     :param observation_space: A Dict space is normalised key by key.
     :param normalize_images: SB3's option of that name: False means that images are floats.

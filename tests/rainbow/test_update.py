@@ -174,6 +174,11 @@ def test_an_update_weighs_its_samples_and_gives_them_priorities():
     for a, b in zip(gradients, expected, strict=True):
         th.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     check_against_differences(model, twin, batch, found.losses, gradients)
+    # What is said of a sample's loss, to those who measure gradients, is what it adds to the update.
+    model.q_net = twin
+    found_again = model.per_sample_losses("critic", batch)
+    th.testing.assert_close(found_again, (batch.weights * found.losses).flatten().detach(), rtol=1e-4, atol=1e-6)
+    th.testing.assert_close(model.per_sample_losses("critic", batch._replace(weights=None)), found.losses.flatten().detach())
     tree = model.replay_buffer.priorities._tree
     last = {int(index): float(p) for index, p in zip(batch.indices, found.priorities, strict=True)}
     np.testing.assert_allclose(tree[list(last)], [(p + 1e-6) ** 0.5 for p in last.values()], rtol=1e-5)

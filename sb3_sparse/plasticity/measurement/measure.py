@@ -7,7 +7,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_sparse.common.model_parts import NETWORKS, check_networks
 from sb3_sparse.common.warn import warn_user
-from sb3_sparse.plasticity.measurement.batches import DEFAULT_N_SAMPLES, undisturbed
+from sb3_sparse.plasticity.measurement.batches import DEFAULT_N_SAMPLES
 from sb3_sparse.plasticity.measurement.losses import has_losses, why_no_losses
 from sb3_sparse.plasticity.measurement.named_metrics import METRICS, check_metrics, columns, metric_results
 from sb3_sparse.plasticity.measurement.probe import Probe
@@ -81,7 +81,7 @@ def measure_probe(probe: Probe, metrics: Sequence[str], networks: Sequence[str])
         for name in metrics:
             if part.has_losses or not METRICS[name].needs_losses:
                 # For metrics from outside, which may run a network themselves.
-                with undisturbed(probe.model, probe.seed):
+                with part.looking():
                     results = metric_results(name, part)
                 values.update({f"{network}_{column}": value for column, value in results.items()})
     return values

@@ -1,5 +1,7 @@
 """Feed the metrics from a model, without a trace: training goes on as if nobody had looked."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +14,7 @@ from sb3_sparse.common.model_parts import HasPlasticityBatch, Network
 from sb3_sparse.common.sb3_models import model_parts, n_stored
 from sb3_sparse.common.validation import whole_number
 from sb3_sparse.plasticity.measurement.batches import DEFAULT_N_SAMPLES, ObservedBatch, n_observed, sample_batch, undisturbed
+from sb3_sparse.plasticity.measurement.first_statistics import first_statistics
 from sb3_sparse.plasticity.measurement.losses import has_losses, has_own_losses, per_sample_losses
 from sb3_sparse.plasticity.metrics.activations import Activations, record_activations
 from sb3_sparse.plasticity.metrics.interference import Interference, gradient_interference
@@ -93,10 +96,17 @@ class NetworkProbe:
         model, batch = self.probe.model, self.probe.batch
         return has_own_losses(model) or (has_losses(model, self.name) and not isinstance(batch, ObservedBatch))
 
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Inside, the network may be run on the batch: training does not notice, and observations are normalised as there."""
+        probe = self.probe
+        with undisturbed(probe.model, probe.seed), first_statistics(probe.model, self._network, probe.batch):
+            yield
+
     @cached_property
     def activations(self) -> Activations:
         """Outputs of layers and of activation functions, and the features."""
-        with undisturbed(self.probe.model, self.probe.seed):
+        with self.looking():
             forward = self._network.forward
             return record_activations(
                 self.module, lambda: forward(self.probe.batch), self._network.has_heads, n_observed(self.probe.batch)
@@ -116,14 +126,14 @@ class NetworkProbe:
     def gradients(self) -> list[th.Tensor]:
         """Gradient of the mean loss, one tensor for each parameter that has one."""
         parameters = [p for p in self.module.parameters() if p.requires_grad]
-        with undisturbed(self.probe.model, self.probe.seed), th.enable_grad():
+        with self.looking(), th.enable_grad():
             gradients = th.autograd.grad(self._losses().mean(), parameters, allow_unused=True)
         return [gradient for gradient in gradients if gradient is not None]
 
     @cached_property
     def interference(self) -> Interference:
         """Cosines of the gradients of single samples."""
-        with undisturbed(self.probe.model, self.probe.seed):
+        with self.looking():
             return gradient_interference(self.module, self._losses)
 
     def _losses(self) -> th.Tensor:
