@@ -253,10 +253,12 @@ def test_statistics_beside_an_agent_that_are_none(said, folder):
     ("env_id", "modules", "fix"),
     [
         ("LunarLander-v3", ["Box2D"], 'pip install "gymnasium[box2d]"'),
-        ("Hopper-v5", ["mujoco"], 'pip install "gymnasium[mujoco]"'),
-        ("ALE/Pong-v5", ["ale_py"], 'pip install "sb3-sparse[atari]"'),
+        pytest.param("Hopper-v5", ["mujoco"], 'pip install "gymnasium[mujoco]"', marks=pytest.mark.full),
+        pytest.param("ALE/Pong-v5", ["ale_py"], 'pip install "sb3-sparse[atari]"', marks=pytest.mark.full),
         ("dm_control/cartpole-swingup-v0", ["shimmy", "dm_control", "dm_control.suite"], 'pip install "sb3-sparse[dmc]"'),
-        ("MinAtar/Breakout-v1", ["minatar", "minatar.gym"], 'pip install "sb3-sparse[minatar]"'),
+        pytest.param(
+            "MinAtar/Breakout-v1", ["minatar", "minatar.gym"], 'pip install "sb3-sparse[minatar]"', marks=pytest.mark.full
+        ),
     ],
 )
 def test_what_an_environment_needs_is_named_with_what_installs_it(env_id, modules, fix, tmp_path):

@@ -75,7 +75,10 @@ def trained(folder):
     return PPO.load(folder / "logs/ppo/CartPole-v1_1/CartPole-v1.zip").num_timesteps
 
 
-@pytest.mark.parametrize("places", [(CLOSE,), (STEP, CLOSE), (SAVED,), (SAVE,), (WRITE,), (STEP, CLOSE, WRITE)])
+ALSO = [pytest.param(places, marks=pytest.mark.full) for places in ((STEP, CLOSE), (SAVED,), (SAVE,))]
+
+
+@pytest.mark.parametrize("places", [(CLOSE,), (WRITE,), (STEP, CLOSE, WRITE), *ALSO])
 def test_ctrl_c_at_the_end(places, stopped, tmp_path):
     """Mistake of ours, as of rl-zoo3: all training was lost with the second Ctrl-C, and with one that came late."""
     status, said = stopped([(place, signal.SIGINT) for place in places])
@@ -84,8 +87,11 @@ def test_ctrl_c_at_the_end(places, stopped, tmp_path):
     assert trained(tmp_path) == (0 if STEP in places else 640)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
-@pytest.mark.parametrize("place", [CLOSE, SAVED])
+OTHERS = [pytest.param(number, marks=pytest.mark.full) for number in (signal.SIGHUP, signal.SIGUSR1)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, *OTHERS])
+@pytest.mark.parametrize("place", [CLOSE, pytest.param(SAVED, marks=pytest.mark.full)])
 def test_exact_runs_save_what_has_come_to_its_end(place, number, stopped, tmp_path):
     """Mistake of ours: between the last step and the saved agent, a signal ended the process with neither."""
     status, said = stopped([(place, number)], "--exact-checkpoint-freq", "100000")
@@ -93,7 +99,10 @@ def test_exact_runs_save_what_has_come_to_its_end(place, number, stopped, tmp_pa
     assert trained(tmp_path) == 640
 
 
-@pytest.mark.parametrize("numbers", [("SIGTERM", "SIGHUP"), ("SIGHUP", "SIGTERM"), ("SIGINT", "SIGHUP")])
+PAIRS = [pytest.param(numbers, marks=pytest.mark.full) for numbers in (("SIGHUP", "SIGTERM"), ("SIGINT", "SIGHUP"))]
+
+
+@pytest.mark.parametrize("numbers", [("SIGTERM", "SIGHUP"), *PAIRS])
 def test_a_session_that_is_ended_asks_twice(numbers, stopped, tmp_path):
     """Mistake of ours: the second one ended the run at once, without a checkpoint."""
     first, second = (getattr(signal, name) for name in numbers)

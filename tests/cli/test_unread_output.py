@@ -65,7 +65,7 @@ def unread_after(process, text, ctrl_c=False):
     return process.returncode, said or ""
 
 
-@pytest.mark.parametrize(("unbuffered", "options"), [("", ()), ("1", ()), ("1", ("-P",))])
+@pytest.mark.parametrize(("unbuffered", "options"), [("", ()), ("1", ("-P",)), pytest.param("1", (), marks=pytest.mark.full)])
 def test_an_agent_is_saved(unbuffered, options, begun, tmp_path):
     """Mistake of ours, as of rl-zoo3: it was lost; with a progress bar without a word."""
     if options:
@@ -126,7 +126,7 @@ def newest_checkpoint(run: Path) -> int:
     return max(int(path.name.rpartition("-")[2]) for path in (run / "exact").glob("checkpoint-*"))
 
 
-@pytest.mark.parametrize("ctrl_c", [False, True])
+@pytest.mark.parametrize("ctrl_c", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_a_study_ends_with_checkpoints(ctrl_c, begun, tmp_path):
     """Mistake of ours: the processes of the runs were killed."""
     plan = cartpole(study="a", n_timesteps=10_000_000)
@@ -189,7 +189,10 @@ def test_a_run_that_stays_when_its_terminal_goes(begun, tmp_path):
     assert SAC.load(tmp_path / "logs/sac/Pendulum-v1_1/Pendulum-v1.zip").num_timesteps == 3000
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+PARTS = [pytest.param(closed, marks=pytest.mark.full) for closed in (">&-", "2>&-", ">&- 2>&-")]
+
+
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", *PARTS])
 def test_streams_that_are_closed_from_the_beginning(closed, tmp_path):
     """Mistake of ours: a traceback, and with `2>&-` a file of the run had the number that libraries print their errors to."""
     pytest.importorskip("rl_zoo3")
