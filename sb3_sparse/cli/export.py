@@ -11,7 +11,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_sparse import drqv2, rainbow, streaming
 from sb3_sparse.cli.options.parsers import Parser
-from sb3_sparse.evaluation.saved import statistics_beside
 from sb3_sparse.export.check import N_OBSERVATIONS, check_agent
 from sb3_sparse.export.files import export_onnx, export_torch
 from sb3_sparse.export.loading import load_agent
@@ -20,6 +19,7 @@ from sb3_sparse.export.safe import statistics_inside
 from sb3_sparse.export.vec_normalize import load_vec_normalize
 from sb3_sparse.resume.safe.agents import is_safe_file, save_safe
 from sb3_sparse.zoo import find_agent
+from sb3_sparse.zoo.saved.statistics import statistics_beside
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "sac": sb3.SAC,

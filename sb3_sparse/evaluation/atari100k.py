@@ -15,12 +15,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack,
 
 from sb3_sparse.atari import DopamineAtari, make_atari
 from sb3_sparse.evaluation.episodes import Episodes, evaluate_agent
-from sb3_sparse.evaluation.saved import STATISTICS, SavedAgent, checkpoint_statistics, load_saved
+from sb3_sparse.evaluation.saved import SavedAgent, load_saved
 from sb3_sparse.export.safe import statistics_inside
 from sb3_sparse.export.vec_normalize import load_vec_normalize
 from sb3_sparse.results.atari100k import game_of, known_game
 from sb3_sparse.results.evaluations import Evaluation
 from sb3_sparse.resume.safe.agents import is_safe_file
+from sb3_sparse.zoo.saved.statistics import STATISTICS, checkpoint_statistics
 
 SUITE = "atari-100k"
 EPISODES = 100

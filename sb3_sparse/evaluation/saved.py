@@ -1,7 +1,6 @@
 """Agents in files: whose they are, in which environment they were trained, and what belongs to them beside the file."""
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from sb3_sparse.results.runs import read_settings, settings_file
 from sb3_sparse.resume.safe.agents import is_safe_file, read_safe
 from sb3_sparse.streaming.base.files import fitting_algorithms
 from sb3_sparse.zoo import make_known, run_environment
+from sb3_sparse.zoo.saved.statistics import settings_of, statistics_beside
 
 # By their names in rl-zoo3. Where several fit to a file, the first one does.
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
@@ -47,10 +47,6 @@ ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "tqc": sb3_contrib.TQC,
     "trpo": sb3_contrib.TRPO,
 }
-# Where rl-zoo3 keeps the statistics of VecNormalize, beside the agent.
-STATISTICS = "vecnormalize.pkl"
-# How SB3's CheckpointCallback names an agent; its statistics have "_vecnormalize" before the number.
-_CHECKPOINT = re.compile(r"(?P<prefix>.*)(?P<number>_\d+_steps)")
 
 
 @dataclass(frozen=True)
@@ -98,17 +94,11 @@ def find_saved(place: str | Path, best: bool = False) -> SavedAgent:
     if is_safe_file(path):
         # What rl-zoo3 leaves beside an agent can execute code.
         return SavedAgent(path)
-    settings = _settings_of(path)
+    settings = settings_of(path)
     if settings is None:
         return SavedAgent(path)
     named = read_settings(settings)
     return SavedAgent(path, settings.parent, named.get("algo"), named.get("env"))
-
-
-def _settings_of(path: Path) -> Path | None:
-    """The ``config.yml`` of an agent's run: in the folder with the agent's name, else in the only one of the run."""
-    of_this_agent = path.with_suffix("") / "config.yml"
-    return of_this_agent if of_this_agent.is_file() else settings_file(path.parent)
 
 
 def load_saved(saved: SavedAgent, algo: str | None = None, device: str = "auto") -> BaseAlgorithm:
@@ -143,39 +133,6 @@ def _algorithm(saved: SavedAgent) -> type[BaseAlgorithm]:
             f"{saved.path} holds an agent of an algorithm that is not known here: name one that loads it by --algo."
         )
     return fitting[0]
-
-
-def statistics_beside(path: Path) -> Path | None:
-    """
-    The statistics of ``VecNormalize`` that belong to an agent; None if there are none.
-
-    They are in the folder that has the agent's name, where rl-zoo3 saves those of the last agent; or beside a checkpoint, as
-    SB3's ``CheckpointCallback`` names them; or in the settings of the agent's run, or directly beside the agent. Those in any
-    other folder are of other agents.
-
-    :param path: The agent's file.
-    :raises ValueError: If there are several.
-    """
-    own = path.with_suffix("") / STATISTICS
-    if own.is_file():
-        return own
-    if (of_checkpoint := checkpoint_statistics(path)) is not None:
-        return of_checkpoint
-    settings = _settings_of(path)
-    folders = [path.parent] if settings is None else [settings.parent, path.parent]
-    found = [folder / STATISTICS for folder in folders if (folder / STATISTICS).is_file()]
-    if len(found) > 1:
-        raise ValueError(f"which of {[str(file) for file in found]} belongs to {path}? Name it: --vecnormalize FILE, or none.")
-    return found[0] if found else None
-
-
-def checkpoint_statistics(path: Path) -> Path | None:
-    """The statistics that SB3's ``CheckpointCallback`` wrote together with an agent; None if there are none."""
-    named = _CHECKPOINT.fullmatch(path.stem)
-    if named is None:
-        return None
-    statistics = path.with_name(f"{named['prefix']}_vecnormalize{named['number']}.pkl")
-    return statistics if statistics.is_file() else None
 
 
 def environment_of(

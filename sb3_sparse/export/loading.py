@@ -51,7 +51,7 @@ def _load_zip(
 ) -> tuple[BaseAlgorithm, dict[str, Any]]:
     try:
         data, _, variables = load_from_zip_file(path, device="cpu")
-        _check_algorithm(algorithm, data or {})
+        check_algorithm(algorithm, data or {})
         model = algorithm.load(path, device=device, **small)
         # SB3 itself goes on without them, with a temperature that was never learned.
         if missing := set(model._get_torch_save_params()[1]) - (variables or {}).keys():
@@ -61,12 +61,19 @@ def _load_zip(
     return model, data or {}
 
 
-def _check_algorithm(algorithm: type[BaseAlgorithm], data: dict[str, Any]) -> None:
-    """Some of SB3's algorithms load each other's agents without a word: SAC and TQC, or PPO and A2C."""
+def check_algorithm(algorithm: type[BaseAlgorithm], data: dict[str, Any]) -> None:
+    """
+    See whether an agent is of an algorithm: some of SB3's load each other's without a word, as SAC and TQC, or PPO and A2C.
+
+    :param algorithm: One that may load it. Only those of SB3 and sb3-contrib are asked for: ours look themselves.
+    :param data: What SB3's file of the agent holds, but for its tensors.
+    :raises ValueError: If it is of another one.
+    """
     known = library_algorithms()
     fitting = fitting_algorithms(data.get("policy_class"), data, known)
     if algorithm in known and fitting and algorithm not in fitting:
-        raise ValueError(f"it holds an agent of {' or '.join(kind.__name__ for kind in fitting)}")
+        holds = " or ".join(kind.__name__ for kind in fitting)
+        raise ValueError(f"it holds an agent of {holds}: expected one of {algorithm.__name__}, or --algo for {holds}")
 
 
 def without_buffer(algorithm: type[BaseAlgorithm]) -> dict[str, Any]:

@@ -13,11 +13,6 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sparse.common.interrupts import is_unread
 from sb3_sparse.common.validation import whole_number
-from sb3_sparse.drqv2 import DrQv2
-from sb3_sparse.export.loading import UNREADABLE
-from sb3_sparse.rainbow import Rainbow
-from sb3_sparse.rainbow.settings import OF_NETWORK, fixed_settings
-from sb3_sparse.streaming.base import StreamAlgorithm
 from sb3_sparse.zoo.exact_runs import COMMAND
 from sb3_sparse.zoo.hyperparameters import (
     BUFFERS,
@@ -40,21 +35,20 @@ from sb3_sparse.zoo.mistakes.settings import (
     check_values,
 )
 from sb3_sparse.zoo.mistakes.storage import about_storage, check_storage, check_trial
-from sb3_sparse.zoo.mistakes.words import is_of_others, one_line
+from sb3_sparse.zoo.mistakes.words import is_of_others
 from sb3_sparse.zoo.rl_zoo import part
+from sb3_sparse.zoo.saved.going_on import OF_POLICY, GoesOn
 from sb3_sparse.zoo.search_spaces import STREAM_KAPPAS, sparse_search
 
 # Of DeepMind Control tasks whose entry names no `env_wrapper` (null stands for none at all).
 DMC_WRAPPER = {"sb3_sparse.dmc.DMCWrapper": {"action_repeat": 2}}
 # For those who learn from pictures.
 PIXEL_WRAPPER = {"sb3_sparse.pixels.PixelObservations": {"size": 84, "action_repeat": 2}}
-# What a saved agent keeps of its policy.
-_POLICY = ("policy", "policy_kwargs")
 # What is overridden: a version of rl-zoo3 that never calls one of these would do something else without a word.
 OVERRIDDEN = (
     *("read_hyperparameters", "_preprocess_hyperparams", "load_trial"),
     *("hyperparameters_optimization", "objective"),
-    *("_load_pretrained_agent", "_save_config", "_preprocess_action_noise"),
+    *("_load_pretrained_agent", "_maybe_normalize", "_save_config", "_preprocess_action_noise"),
     *("setup_experiment", "create_log_folder", "create_envs"),
 )
 
@@ -76,7 +70,7 @@ def experiment_manager(reads_only: bool = False) -> type:
     for name in OVERRIDDEN:
         part(f"exp_manager.ExperimentManager.{name}")
 
-    class SparseExperimentManager(_WritesKeptSettings, _ChecksActions, ChecksSearch, _SearchesSparsity, _LeavesNothing, base):  # type: ignore[valid-type, misc]
+    class SparseExperimentManager(GoesOn, _ChecksActions, ChecksSearch, _SearchesSparsity, _LeavesNothing, base):  # type: ignore[valid-type, misc]
         """See :func:`experiment_manager`."""
 
         trial_id: int | None
@@ -153,14 +147,15 @@ def _read(hyperparams: dict[str, Any], names: Iterable[str]) -> None:
 
 
 def _check(algorithm: type[BaseAlgorithm], hyperparams: dict[str, Any], continues: bool) -> None:
-    """See whether the algorithm has such keywords. A saved agent takes any, but for those that made it what it is."""
+    """See whether the algorithm has such keywords. A saved agent takes them, but for those that made it what it is."""
+    # SB3 would make attributes of others where it loads an agent, which nobody reads.
+    check_names(algorithm, hyperparams)
     if not continues:
-        check_names(algorithm, hyperparams)
         check_policy(algorithm, hyperparams.get("policy"))
         return
     kept = sorted(getattr(algorithm, "fixed_keywords", frozenset()) & hyperparams.keys())
     # These two rl-zoo3 takes out itself.
-    print(f"As they are in the saved agent, whatever is set: {', '.join([*kept, *_POLICY])}")
+    print(f"As they are in the saved agent, whatever is set: {', '.join([*kept, *OF_POLICY])}")
     for name in kept:
         del hyperparams[name]
 
@@ -302,69 +297,6 @@ class _ChecksActions:
         # Here is an environment for the first time, and no agent yet.
         check_actions(self.algo, self.env_name.gym_id, env.action_space)
         return super()._preprocess_action_noise(hyperparams, saved, env)  # type: ignore[misc]
-
-
-class _WritesKeptSettings:
-    """What a saved agent has, in ``config.yml``, where it goes on."""
-
-    continued: BaseAlgorithm | None = None
-    algo: str
-    env_name: Any
-    trained_agent: str
-    normalize: bool
-
-    def _load_pretrained_agent(self, *args: Any, **kwargs: Any) -> BaseAlgorithm:
-        try:
-            self.continued = super()._load_pretrained_agent(*args, **kwargs)  # type: ignore[misc]
-        except UNREADABLE as error:
-            if is_of_others(error):
-                raise
-            raise WrongSettingError(
-                f"--trained-agent {self.trained_agent} cannot go on in {self.env_name.gym_id} as {self.algo}: "
-                f"{type(error).__name__}: {one_line(error)}"
-            ) from error
-        return self.continued
-
-    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
-        if self.continued is not None:
-            _put_kept_settings(saved_hyperparams, self.continued)
-            wrapper = self.continued.get_vec_normalize_env()
-            if wrapper is not None:
-                # rl-zoo3 has found its statistics beside the agent, and saves them only where the settings say so.
-                self.normalize = True
-                names = ("norm_obs", "norm_reward", "clip_obs", "clip_reward", "epsilon")
-                saved_hyperparams["normalize"] = {name: getattr(wrapper, name) for name in names}
-        super()._save_config(saved_hyperparams)  # type: ignore[misc]
-
-
-def _put_kept_settings(hyperparams: dict[str, Any], model: BaseAlgorithm) -> None:
-    """Put those of a saved agent in the place of what it did not take."""
-    kept: dict[str, Any] = {}
-    names_of_network: Iterable[str] = ()
-    if isinstance(model, Rainbow):
-        kept, names_of_network = fixed_settings(model), OF_NETWORK
-    elif isinstance(model, (DrQv2, StreamAlgorithm)):
-        kept = model.fixed_settings()
-    kind = type(model.policy)
-    aliases = [name for name, policy in model.policy_aliases.items() if policy is kind]
-    kept["policy"] = aliases[0] if aliases else kind
-    policy_kwargs = {name: value for name, value in model.policy_kwargs.items() if name not in names_of_network}
-    if policy_kwargs:
-        kept["policy_kwargs"] = policy_kwargs
-    for name in (*getattr(model, "fixed_keywords", ()), *_POLICY):
-        hyperparams.pop(name, None)
-    hyperparams |= {name: _as_text(value) for name, value in sorted(kept.items())}
-
-
-def _as_text(value: Any) -> Any:
-    """What YAML can hold: classes and functions by their names."""
-    if isinstance(value, dict):
-        return {name: _as_text(entry) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_as_text(entry) for entry in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else repr(value)
 
 
 @contextmanager

@@ -139,7 +139,7 @@ def test_settings(command, args, expected, said):
         (["-i", "damaged.zip"], "--trained-agent damaged.zip cannot go on in Pendulum-v1 as sac: IndexError: "),
         (
             ["-i", "ppo.zip"],
-            "--trained-agent ppo.zip cannot go on in Pendulum-v1 as sac: ValueError: Observation spaces do not match",
+            "--trained-agent ppo.zip cannot go on in Pendulum-v1 as sac: ValueError: it holds an agent of PPO: expected",
         ),
         (["-f", "/proc/nope"], "'/proc/nope': there is no such file or folder"),
         (["--storage", "text", "--study-name", "s", "--trial-id", "1"], "--storage text has no trial 1 of a study 's', or"),

@@ -1,0 +1,1 @@
+"""Agents that earlier runs have saved, and what belongs to them."""
