@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sparse.common.interrupts import is_unread
 from sb3_sparse.common.validation import whole_number
+from sb3_sparse.resume.signals import shield_workers
 from sb3_sparse.zoo.exact_runs import COMMAND
 from sb3_sparse.zoo.hyperparameters import (
     BUFFERS,
@@ -228,7 +229,9 @@ class _LeavesNothing:
     save_path: str
     params_path: str
     env_name: Any
-    created: list[VecEnv]
+    optimize_hyperparameters: bool
+    # While the experiment is set up: whoever makes some later closes them.
+    created: list[VecEnv] | None = None
     # Whether the folder is that of a run which began before.
     goes_on = False
     # Whether the folder of the run was made here.
@@ -245,7 +248,7 @@ class _LeavesNothing:
                 _remove_beginning(Path(self.save_path))
             raise
         finally:
-            self.created = []
+            self.created = None
 
     def create_log_folder(self) -> None:
         """rl-zoo3 has looked for the next number some time ago: another command that began then has found the same one."""
@@ -263,8 +266,13 @@ class _LeavesNothing:
                 _remove_beginning(Path(self.save_path))
 
     def create_envs(self, *args: Any, **kwargs: Any) -> VecEnv:
-        self.created = [*getattr(self, "created", []), super().create_envs(*args, **kwargs)]  # type: ignore[misc]
-        return self.created[-1]
+        envs: VecEnv = super().create_envs(*args, **kwargs)  # type: ignore[misc]
+        if self.created is not None:
+            self.created.append(envs)
+        if self.optimize_hyperparameters:
+            # Ctrl-C ends a search with its report. Training shields those that it has.
+            shield_workers([envs])
+        return envs
 
 
 def _made_folder(folder: Path) -> Path:

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_sparse.common.sb3_models import SeenEnds
 from sb3_sparse.export.vec_normalize import load_vec_normalize
 from sb3_sparse.resume.files.whole_files import saves_whole_files
+from sb3_sparse.resume.signals import shield_workers
 from sb3_sparse.zoo.algorithms import loading_without_buffer, registrations
 from sb3_sparse.zoo.environments import check_display, registry_restored
 from sb3_sparse.zoo.exact_runs import ExactRun, exactly
@@ -50,7 +51,7 @@ def registered(loads_only: bool = False, exact: ExactRun | None = None) -> Itera
                 name: loading_without_buffer(kind) for name, kind in known.items() if issubclass(kind, OffPolicyAlgorithm)
             }
             stack.enter_context(replaced(known, off_policy))
-            create_env = _with_a_display(part("enjoy.create_test_env"))
+            create_env = _shown(part("enjoy.create_test_env"))
             ours = {"get_model_path": _get_model_path, "create_test_env": create_env}
             stack.enter_context(replaced(vars(part("enjoy")), ours))
         if not loads_only:
@@ -78,13 +79,16 @@ def _get_model_path(*args: Any) -> tuple[str, str, str]:
     return name, path, folder
 
 
-def _with_a_display(create_env: Callable[..., VecEnv]) -> Callable[..., VecEnv]:
-    def create_checked_env(env_id: str, *args: Any, **kwargs: Any) -> VecEnv:
+def _shown(create_env: Callable[..., VecEnv]) -> Callable[..., VecEnv]:
+    """With a display where there has to be one, and closed by ``enjoy`` alone, also after Ctrl-C."""
+
+    def create_shown_env(env_id: str, *args: Any, **kwargs: Any) -> VecEnv:
         env = create_env(env_id, *args, **kwargs)
         check_display(env, env_id)
+        shield_workers([env])
         return env
 
-    return create_checked_env
+    return create_shown_env
 
 
 class _Watched:

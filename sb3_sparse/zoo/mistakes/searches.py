@@ -19,13 +19,22 @@ class ChecksSearch:
     device: Any
     optimize_hyperparameters: bool
     continue_training: bool
+    trained_agent: str
     create_envs: Callable[..., VecEnv]
     # What the last trial said that ended with an error.
     said = ""
 
+    def setup_experiment(self) -> Any:
+        if self.optimize_hyperparameters and self.continue_training:
+            raise WrongSettingError(
+                f"--trained-agent {self.trained_agent}: a search trains new agents only. Leave it out, or train that "
+                "agent by sb3-sparse train, without -optimize."
+            )
+        return super().setup_experiment()  # type: ignore[misc]
+
     def _preprocess_action_noise(self, *args: Any) -> dict[str, Any]:
         found = super()._preprocess_action_noise(*args)  # type: ignore[misc]
-        if self.optimize_hyperparameters and not self.continue_training:
+        if self.optimize_hyperparameters:
             # Of as many as trials have.
             envs = self.create_envs(1 if self.algo == "ars" else self.n_envs, no_log=True)
             _check_agent(self.algo, found, envs, self.device)
