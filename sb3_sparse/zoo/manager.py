@@ -4,7 +4,7 @@ import copy
 import shutil
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from sb3_sparse.zoo.mistakes.storage import about_storage, check_storage, check_
 from sb3_sparse.zoo.mistakes.words import is_of_others
 from sb3_sparse.zoo.rl_zoo import part
 from sb3_sparse.zoo.saved.going_on import OF_POLICY, GoesOn
-from sb3_sparse.zoo.search_spaces import STREAM_KAPPAS, sparse_search
+from sb3_sparse.zoo.search_spaces import STREAM_KAPPAS, search_space, with_buffer
 
 # Of DeepMind Control tasks whose entry names no `env_wrapper` (null stands for none at all).
 DMC_WRAPPER = {"sb3_sparse.dmc.DMCWrapper": {"action_repeat": 2}}
@@ -71,7 +71,7 @@ def experiment_manager(reads_only: bool = False) -> type:
     for name in OVERRIDDEN:
         part(f"exp_manager.ExperimentManager.{name}")
 
-    class SparseExperimentManager(GoesOn, _ChecksActions, ChecksSearch, _SearchesSparsity, _LeavesNothing, base):  # type: ignore[valid-type, misc]
+    class SparseExperimentManager(GoesOn, _ChecksActions, ChecksSearch, _Searches, _LeavesNothing, base):  # type: ignore[valid-type, misc]
         """See :func:`experiment_manager`."""
 
         trial_id: int | None
@@ -88,7 +88,8 @@ def experiment_manager(reads_only: bool = False) -> type:
                 self.kept_policy_kwargs = dict(read_setting("policy_kwargs", hyperparams.get("policy_kwargs") or {}))
             self.trial_id = trial_id
             if trial_id is not None:
-                found = self.trial(trial_id)
+                found = self.trial(trial_id, hyperparams)
+                print(f"Trial {trial_id} has: {found}")
                 hyperparams |= found
                 saved = OrderedDict(sorted({**saved, **found}.items()))
             # No keyword of an algorithm.
@@ -105,6 +106,11 @@ def experiment_manager(reads_only: bool = False) -> type:
 
         def _preprocess_hyperparams(self, hyperparams: dict[str, Any]) -> tuple[Any, ...]:
             check_values(self.config, self.env_name.gym_id, hyperparams)
+            if "noise_type" in hyperparams and hyperparams["noise_type"] is None:
+                # rl-zoo3 would leave both to the algorithm. A saved agent may have some, which goes away.
+                del hyperparams["noise_type"]
+                hyperparams.pop("noise_std", None)
+                hyperparams["action_noise"] = None
             with about_evaluated(hyperparams):
                 for_algorithm, *others = super()._preprocess_hyperparams(hyperparams)
             check_normalize(self.normalize_kwargs)
@@ -175,8 +181,8 @@ class SearchFailed(Exception):
     """What is wrong in every trial: rl-zoo3 takes a ValueError for one of the sampled values, and tries others."""
 
 
-class _SearchesSparsity:
-    """Searches with our policies keep the rest of what the file says of them."""
+class _Searches:
+    """Searches and their trials. With our policies, they keep the rest of what the file says of them."""
 
     algo: str
     storage: str | None
@@ -185,13 +191,24 @@ class _SearchesSparsity:
     # The YAML's, once they are read; only of our policies.
     kept_policy_kwargs: dict[str, Any] | None = None
 
-    def trial(self, number: int) -> dict[str, Any]:
-        """The hyperparameters of a trial; what is given beside it stands, and the keywords of our policies are merged."""
+    def trial(self, number: int, hyperparams: dict[str, Any]) -> dict[str, Any]:
+        """
+        The hyperparameters of a trial. What is given beside it stands; of our policies and of replay buffers each keyword.
+
+        :param number: Of the trial.
+        :param hyperparams: Of the file, with what is given beside the trial.
+        """
         check_trial(number, self.storage, self.study_name)
         found = self.load_trial(self.storage, self.study_name, number)  # type: ignore[arg-type]
-        merged = () if self.kept_policy_kwargs is None else ("policy_kwargs",)
-        given = (self.custom_hyperparams or {}).keys() - {*merged}
-        return {name: value for name, value in found.items() if name not in given}
+        given = dict(self.custom_hyperparams or {})
+        if self.kept_policy_kwargs is not None:
+            found["policy_kwargs"] |= read_setting("policy_kwargs", given.pop("policy_kwargs", None) or {})
+        found = {name: value for name, value in found.items() if name not in given}
+        buffer_kwargs = read_setting("replay_buffer_kwargs", hyperparams.get("replay_buffer_kwargs") or {})
+        found = with_buffer(found, buffer_kwargs)
+        if "replay_buffer_kwargs" in given and "replay_buffer_kwargs" in found:
+            found["replay_buffer_kwargs"] |= buffer_kwargs
+        return found
 
     def load_trial(self, storage: str, study_name: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         with self.search_space(), about_storage(storage, study_name, *args):
@@ -213,14 +230,9 @@ class _SearchesSparsity:
                 # With the report of what there is.
                 trial.study.stop()
 
-    @contextmanager
-    def search_space(self) -> Iterator[None]:
-        """With our policies: sparsity and width, in rl-zoo3's tables while they are used."""
-        if self.kept_policy_kwargs is None:
-            yield
-            return
-        with sparse_search(self.algo, self.kept_policy_kwargs):
-            yield
+    def search_space(self) -> AbstractContextManager[None]:
+        """Ours, in rl-zoo3's tables while they are used."""
+        return search_space(self.algo, self.kept_policy_kwargs)
 
 
 class _LeavesNothing:

@@ -19,6 +19,8 @@ Converter = Callable[[dict[str, Any]], dict[str, Any]]
 # With our policies, besides what rl-zoo3 tries out for the algorithm.
 WIDTHS = {"width_scale": (0.25, 0.5, 1.0, 2.0), "critic_width_scale": (1.0, 2.0, 4.0)}
 SPARSITY_RANGE = (0.5, 0.95)
+# What rl-zoo3 draws of a buffer with hindsight.
+HER = ("n_sampled_goal", "goal_selection_strategy")
 # What bounds the steps of each streaming algorithm.
 STREAM_KAPPAS = {"stream_ac": ("kappa_policy", "kappa_value"), "stream_q": ("kappa",), "stream_sarsa": ("kappa",)}
 
@@ -117,18 +119,50 @@ def sparse_converter(stock: Converter, policy_kwargs: dict[str, Any]) -> Convert
 
 
 @contextmanager
-def sparse_search(algo: str, policy_kwargs: dict[str, Any]) -> Iterator[None]:
+def search_space(algo: str, policy_kwargs: dict[str, Any] | None) -> Iterator[None]:
     """
-    Inside, rl-zoo3 searches the sparsity and the width of one of our policies.
+    Inside, trials have all that rl-zoo3 has drawn; and of one of our policies, sparsity and width are searched.
 
     :param algo: Name of the algorithm.
-    :param policy_kwargs: Those of the file, which every trial keeps.
+    :param policy_kwargs: Those of the file, which every trial keeps; None: of a policy that is not ours.
     """
     samplers, converters = (part(f"hyperparams_opt.HYPERPARAMS_{kind}") for kind in ("SAMPLER", "CONVERTER"))
-    sampler = {algo: sparse_sampler(samplers[algo], policy_kwargs, _width_keyword(algo, policy_kwargs))}
-    converter = {algo: sparse_converter(converters[algo], policy_kwargs)}
-    with replaced(samplers, sampler), replaced(converters, converter):
+    sampler, converter = _whole_sampler(samplers[algo]), converters[algo]
+    if policy_kwargs is not None:
+        sampler = sparse_sampler(sampler, policy_kwargs, _width_keyword(algo, policy_kwargs))
+        converter = sparse_converter(converter, policy_kwargs)
+    with replaced(samplers, {algo: sampler}), replaced(converters, {algo: converter}):
         yield
+
+
+def _whole_sampler(stock: Sampler) -> Sampler:
+    """With all that a trial has drawn: rl-zoo3 puts what the sampler returns on top of what the file says."""
+
+    def sample(trial: Any, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> dict[str, Any]:
+        hyperparams = stock(trial, n_actions, n_envs, additional_args)
+        if "noise_type" in trial.params:
+            # No noise is what stands nowhere.
+            hyperparams.setdefault("action_noise", None)
+        return with_buffer(hyperparams, additional_args.get("her_kwargs") or {})
+
+    return sample
+
+
+def with_buffer(hyperparams: dict[str, Any], buffer_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """
+    What a trial has drawn, and among it the keywords of the replay buffer: those of HER, which rl-zoo3's converters leave
+    beside the algorithm's, and the discount factor of one that adds rewards of several steps up.
+
+    :param hyperparams: Of a sampler or a converter.
+    :param buffer_kwargs: ``replay_buffer_kwargs`` of the file.
+    """
+    drawn = {name: hyperparams[name] for name in HER if name in hyperparams}
+    if "gamma" in hyperparams and buffer_kwargs.keys() & {"gamma", "n_steps"}:
+        drawn["gamma"] = hyperparams["gamma"]
+    found = {name: value for name, value in hyperparams.items() if name not in HER}
+    if drawn:
+        found["replay_buffer_kwargs"] = {**buffer_kwargs, **hyperparams.get("replay_buffer_kwargs", {}), **drawn}
+    return found
 
 
 def _width_keyword(algo: str, policy_kwargs: dict[str, Any]) -> str | None:
