@@ -30,6 +30,7 @@ from sb3_sparse.zoo.hyperparameters import hyperparams_file
 from sb3_sparse.zoo.manager import experiment_manager, without_evaluation
 from sb3_sparse.zoo.patches import registered
 from sb3_sparse.zoo.rl_zoo import part
+from sb3_sparse.zoo.saved.settings import saved_hyperparams
 
 
 def train_agent(
@@ -275,7 +276,7 @@ def run_environment(
     :raises ImportError: If rl-zoo3 is missing, or a version that lacks something that is needed.
     """
     make_known(env_id)
-    hyperparams, _ = part("utils.get_saved_hyperparams")(str(folder), test_mode=True)
+    hyperparams, _ = saved_hyperparams(str(folder), test_mode=True)
     kwargs = dict(hyperparams.pop("env_kwargs", None) or {})
     arguments = Path(folder) / "args.yml"
     if arguments.is_file():

@@ -20,6 +20,7 @@ from sb3_sparse.zoo.exact_runs import ExactRun, exactly
 from sb3_sparse.zoo.hyperparameters import WrongSettingError
 from sb3_sparse.zoo.manager import SearchFailed, experiment_manager
 from sb3_sparse.zoo.rl_zoo import part, replaced
+from sb3_sparse.zoo.saved.settings import saved_hyperparams
 
 
 @contextmanager
@@ -41,6 +42,7 @@ def registered(loads_only: bool = False, exact: ExactRun | None = None) -> Itera
     # In a version without them, the names that are put there would be some that nobody reads.
     part("train.ExperimentManager")
     part("enjoy.get_model_path")
+    part("enjoy.get_saved_hyperparams")
     with ExitStack() as stack:
         stack.enter_context(registry_restored())
         for table, entries in registrations():
@@ -53,6 +55,7 @@ def registered(loads_only: bool = False, exact: ExactRun | None = None) -> Itera
             stack.enter_context(replaced(known, off_policy))
             create_env = _shown(part("enjoy.create_test_env"))
             ours = {"get_model_path": _get_model_path, "create_test_env": create_env}
+            ours["get_saved_hyperparams"] = saved_hyperparams
             stack.enter_context(replaced(vars(part("enjoy")), ours))
         if not loads_only:
             stack.enter_context(saves_whole_files())

@@ -80,3 +80,17 @@ def test_a_file_of_ones_own(tmp_path):
     model, _ = zoo.train_agent("sac", "Pendulum-v1", tmp_path / "logs", config=tmp_path / "mine.yml")
     assert model.num_timesteps == 30
     assert model.batch_size == 8
+
+
+def test_null_in_a_file_is_nothing_for_who_plays(tmp_path, capsys):
+    """Mistake of ours, as of rl-zoo3: such a file trained an agent, which could be neither enjoyed nor evaluated."""
+    nothing = dict.fromkeys(["env_wrapper", "vec_env_wrapper", "frame_stack", "env_kwargs", "normalize", "callback"])
+    nothing["replay_buffer_class"] = None
+    entry = {"n_timesteps": 20, "policy": "sb3_sparse.SparseSimBaPolicy", **SMALL, **nothing}
+    (tmp_path / "mine.yml").write_text(yaml.safe_dump({"default": entry}))
+    _, folder = zoo.train_agent("sac", "Pendulum-v1", tmp_path, config=tmp_path / "mine.yml")
+    capsys.readouterr()
+    main(["enjoy", "--algo", "sac", "--env", "Pendulum-v1", "-f", str(tmp_path), "-n", "210", "--no-render"])
+    assert "Mean reward:" in capsys.readouterr().out
+    main(["evaluate", str(folder), "-n", "1"])
+    assert "Pendulum-v1" in capsys.readouterr().out
