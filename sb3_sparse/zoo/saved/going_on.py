@@ -51,7 +51,7 @@ class GoesOn:
         found = statistics_beside(Path(self.trained_agent)) if self.continue_training else None
         normalizer = load_vec_normalize(found)
         if normalizer is None:
-            return super()._maybe_normalize(env, eval_env)  # type: ignore[misc, no-any-return]
+            return super()._maybe_normalize(env, eval_env)  # type: ignore[misc]
         print(f"Going on with the statistics of VecNormalize in {found}")
         try:
             normalizer.set_venv(env)
