@@ -79,13 +79,14 @@ TD3 = {**OFF_POLICY, "noise_std": 0.3, "net_arch": "small"}
 
 
 @pytest.fixture
-def stored(monkeypatch):
+def stored(monkeypatch, tmp_path):
     """Trial 7 of a search that was kept, with these values."""
 
     def store(params):
         study = argparse.Namespace(trials={7: argparse.Namespace(params=dict(params))})
         monkeypatch.setattr("rl_zoo3.exp_manager.optuna.load_study", lambda **kwargs: study)
-        return {"storage": "study.log", "study_name": "s", "trial_id": 7, "optimize_hyperparameters": False}
+        # rl-zoo3 makes the file, before it asks for the study in it.
+        return {"storage": str(tmp_path / "study.log"), "study_name": "s", "trial_id": 7, "optimize_hyperparameters": False}
 
     return store
 
