@@ -3,12 +3,14 @@
 import itertools
 import threading
 from collections import deque
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from stable_baselines3 import A2C
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, ConvertCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
@@ -133,6 +135,56 @@ def test_what_is_unchanged_is_written_once(tmp_path, monkeypatch):
     monkeypatch.setattr(RowFiles, "_write_file", lambda self, ring, *rows: written.append(rows) or write(self, ring, *rows))
     sac(buffer_size=130).learn(420, callback=ExactCheckpoint(tmp_path / "run", 100))
     assert written == [(0, 100), (100, 200), (200, 300), (300, 400)]
+
+
+@pytest.mark.parametrize("when", ["later", "after a resume", "after a full disk"])
+@pytest.mark.parametrize("make", [ReplayBuffer, partial(FrameReplayBuffer, n_stack=2)])
+def test_a_row_that_changes_is_noticed_whatever_became_of_others(make, when, tmp_path, monkeypatch):
+    """Mistake of ours: rows were looked at by the thousand, and no longer when the first of them was overwritten."""
+    spaces = gym.spaces.Box(0, 255, (2, 8, 8), np.uint8), gym.spaces.Box(-1, 1, (3,))
+    buffer, again = make(100, *spaces), make(100, *spaces)
+    files, rng, n_added = RowFiles(tmp_path), np.random.default_rng(0), itertools.count()
+
+    def add(n):
+        for _ in range(n):
+            obs = np.full((1, 2, 8, 8), next(n_added) % 5, np.uint8)
+            buffer.add(obs, obs, rng.normal(size=(1, 3)), rng.normal(size=1), np.array([False]), [{}])
+
+    def ring(buffer, n):
+        found = Ring(buffer)
+        found.count_from(n)
+        return found
+
+    def fails(self, ring, first, stop):
+        if first >= 40:
+            raise OSError
+        return write(self, ring, first, stop)
+
+    add(90)
+    write = RowFiles._write_file
+    if when == "after a full disk":
+        monkeypatch.setattr("sb3_sparse.resume.files.rows._MAX_BYTES", 20 * Ring(buffer).row_bytes)
+        with monkeypatch.context() as patched, pytest.raises(OSError):
+            patched.setattr(RowFiles, "_write_file", fails)
+            files.write(ring(buffer, 90))
+    else:
+        files.write(ring(buffer, 90))
+    if when == "after a resume":
+        add(20)
+        files = RowFiles(tmp_path, files.write(ring(buffer, 110)), ring(buffer, 110))
+    Ring(buffer).arrays["rewards"][35] += 1
+    if when != "after a full disk":
+        add(20)
+    count = ring(buffer, next(n_added)).count
+    rows = files.write(ring(buffer, count))
+    found = ring(again, count)
+    found.count = count
+    for name in sorted(rows, key=lambda name: name.split("-")[1]):
+        first, stop = map(int, name.split("-")[1:3])
+        with np.load(tmp_path / name) as content:
+            found.put_rows(first, stop, dict(content))
+    for name in ("rewards", "actions"):
+        assert np.array_equal(found.arrays[name], Ring(buffer).arrays[name])
 
 
 @pytest.mark.parametrize(("size", "every"), [(50, 20), (199, 50), (50, 60)])

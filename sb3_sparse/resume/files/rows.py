@@ -20,8 +20,7 @@ from sb3_sparse.resume.state.ring import Ring
 
 # Of a file, roughly: what is read needs as much memory besides the buffer.
 _MAX_BYTES = 1 << 26
-# The oldest ones are overwritten in part, and then no longer looked at.
-_ROWS_OF_A_SUM = 1024
+_NO_SUMS = np.zeros(0, np.uint64)
 
 
 class RowFiles:
@@ -37,10 +36,10 @@ class RowFiles:
         self._folder = root / "rows"
         self._files: dict[str, Written] = dict(known or {})
         self._written = max((_range(name)[1] for name in self._files), default=None)
-        # Checksums of the rows that are written, by the first and the one behind the last.
-        self._sums: dict[tuple[int, int], int] = {}
+        # Of the newest of the rows that are written, by which it is noticed that they have changed.
+        self._sums = _NO_SUMS
         if ring is not None and self._written is not None:
-            self._remember(ring, max(0, ring.count - ring.length), self._written)
+            self._sums = ring.sums(min(ring.oldest_small, self._written), self._written)
 
     def write(self, ring: Ring) -> dict[str, Written]:
         """
@@ -55,30 +54,31 @@ class RowFiles:
         if self._written is None or not oldest <= self._written <= ring.count:
             # Another buffer than before, or all of it is new.
             self.forget()
-        if any(ring.checksum(*rows) != found for rows, found in self._sums.items() if rows[0] >= ring.oldest_small):
-            # Somebody has changed what is written already, as who relabels rewards.
+        elif self._is_changed(ring):
+            # By somebody else, as who relabels rewards.
             self.forget()
         self._written = oldest if self._written is None else self._written
-        first = self._written
         step = max(1, _MAX_BYTES // max(1, ring.row_bytes))
         while self._written < ring.count:
             stop = min(self._written + step, ring.count)
             name, written = self._write_file(ring, self._written, stop)
+            # With each file: the next one may find no space.
+            self._sums = np.concatenate([self._sums, ring.sums(self._written, stop)])
             self._files[name], self._written = written, stop
         sync_folder(self._folder)
-        self._remember(ring, first, self._written)
-        self._sums = {rows: found for rows, found in self._sums.items() if rows[0] >= ring.oldest_small}
+        self._sums = self._sums[-max(1, self._written - ring.oldest_small) :]
         self._files = {name: written for name, written in self._files.items() if _range(name)[1] > oldest}
         return dict(self._files)
 
     def forget(self) -> None:
         """Write everything the next time."""
-        self._files, self._written, self._sums = {}, None, {}
+        self._files, self._written, self._sums = {}, None, _NO_SUMS
 
-    def _remember(self, ring: Ring, first: int, stop: int) -> None:
-        for begin in range(first, stop, _ROWS_OF_A_SUM):
-            rows = (begin, min(begin + _ROWS_OF_A_SUM, stop))
-            self._sums[rows] = ring.checksum(*rows)
+    def _is_changed(self, ring: Ring) -> bool:
+        """Whether a row that is written, and was not overwritten since, has another sum."""
+        assert self._written is not None
+        first = min(ring.oldest_small, self._written)
+        return not np.array_equal(ring.sums(first, self._written), self._sums[len(self._sums) - self._written + first :])
 
     def _write_file(self, ring: Ring, first: int, stop: int) -> tuple[str, Written]:
         beside = self._folder / f"{BESIDE}{uuid.uuid4().hex}"

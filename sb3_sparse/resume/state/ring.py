@@ -1,6 +1,5 @@
 """A replay buffer as rows: a step of all environments is one, and has its place in a ring for each array."""
 
-import zlib
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,8 @@ _KNOWN = (
     *(ComposedReplayBuffer, FrameReplayBuffer, PrioritizedReplayBuffer),
 )
 _SMALL = ("actions", "rewards", "dones", "timeouts")
+# Rows whose sums fit into a cache.
+_AT_ONCE = 4096
 _ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
@@ -76,17 +77,29 @@ class Ring:
     @property
     def oldest_small(self) -> int:
         """The first row of which what is small is all there: a ring of frames is longer than the others."""
-        lengths = [len(array) for name, array in self.arrays.items() if name.partition("/")[0] in _SMALL]
-        return max(0, self.count - min(lengths, default=self.length))
+        return max(0, self.count - min(map(len, self._small()), default=self.length))
 
-    def checksum(self, first: int, stop: int) -> int:
-        """Of what is small in these rows, by which it is noticed that somebody else has changed them, as rewards."""
-        found = 0
-        for name in _SMALL:
-            for key, array in self.arrays.items():
-                if key.partition("/")[0] == name:
-                    found = zlib.crc32(np.ascontiguousarray(array[_places(first, stop, len(array))]).data, found)
+    def sums(self, first: int, stop: int) -> np.ndarray:
+        """
+        Of what is small in each of these rows, a sum by which it is noticed that somebody else has changed it, as rewards.
+
+        :param first: Number of the first row.
+        :param stop: Number of the row behind the last.
+        """
+        found = np.zeros(stop - first, np.uint64)
+        factors = np.random.default_rng(0)
+        for array in self._small():
+            # Each word of a row has an odd factor of its own: no change of a single one gives the same sum.
+            n_words = array[:1].nbytes // min(array.itemsize, 8)
+            odd = factors.integers(1 << 63, size=n_words, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+            for begin in range(first, stop, _AT_ONCE):
+                end = min(begin + _AT_ONCE, stop)
+                rows = np.ascontiguousarray(array[_places(begin, end, len(array))]).reshape(end - begin, -1)
+                found[begin - first : end - first] += rows.view(f"u{min(array.itemsize, 8)}").astype(np.uint64) @ odd
         return found
+
+    def _small(self) -> list[np.ndarray]:
+        return [array for name, array in self.arrays.items() if name.partition("/")[0] in _SMALL]
 
     def put_rows(self, first: int, stop: int, rows: dict[str, np.ndarray]) -> None:
         """The reverse; earlier rows first."""
