@@ -12,7 +12,7 @@ from sb3_sparse.resume.environments.fresh import begin_fresh_episode
 from sb3_sparse.resume.environments.layers import CannotCapture
 from sb3_sparse.resume.environments.vec_env import restore_env
 from sb3_sparse.resume.files.folder import Checkpoint
-from sb3_sparse.resume.state.buffers import restore_buffer
+from sb3_sparse.resume.state.buffers import content_of, restore_buffer
 from sb3_sparse.resume.state.callbacks import Given, restore_callbacks, restore_shared
 from sb3_sparse.resume.state.logs import restore_logger
 from sb3_sparse.resume.state.model import restore_model, restore_weights
@@ -34,6 +34,7 @@ class GoingOn:
         self.not_exact: str | None = checkpoint.manifest["not_exact"]
         self.n_rollouts: int = self.run["n_rollouts"]
         self.log_interval: int | None = self.run["learn"].get("log_interval")
+        self._content: tuple[Any, ...] = ()
 
     def newest_in(self, folder: Path) -> Path | None:
         """
@@ -54,6 +55,7 @@ class GoingOn:
         # What is made at the first reset is there, and all of it takes the values of the checkpoint.
         env.reset()
         restore_buffer(model, self.checkpoint, self.run["buffer"])
+        self._content = content_of(model)
         restore_model(model, self.run["model"])
 
     def finish(self, model: BaseAlgorithm, callbacks: list[BaseCallback], given: Given) -> bool:
@@ -67,6 +69,8 @@ class GoingOn:
         """
         # Whatever a callback did when training began, it does not do twice.
         restore_weights(model, self.checkpoint.read("model.zip"))
+        if content_of(model) != self._content:
+            restore_buffer(model, self.checkpoint, self.run["buffer"])
         restore_callbacks(callbacks, self.run["callbacks"], given)
         restore_logger(model.logger, self.run["logger"])
         if self.run["environment"] is not None:

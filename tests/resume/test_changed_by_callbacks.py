@@ -25,7 +25,7 @@ from sb3_sparse.resume.files.rows import RowFiles
 from sb3_sparse.resume.state.buffers import BufferWriter
 from sb3_sparse.resume.state.model import _placed
 from sb3_sparse.resume.state.ring import Ring
-from tests.resume.cases import pictures, sac
+from tests.resume.cases import CASES, pictures, sac
 from tests.resume.comparing import differences, everything
 from tests.resume.test_exact import Interrupted
 
@@ -115,6 +115,35 @@ def test_rows_that_a_callback_changes_are_written_again(at, tmp_path):
     assert (run / "run.pkl").stat().st_size < 20_000
 
 
+class Demonstrates(BaseCallback):
+    """Fills the buffer with transitions of somebody else before training."""
+
+    def _on_training_start(self):
+        model, n = self.model, self.model.n_envs
+        obs, action = (np.zeros((n, *space.shape), space.dtype) for space in (model.observation_space, model.action_space))
+        for reward in range(30):
+            model.replay_buffer.add(obs, obs, action, np.full(n, reward), np.zeros(n, bool), [{}] * n)
+
+    def _on_step(self):
+        return True
+
+
+@pytest.mark.parametrize("kind", ["rows", "whole", "frames in a file"])
+def test_what_a_callback_adds_when_training_starts_is_there_once(kind, tmp_path):
+    """Mistake of ours: a run that went on had demonstrations twice."""
+
+    def make(folder):
+        if kind == "frames in a file":
+            return CASES["dqn stored"].make(folder)
+        whole = dict(optimize_memory_usage=True, replay_buffer_kwargs={"handle_timeout_termination": False})
+        return sac(**(whole if kind == "whole" else {}))
+
+    expected = everything(make(tmp_path / "1").learn(150, callback=Demonstrates()))
+    with pytest.raises(StoppedOnRequest):
+        make(tmp_path / "2").learn(150, callback=[Interrupted(tmp_path / "run", 120), Demonstrates()])
+    assert not differences(expected, everything(resume_exact(tmp_path / "run", callback=Demonstrates())))
+
+
 class Ends(ExactCheckpoint):
     """The run, with a checkpoint that is not the first."""
 
@@ -157,16 +186,17 @@ def test_a_row_that_changes_is_noticed_whatever_became_of_others(make, when, tmp
 
     def fails(self, ring, first, stop):
         if first >= 40:
-            raise OSError
+            raise OSError("full")
         return write(self, ring, first, stop)
 
     add(90)
     write = RowFiles._write_file
     if when == "after a full disk":
         monkeypatch.setattr("sb3_sparse.resume.files.rows._MAX_BYTES", 20 * Ring(buffer).row_bytes)
-        with monkeypatch.context() as patched, pytest.raises(OSError):
-            patched.setattr(RowFiles, "_write_file", fails)
+        monkeypatch.setattr(RowFiles, "_write_file", fails)
+        with pytest.raises(OSError, match="full"):
             files.write(ring(buffer, 90))
+        monkeypatch.setattr(RowFiles, "_write_file", write)
     else:
         files.write(ring(buffer, 90))
     if when == "after a resume":

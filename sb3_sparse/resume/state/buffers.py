@@ -123,6 +123,15 @@ def _referred(buffer: FrameReplayBuffer, store: FrameStore) -> dict[str, Any]:
     return {"count": store.count, "kind": type(buffer).__name__, "attributes": attributes, "store": store.reference()}
 
 
+def content_of(model: BaseAlgorithm) -> tuple[Any, ...]:
+    """What is another one when somebody has added to the buffer of a model, or has changed rewards in it."""
+    buffer = getattr(model, "replay_buffer", None)
+    if buffer is None or not Ring.fits(buffer):
+        return (getattr(buffer, "pos", None), getattr(buffer, "full", None))
+    ring = Ring(buffer)
+    return ring.count, ring.sums(ring.oldest_small, ring.count).tobytes()
+
+
 def restore_buffer(model: BaseAlgorithm, checkpoint: Checkpoint, state: dict[str, Any] | None) -> None:
     """
     Fill the buffer of a model, in place.
