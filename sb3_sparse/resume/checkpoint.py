@@ -21,7 +21,7 @@ from sb3_sparse.resume.files.folder import checkpoints, keep_newest, sweep, writ
 from sb3_sparse.resume.files.lease import LEASE, FolderInUse, Lease
 from sb3_sparse.resume.going_on import GoingOn
 from sb3_sparse.resume.state.buffers import BufferWriter, check_rewind
-from sb3_sparse.resume.state.callbacks import Given, capture_callbacks, capture_shared
+from sb3_sparse.resume.state.callbacks import Given, capture_callbacks
 from sb3_sparse.resume.state.logs import capture_logger, unknown_outputs
 from sb3_sparse.resume.state.machine import machine_facts
 from sb3_sparse.resume.state.model import capture_model, model_zip, why_not_loaded
@@ -255,7 +255,6 @@ class ExactCheckpoint(BaseCallback):
         return {
             "model": capture_model(model),
             "callbacks": capture_callbacks(model, others, self._given),
-            "shared": capture_shared(model, others),
             "objects": objects,
             "logger": capture_logger(model.logger, model._custom_logger),
             "random": capture_random(),

@@ -13,7 +13,7 @@ from sb3_sparse.resume.environments.layers import CannotCapture
 from sb3_sparse.resume.environments.vec_env import restore_env
 from sb3_sparse.resume.files.folder import Checkpoint
 from sb3_sparse.resume.state.buffers import content_of, restore_buffer
-from sb3_sparse.resume.state.callbacks import Given, restore_callbacks, restore_shared
+from sb3_sparse.resume.state.callbacks import Given, restore_callbacks
 from sb3_sparse.resume.state.logs import restore_logger
 from sb3_sparse.resume.state.model import restore_model, restore_weights
 from sb3_sparse.resume.state.objects import restore_objects
@@ -71,7 +71,6 @@ class GoingOn:
         restore_weights(model, self.checkpoint.read("model.zip"))
         if content_of(model) != self._content:
             restore_buffer(model, self.checkpoint, self.run["buffer"])
-        restore_callbacks(callbacks, self.run["callbacks"], given)
         restore_logger(model.logger, self.run["logger"])
         if self.run["environment"] is not None:
             env = model.get_env()
@@ -82,8 +81,8 @@ class GoingOn:
                 raise ValueError(f"{self.checkpoint.path}: {error}. Pass the environment that the run had.") from error
         restore_model(model, self.run["model"])
         restore_objects(model, callbacks, self.run["objects"])
-        # Checkpoints of earlier versions do not say it.
-        restore_shared(model, callbacks, self.run.get("shared", []))
+        # After the model, of which they may hold something.
+        restore_callbacks(model, callbacks, self.run["callbacks"], given)
         # Last: anything above may draw.
         restore_random(self.run["random"])
         if uncertain := self.checkpoint.manifest["uncertain"]:

@@ -80,6 +80,57 @@ def test_what_callbacks_share_with_each_other_and_the_model_stays_shared(tmp_pat
     assert first.shared["n"] == 600
 
 
+class Nested(BaseCallback):
+    """Knows parts of what it was made with, and of what the model has."""
+
+    def __init__(self, rng, busy, quiet):
+        super().__init__()
+        self.rng, self.busy, self.quiet = rng, busy, quiet
+        self.counts, self.late = busy["counts"], quiet["late"]
+        self.found = []
+
+    def _on_training_start(self):
+        self.model.notes = getattr(self.model, "notes", {"inside": ([],)})
+        self.notes = self.model.notes["inside"][0]
+
+    def _on_step(self):
+        self.busy["counts"].append(self.num_timesteps)
+        self.model.notes["inside"][0].append(self.num_timesteps)
+        if self.num_timesteps > 60:
+            self.quiet["late"].append(self.num_timesteps)
+        self.found.append((self.rng.random(), len(self.counts), len(self.late), len(self.notes)))
+        return True
+
+
+def test_what_is_shared_inside_of_something_else_stays_shared(tmp_path):
+    """Mistake of ours: two had a generator each, and what was in a collection of another one was a copy."""
+
+    def nested():
+        busy, quiet = {"counts": []}, {"late": []}
+        # A tree that changes, and knows its root.
+        busy["children"] = [{"parent": busy}]
+        rng = np.random.default_rng(0)
+        return [Nested(rng, busy, quiet), Nested(rng, busy, quiet)]
+
+    def make():
+        return A2C("MlpPolicy", "CartPole-v1", n_steps=5, seed=0, device="cpu", policy_kwargs={"net_arch": [4]})
+
+    undisturbed = nested()
+    make().learn(100, callback=undisturbed)
+    with pytest.raises(StoppedOnRequest):
+        make().learn(100, callback=[Interrupted(tmp_path / "run", 50), *nested()])
+    callbacks = nested()
+    quiet = callbacks[0].quiet
+    model = resume_exact(tmp_path / "run", callback=callbacks)
+    assert [each.found for each in callbacks] == [each.found for each in undisturbed]
+    for each in callbacks:
+        assert each.rng is callbacks[0].rng
+        assert each.counts is callbacks[0].busy["counts"]
+        # What had not changed is what it was made with.
+        assert each.late is quiet["late"]
+        assert each.notes is model.notes["inside"][0]
+
+
 class Relabels(BaseCallback):
     """Rewards in the buffer that a later reward function would have given."""
 

@@ -115,6 +115,16 @@ def test_what_is_the_same_stays_the_same_object(tmp_path):
     assert found.levels is levels
 
 
+def test_two_that_had_one_list_go_on_with_their_own(tmp_path):
+    """Mistake of ours: the second was said to go on with its own list, and got that of the first."""
+    with pytest.raises(StoppedOnRequest):
+        sac().learn(150, callback=[Interrupted(tmp_path / "run", 60), *map(Shared, [[1]] * 2)])
+    ours = [Shared([1]), Shared([2])]
+    with pytest.warns(UserWarning, match=r"^Shared goes on with levels=\[2\] instead of \[1\]"):
+        resume_exact(tmp_path / "run", callback=ours)
+    assert [each.levels for each in ours] == [[1], [2]]
+
+
 def test_sets_have_another_order_in_another_process(tmp_path):
     first, second = {0, 8}, {8, 0}
     assert list(first) != list(second)

@@ -175,7 +175,7 @@ def test_runs_go_on_that_began_with_evaluations_of_sb3():
     theirs = EvalCallback(env)
     assert type(ours) is not EvalCallback
     for one, other in ((ours, theirs), (theirs, ours)):
-        check_callbacks([one], [(type(other).__name__, b"")])
+        check_callbacks([one], ([type(other).__name__], b""))
 
 
 def manager_of(tmp_path, entry, **settings):

@@ -1,10 +1,13 @@
 """What callbacks have counted and remember."""
 
+import copy
 import inspect
+import io
 import os
 import pickle
 import re
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,13 +18,15 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_sparse.common.warn import warn_user
 from sb3_sparse.resume.environments.layers import CannotCapture
 from sb3_sparse.resume.environments.vec_env import capture_env, left_out_of, restore_env
-from sb3_sparse.resume.state.plain import is_plain, plain_attributes
+from sb3_sparse.resume.state.plain import is_from_library, is_plain, plain_attributes
 
 # References, and what is the same in every run.
 NO_STATE = ("model", "locals", "globals", "parent", "logger", "verbose", "callbacks", "callback")
-_MUTABLE = (list, dict, set, deque, np.ndarray)
+_MUTABLE = (list, dict, set, deque, np.ndarray, np.random.Generator, np.random.RandomState)
 # Last words of the names of settings that say where something is: other ones when a run goes on elsewhere.
 _OF_PLACES = ("path", "dir", "directory", "folder", "file", "filename", "filepath", "logdir", "savedir", "prefix", "root")
+# Names and states; earlier versions wrote each state by itself.
+_Written = tuple[list[str], bytes] | list[tuple[str, bytes]]
 _BEGINS_A_PATH = re.compile(r"((\w:|~\w*|\.\.?)?[/\\]|\w+://).")
 
 
@@ -77,67 +82,85 @@ class Given:
         return self._of.get(id(callback), (callback, {}))[1]
 
 
-def capture_callbacks(model: BaseAlgorithm, callbacks: list[BaseCallback], given: Given) -> list[tuple[str, bytes]]:
+def capture_callbacks(model: BaseAlgorithm, callbacks: list[BaseCallback], given: Given) -> tuple[list[str], bytes]:
     """
+    All of them together: what they share, with each other or with the model, is one object again where the run goes on.
+
     :param model: The model.
     :param callbacks: Of :func:`~sb3_sparse.common.sb3_models.all_callbacks`.
     :param given: The settings with which they began.
-    :return: Of each, what it is and its state.
+    :return: What each of them is, and their states.
     """
-    # Of the buffer: large, and written with it.
-    arrays = {id(value) for value in vars(getattr(model, "replay_buffer", None) or Given()).values()}
-    states = [_state(callback, given.of(callback), arrays) for callback in callbacks]
-    return [(type(callback).__name__, pickle.dumps(state)) for callback, state in zip(callbacks, states, strict=True)]
+    file, of_the_model = io.BytesIO(), _of_the_model(model)
+    _Pickler(file, of_the_model).dump([_state(callback, given.of(callback)) for callback in callbacks])
+    return [type(callback).__name__ for callback in callbacks], file.getvalue()
 
 
-def capture_shared(model: BaseAlgorithm, callbacks: list[BaseCallback]) -> list[list[tuple[str, str]]]:
+def _of_the_model(model: BaseAlgorithm) -> dict[tuple[str, str, int], Any]:
+    """What callbacks may hold, too, of a model and its buffers: large, and written with these."""
+    found = {"model": plain_attributes(model)}
+    if (buffer := getattr(model, "replay_buffer", None)) is not None:
+        found["replay_buffer"] = vars(buffer)
+    buffer = getattr(model, "rollout_buffer", None)
+    # What a library's own holds is made anew for each rollout.
+    if buffer is not None and not is_from_library(type(buffer)):
+        found["rollout_buffer"] = plain_attributes(buffer)
+    return {
+        (owner, name, i): inside
+        for owner, attributes in found.items()
+        for name, value in attributes.items()
+        for i, (inside, _) in enumerate(_alike(value, value))
+    }
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO, known: dict[tuple[str, str, int], Any]):
+        super().__init__(file, protocol=5)
+        self._names = {id(value): name for name, value in known.items()}
+
+    def persistent_id(self, value: Any) -> tuple[str, str, int] | None:
+        return self._names.get(id(value))
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, known: dict[tuple[str, str, int], Any]):
+        super().__init__(file)
+        self._known = known
+
+    def persistent_load(self, name: tuple[str, str, int]) -> Any:
+        return self._known[name]
+
+
+def restore_callbacks(model: BaseAlgorithm, callbacks: list[BaseCallback], written: _Written, given: Given) -> None:
     """
-    Which attributes of callbacks are one collection or array with others, of the model or its buffer too: each is written
-    with its owner, and would be one of its own in the run that goes on.
-
-    :param model: The model.
+    :param model: The model, which has its values already.
     :param callbacks: Of :func:`~sb3_sparse.common.sb3_models.all_callbacks`.
-    :return: Owners and names of attributes, those of the model first.
-    """
-    found: dict[int, list[tuple[str, str]]] = {}
-    for owner, attributes in _owners(model, callbacks).items():
-        for name, value in attributes.items():
-            if isinstance(value, _MUTABLE) and name not in NO_STATE:
-                found.setdefault(id(value), []).append((owner, name))
-    return [places for places in found.values() if len(places) > 1 and places[-1][0].startswith("callback")]
-
-
-def restore_shared(model: BaseAlgorithm, callbacks: list[BaseCallback], shared: list[list[tuple[str, str]]]) -> None:
-    """
-    Make them one again, when all of them have their values.
-
-    :param model: The model.
-    :param callbacks: Of :func:`~sb3_sparse.common.sb3_models.all_callbacks`.
-    :param shared: Of :func:`capture_shared`.
-    """
-    owners = _owners(model, callbacks)
-    for (owner, name), *others in shared:
-        for other, their_name in others if name in owners[owner] else ():
-            owners[other][their_name] = owners[owner][name]
-
-
-def _owners(model: BaseAlgorithm, callbacks: list[BaseCallback]) -> dict[str, dict[str, Any]]:
-    parts = {"model": model, **{name: getattr(model, name, None) for name in ("replay_buffer", "rollout_buffer")}}
-    parts |= {f"callback {i}": callback for i, callback in enumerate(callbacks)}
-    return {name: vars(part) for name, part in parts.items() if part is not None}
-
-
-def restore_callbacks(callbacks: list[BaseCallback], states: list[tuple[str, bytes]], given: Given) -> None:
-    """
-    :param callbacks: Of :func:`~sb3_sparse.common.sb3_models.all_callbacks`.
-    :param states: Of :func:`capture_callbacks`.
+    :param written: Of :func:`capture_callbacks`.
     :param given: The settings with which they began.
     :raises ValueError: If an environment of one of them is another one.
     """
-    for callback, (_, written) in zip(callbacks, states, strict=True):
-        state = pickle.loads(written)
-        _restore_settings(callback, given.of(callback), state)
-        vars(callback).update(state["attributes"])
+    known = _of_the_model(model)
+    of_the_model = {id(value): value for value in known.values()}
+    if isinstance(written, tuple):
+        states = _Unpickler(io.BytesIO(written[1]), known).load()
+    else:
+        states = [pickle.loads(state) for _, state in written]
+    # Settings that stay: who had a part of one in the run has it again.
+    stays: dict[int, Any] = {}
+    values = []
+    for callback, state in zip(callbacks, states, strict=True):
+        changed, kept = _settings_of_two(callback, given.of(callback), state)
+        for name, now in kept.items():
+            then = state["settings"][name]
+            if id(then) in of_the_model:
+                changed[name] = then
+            else:
+                stays.update((id(one), other) for one, other in _alike(then, now))
+        values.append({**state["attributes"], **changed})
+    # What is in it is no copy.
+    memo = stays | of_the_model
+    for callback, state, attributes in zip(callbacks, states, values, strict=True):
+        vars(callback).update(copy.deepcopy(attributes, memo))
         for name, env in _environments(callback).items():
             if state["environments"].get(name) is not None:
                 # What is made at the first reset is there then.
@@ -151,23 +174,23 @@ def restore_callbacks(callbacks: list[BaseCallback], states: list[tuple[str, byt
             callback.set_state(state["own"])
 
 
-def check_callbacks(callbacks: list[BaseCallback], states: list[tuple[str, bytes]]) -> None:
+def check_callbacks(callbacks: list[BaseCallback], written: _Written) -> None:
     """
     :param callbacks: Of :func:`~sb3_sparse.common.sb3_models.all_callbacks`.
-    :param states: Of :func:`capture_callbacks`.
+    :param written: Of :func:`capture_callbacks`.
     :raises ValueError: If they are not of the same kinds, in the same order.
     """
-    ours, theirs = [type(callback).__name__ for callback in callbacks], [name for name, _ in states]
+    ours = [type(callback).__name__ for callback in callbacks]
+    theirs = written[0] if isinstance(written, tuple) else [name for name, _ in written]
     if ours != theirs:
         raise ValueError(
             f"callback: {ours or 'none'} given, the checkpoint is of a run with {theirs or 'none'}: pass the same."
         )
 
 
-def _state(callback: BaseCallback, given: dict[str, bytes], arrays: set[int]) -> dict[str, Any]:
-    attributes = plain_attributes(callback, (*NO_STATE, *_parameters(type(callback))))
+def _state(callback: BaseCallback, given: dict[str, bytes]) -> dict[str, Any]:
     state: dict[str, Any] = {
-        "attributes": {name: value for name, value in attributes.items() if not _is_array_in(arrays, value)},
+        "attributes": plain_attributes(callback, (*NO_STATE, *_parameters(type(callback)))),
         "given": given,
         "settings": _settings(callback),
         "environments": {name: _captured(callback, name, env) for name, env in _environments(callback).items()},
@@ -175,10 +198,6 @@ def _state(callback: BaseCallback, given: dict[str, bytes], arrays: set[int]) ->
     if isinstance(callback, HasCallbackState):
         state["own"] = callback.get_state()
     return state
-
-
-def _is_array_in(arrays: set[int], value: Any) -> bool:
-    return isinstance(value, np.ndarray) and id(value) in arrays
 
 
 def _captured(callback: BaseCallback, name: str, env: VecEnv) -> dict[str, Any] | None:
@@ -212,8 +231,14 @@ def _settings(callback: BaseCallback) -> dict[str, Any]:
     return {name: attributes[name] for name in names if is_plain(attributes[name])}
 
 
-def _restore_settings(callback: BaseCallback, given: dict[str, bytes], state: dict[str, Any]) -> None:
-    """Put back what the run has changed; settings that were never changed are those of the callback that goes on."""
+def _settings_of_two(
+    callback: BaseCallback, given: dict[str, bytes], state: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """
+    Settings that were never changed are those of the callback that goes on.
+
+    :return: What the run has changed, and is to be put back; and what is as it was in the run.
+    """
     then = state["settings"]
     # Checkpoints of earlier versions do not say what was given: nothing of it counts as changed.
     given_then = state.get("given", _as_bytes(then))
@@ -224,12 +249,31 @@ def _restore_settings(callback: BaseCallback, given: dict[str, bytes], state: di
         if not _same(given[name], given_then[name]) and not _is_place(name, pickle.loads(given_then[name]))
     }
     _say_others(callback, given, others, changed, state)
-    now = _as_bytes(_settings(callback))
+    put_back, kept = {}, {}
+    ours = _settings(callback)
+    now = _as_bytes(ours)
     for name, value in _as_bytes(then).items():
-        is_state = name in changed or not (name in others or _is_place(name, then[name]))
-        # What is the same stays the same object, which others may know.
-        if is_state and not _same(value, now.get(name)) and "given" in state:
-            vars(callback)[name] = then[name]
+        if _same(value, now.get(name)):
+            kept[name] = ours[name]
+        elif "given" in state and (name in changed or not (name in others or _is_place(name, then[name]))):
+            put_back[name] = then[name]
+    return put_back, kept
+
+
+def _alike(then: Any, now: Any) -> Iterator[tuple[Any, Any]]:
+    """Of two equal values, what can change in one of them, each with what is at the same place in the other."""
+    pending, seen = [(then, now)], set()
+    while pending:
+        one, other = pending.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, _MUTABLE):
+            yield one, other
+        if isinstance(one, dict):
+            pending.extend(zip(one.values(), other.values(), strict=True))
+        elif isinstance(one, (list, tuple, deque)):
+            pending.extend(zip(one, other, strict=True))
 
 
 def _say_others(
@@ -267,9 +311,13 @@ def _ordered(written: bytes) -> bytes:
     return pickle.dumps(_without_sets(pickle.loads(written)))
 
 
-def _without_sets(value: Any) -> Any:
+def _without_sets(value: Any, around: tuple[int, ...] = ()) -> Any:
+    if id(value) in around:
+        # A tree knows its parents.
+        return "around", around.index(id(value))
+    around += (id(value),)
     if isinstance(value, set | frozenset):
-        return type(value).__name__, sorted(pickle.dumps(_without_sets(each)) for each in value)
+        return type(value).__name__, sorted(pickle.dumps(_without_sets(each, around)) for each in value)
     if type(value) in (list, tuple):
-        return [type(value).__name__, *map(_without_sets, value)]
-    return {name: _without_sets(each) for name, each in value.items()} if type(value) is dict else value
+        return [type(value).__name__, *(_without_sets(each, around) for each in value)]
+    return {name: _without_sets(each, around) for name, each in value.items()} if type(value) is dict else value

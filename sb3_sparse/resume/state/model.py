@@ -14,8 +14,7 @@ from stable_baselines3.common.save_util import load_from_zip_file, recursive_get
 from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 from torch import nn
 
-from sb3_sparse.resume.state.objects import is_from_library
-from sb3_sparse.resume.state.plain import plain_attributes
+from sb3_sparse.resume.state.plain import is_from_library, plain_attributes
 from sb3_sparse.resume.state.random_state import capture_random, capture_space, restore_random, restore_space
 
 # Of the process and its clock.

@@ -24,10 +24,8 @@ from torch import nn
 from sb3_sparse.resume.environments.layers import NOT_IN_PIECES, UNPICKLABLE, layers_of
 from sb3_sparse.resume.environments.vec_env import vec_layers
 from sb3_sparse.resume.state.callbacks import NO_STATE, HasCallbackState
-from sb3_sparse.resume.state.plain import is_code, is_plain
+from sb3_sparse.resume.state.plain import is_code, is_from_library, is_plain
 
-# What instances of their classes hold is written elsewhere, or made anew.
-_LIBRARIES = ("stable_baselines3", "sb3_contrib", "sb3_sparse")
 _OF_LIBRARIES = (VecEnv, BaseCallback, Logger, KVWriter, gym.Space, th.device, th.dtype)
 _COLLECTIONS = (list, tuple, dict, set)
 # Networks are not looked for in what is nested deeper, or in itself.
@@ -46,11 +44,6 @@ class HasStateDict(Protocol):
     def load_state_dict(self, state: Any) -> Any:
         """Go on from there, in place."""
         ...
-
-
-def is_from_library(kind: type) -> bool:
-    """Whether a class is one of SB3, sb3-contrib or this package, whose states are known."""
-    return kind.__module__.partition(".")[0] in _LIBRARIES
 
 
 class _Owner(NamedTuple):

@@ -15,6 +15,8 @@ import torch as th
 CONSTANTS = (type(None), bool, int, float, complex, str, bytes, np.generic, Enum)
 # Whose functions use what they were made with, and change nothing of it.
 _LIBRARIES = ("gymnasium", "stable_baselines3", "sb3_contrib")
+# What instances of their classes hold is written elsewhere, or made anew.
+_KNOWN = ("stable_baselines3", "sb3_contrib", "sb3_sparse")
 _ATOMS = (*CONSTANTS, np.random.Generator, np.random.RandomState)
 
 
@@ -60,6 +62,11 @@ def is_plain(value: Any, also: Callable[[Any], bool] = _nothing_else, around: fr
         return False
     around |= {id(value)}
     return all(is_plain(inner, also, around) for inner in inside)
+
+
+def is_from_library(kind: type) -> bool:
+    """Whether a class is one of SB3, sb3-contrib or this package, whose states are known."""
+    return kind.__module__.partition(".")[0] in _KNOWN
 
 
 def is_code(value: Any, known: Collection[int] = ()) -> bool:
