@@ -30,7 +30,7 @@ from sb3_sparse.streaming.obgd import AdaptiveObGD, ObGD
 
 SelfStream = TypeVar("SelfStream", bound="StreamAlgorithm")
 
-# For the time feature where an environment names no limit, as dm_control's do not.
+# Steps of the environment, for the time feature where it names no limit: those of nearly all tasks of dm_control, which do not.
 DEFAULT_TIME_LIMIT = 1000
 # How wrappers call it that they hold an action for several steps: ours, gymnasium's and SB3's.
 _REPEATS = ("action_repeat", "frame_skip", "_skip")
@@ -52,7 +52,7 @@ class StreamAlgorithm(StreamLoop):
     :param normalize_observations: Whether to normalise observations by running statistics.
     :param normalize_reward: Whether to divide rewards by the running deviation of the return.
     :param time_feature: Whether to add the time in the episode to vector observations. The time limit is that of
-        the environment, or 1000; a number instead of True sets another one.
+        the environment, or 1000 steps, in decisions where wrappers repeat actions; a number instead of True sets another one.
     :param adaptive: Use :class:`AdaptiveObGD`.
     :param stats_window_size: Number of episodes that logged means are about.
     :param tensorboard_log: Folder for TensorBoard.
@@ -200,8 +200,8 @@ class StreamAlgorithm(StreamLoop):
         if limit is None and self.env.has_attr("_max_episode_steps"):
             # A TimeLimit around an environment that was not made by its id.
             limit = self.env.get_attr("_max_episode_steps")[0]
-        # It counts steps below wrappers that repeat actions.
-        return math.ceil(limit / self._steps_of_a_decision()) if limit else DEFAULT_TIME_LIMIT
+        # Both count steps below wrappers that repeat actions.
+        return math.ceil((limit or DEFAULT_TIME_LIMIT) / self._steps_of_a_decision())
 
     def _steps_of_a_decision(self) -> int:
         """How often wrappers outside of the time limit repeat an action."""
