@@ -252,10 +252,14 @@ class SparseWeight(LoadsWhole):
             topology = loaded_topology(self._topology, given) if has_identity and not errors else None
         except ValueError as error:
             errors.append(f"{prefix}topology_seed: {error}")
+        keys = self._value_keys()
+        missing = [key for key in keys if prefix + key not in state_dict]
+        if missing and topology is not None and topology != old:
+            errors.append(f"{prefix}topology_seed without {prefix}{missing[0]}: positions and values belong together.")
         if errors:
             error_msgs.extend(errors)
             return
-        if topology is None and NONZEROS in given:
+        if topology is None and len(missing) < len(keys):
             is_missing = "topology_seed" not in given
             missing_keys.extend([prefix + "topology_seed"] if is_missing else [])
             _warn_of_blank(f"{prefix}topology_seed of the state dict is{' missing, or' if is_missing else ''}")
@@ -290,9 +294,15 @@ class SparseWeight(LoadsWhole):
                 f"{prefix}weight is the weight of a dense layer, this one is sparse: load it into the dense module, then "
                 "call sparsify_."
             )
-        elif NONZEROS in self._parameters and NONZEROS not in given and given.keys() & {"topology_seed", "topology_index"}:
-            errors.append(f"{prefix}topology_seed without {prefix}{NONZEROS}: positions and values belong together.")
         return errors
+
+    def _value_keys(self) -> list[str]:
+        """Of what the values are: themselves, or what ``prune`` or a parametrization computes them from."""
+        keys = [key for key in (*self._parameters, *self._buffers) if key.startswith(NONZEROS)]
+        for name, computed in getattr(self, "parametrizations", {}).items():
+            if name in self.gathered:
+                keys += [f"parametrizations.{name}.{key}" for key in computed._parameters]
+        return keys
 
     def _identity_to_load(self, given: Mapping[str, th.Tensor], is_blank: bool) -> th.Tensor:
         """What becomes of the buffer: who compares it with what was loaded finds that, as after any load."""

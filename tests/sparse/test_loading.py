@@ -160,9 +160,20 @@ def test_weights_that_a_tool_of_torch_computes_load_with_it(kind):
         other.load_state_dict(layer.state_dict())
         x = th.randn(2, *((4, 5, 5) if kind == "conv" else (50,)))
         assert th.equal(other(x), layer(x))
-        # Another topology's identity alone is another matter, and still one without its positions.
-        with pytest.raises(RuntimeError, match="nonzeros"):
-            LAYERS[kind](2).load_state_dict(layer.state_dict())
+        # Another topology's identity alone is another matter, and still one without its values; whichever has the tool.
+        plain, before = LAYERS[kind](2), content(layer)
+        for strict in (True, False):
+            for one, state in ((layer, plain.state_dict()), (plain, layer.state_dict())):
+                expected = content(one)
+                with pytest.raises(RuntimeError, match="positions and values belong together"):
+                    one.load_state_dict(state, strict=strict)
+                assert_same(one, expected)
+        # Nor are values loaded without a word that do not say whose they are; `topology_index` says it, too.
+        if kind != "given":
+            del (state := layer.state_dict())["topology_seed"]
+            with pytest.raises(RuntimeError, match="topology_seed"), pytest.warns(UserWarning, match="topology_seed of"):
+                layer.load_state_dict(state)
+            assert_same(layer, before)
 
 
 def parametrized(layer):
