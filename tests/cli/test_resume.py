@@ -102,6 +102,8 @@ def test_a_yaml_says_it_too_and_a_run_without_a_checkpoint_begins_anew(tmp_path)
     assert [path.name.partition("-at-")[2] for path in found] == ["180", "90"]
     for path in found:
         shutil.rmtree(path)
+    # Killed before its first checkpoint, it has none either.
+    (tmp_path / FOLDER / "Pendulum-v1.zip").unlink()
     run("train", "--resume", str(FOLDER), cwd=tmp_path)
     assert [path.name.partition("-at-")[2] for path in checkpoints(tmp_path / FOLDER / "exact")] == ["180", "90"]
     assert not (tmp_path / "logs/sac/Pendulum-v1_2").exists()
@@ -140,7 +142,8 @@ def test_a_refused_resume_leaves_the_run_as_it_is(tmp_path):
         assert out.returncode == 1
         assert "in use by process" in out.stderr
         for path, content in before.items():
-            assert path.read_bytes().startswith(content) or path.suffix == ".npz", path
+            # Evaluations and the best agent are written anew by the run itself, which goes on.
+            assert path.suffix in (".npz", ".zip") or path.read_bytes().startswith(content), path
     finally:
         process.kill()
         process.communicate()
@@ -152,7 +155,7 @@ def test_a_run_without_a_seed_goes_on_with_the_one_that_was_drawn(tmp_path):
     run(*without, "-n", "200", "--exact-checkpoint-freq", "90", cwd=tmp_path)
     seeds = lambda: yaml.unsafe_load((tmp_path / FOLDER / "Pendulum-v1/args.yml").read_text())["seed"]  # noqa: E731
     drawn = seeds()
-    shutil.rmtree(tmp_path / FOLDER / "Pendulum-v1.zip", ignore_errors=True)
+    (tmp_path / FOLDER / "Pendulum-v1.zip").unlink()
     run("train", "--resume", str(FOLDER), cwd=tmp_path)
     assert seeds() == drawn
 
