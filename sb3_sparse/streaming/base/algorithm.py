@@ -30,7 +30,7 @@ from sb3_sparse.streaming.obgd import AdaptiveObGD, ObGD
 
 SelfStream = TypeVar("SelfStream", bound="StreamAlgorithm")
 
-# Steps of the environment, for the time feature where it names no limit: those of nearly all tasks of dm_control, which do not.
+# Steps, for the time feature where an environment names no limit: those of nearly all tasks of dm_control, which name none.
 DEFAULT_TIME_LIMIT = 1000
 # How wrappers call it that they hold an action for several steps: ours, gymnasium's and SB3's.
 _REPEATS = ("action_repeat", "frame_skip", "_skip")
