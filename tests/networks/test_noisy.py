@@ -198,6 +198,17 @@ def test_a_sparse_noisy_layer_travels_as_other_sparse_layers():
     assert th.equal(layer.noise_in, before)
 
 
+def test_positions_come_with_means_and_deviations():
+    """With ``strict=False`` deviations stayed what they were, at other positions."""
+    layer, other = (sparsify_(NoisyLinear(40, 30), 0.7, "uniform", seed=seed) for seed in (1, 2))
+    topology, state = layer.topology, other.state_dict()
+    del state["nonzeros_sigma"]
+    with pytest.raises(RuntimeError, match="without nonzeros_sigma: positions and values belong together"):
+        layer.load_state_dict(state, strict=False)
+    assert layer.topology == topology
+    assert layer.topology != other.topology
+
+
 def test_optimizers_train_means_and_deviations_on():
     module = th.nn.Module()
     module.layer = NoisyLinear(40, 30)
