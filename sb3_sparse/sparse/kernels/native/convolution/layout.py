@@ -142,7 +142,7 @@ class Tile:
         return begin, code.minimum(code.maximum(build.sub(stop, x), begin), sizes.part)
 
     def pixels(self, offset: ir.Value) -> list[ir.Value]:
-        """The addresses in the panel of what a weight multiplies, row by row."""
+        """The addresses in the panel of what a weight multiplies, row by row: aligned as numbers are, for few images."""
         rows, columns = self.vectors
         addresses = []
         start = self.code.at(self.panel, offset)

@@ -80,7 +80,7 @@ def _multiply(code: Code, sizes: Geometry, vectors: tuple[int, int], *arguments:
                     value = code.splat(code.load(values, k))
                     pixels = tile.pixels(code.load_index(offsets, k, INT16))
                     return [
-                        code.fma(value, code.load_vector(pixel, 0, align=4 * LANES), total)
+                        code.fma(value, code.load_vector(pixel, 0), total)
                         for pixel, total in zip(pixels, sums, strict=True)
                     ]
 
@@ -162,7 +162,7 @@ def _sample_product(code: Code, sizes: Geometry, vectors: tuple[int, int], *argu
                 ]
 
                 def products(k: ir.Value) -> ir.Value:
-                    pixels = [code.load_vector(p, 0, align=4 * LANES) for p in tile.pixels(code.load_index(offsets, k, INT16))]
+                    pixels = [code.load_vector(p, 0) for p in tile.pixels(code.load_index(offsets, k, INT16))]
                     total = build.fmul(gradients[0], pixels[0])
                     for gradient, pixel in zip(gradients[1:], pixels[1:], strict=True):
                         total = code.fma(gradient, pixel, total)
