@@ -1,5 +1,6 @@
 """PyTorch's own tools on sparse layers: each does with them what it does with the dense twin."""
 
+import contextlib
 import copy
 import io
 import multiprocessing
@@ -9,9 +10,10 @@ import pytest
 import torch as th
 from torch import nn
 from torch.func import functional_call, grad, jacfwd, jacrev, jvp, stack_module_state, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sb3_sparse.sparse import SparseConv2d, SparseLinear, Topology, sparsify_, to_dense
-from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
+from sb3_sparse.sparse.kernels import BACKEND_VARIABLE, formula, sparse_linear
 
 # The tools themselves are old, or use what is.
 pytestmark = [
@@ -131,8 +133,9 @@ def test_results_lie_as_the_graph_expects(backend, batch, monkeypatch):
     x = th.randn(batch, 40, requires_grad=True)
     args = (x, layer.values, layer.bias, layer.topology_seed, layer.topology.handle)
     th.library.opcheck(th.ops.sb3_sparse.linear, args)
-    th.library.opcheck(th.ops.sb3_sparse.linear_grad_input, (th.randn(batch, 30), layer.values.detach(), args[-1]))
-    th.library.opcheck(th.ops.sb3_sparse.linear_grad_values, (th.randn(batch, 30), x.detach(), args[-1]))
+    grad = th.randn(batch, 30, requires_grad=True)
+    th.library.opcheck(th.ops.sb3_sparse.linear_grad_input, (grad, layer.values, args[-1]))
+    th.library.opcheck(th.ops.sb3_sparse.linear_grad_values, (grad, x, args[-1]))
 
 
 def test_the_operations_of_convolutions_check_out():
@@ -397,6 +400,37 @@ def test_modes_that_only_look():
     expected = net(x)
     with FlopCounterMode(display=False):
         close(net(x), expected)
+
+
+class Look(TorchDispatchMode):
+    """A mode that only looks."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("tool", ["mode", "compile"])
+@pytest.mark.parametrize("dtype", [th.float32, th.complex64])
+def test_derivatives_of_any_order_through_the_operations(tool, dtype):
+    """Mistake of ours: there were no second ones, and of complex layers the first lacked the conjugate."""
+    topology, found = Topology.random((9, 12), 50, seed=0), []
+    start = [th.randn(shape, dtype=dtype) for shape in ((5, 12), (50,), (9,))]
+
+    def multiply(x, values, bias):
+        return sparse_linear(x, values, topology, bias)
+
+    for function in (multiply, lambda x, values, bias: formula.linear(x, values, topology, bias)):
+        tensors = [tensor.clone().requires_grad_() for tensor in start]
+        product = th.compile(function, backend="eager") if (tool, function) == ("compile", multiply) else function
+        with Look() if tool == "mode" else contextlib.nullcontext():
+            derivatives, value = [], (product(*tensors) ** 2).abs().square().mean()
+            for _ in range(3):
+                grads = th.autograd.grad(value, tensors, create_graph=True)
+                derivatives += grads
+                value = sum(grad.abs().square().mean() for grad in grads)
+        found.append([grad.detach() for grad in derivatives])
+    for ours, theirs in zip(*found, strict=True):
+        th.testing.assert_close(ours, theirs, rtol=2e-3, atol=1e-4 * float(theirs.abs().max()))
 
 
 def _train_a_step(rank, file, results):

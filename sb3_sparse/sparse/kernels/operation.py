@@ -4,6 +4,8 @@ is computed instead of computing it.
 
 A graph holds numbers and tensors only, so a topology is passed as its ``handle``. The tensor with its identity comes
 along: a layer whose identity was changed after its graph was made is noticed when the graph runs.
+
+The gradients of each of the three products are the other two, as in ``products.py``.
 """
 
 from typing import Any
@@ -64,13 +66,36 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: th.Tensor) -> None:
 
 def _differentiate(ctx: Any, grad: th.Tensor) -> tuple[th.Tensor | None, ...]:
     x, values = ctx.saved_tensors
-    grad_x = linear_grad_input(grad, values, ctx.handle) if ctx.needs_input_grad[0] else None
-    grad_values = linear_grad_values(grad, x, ctx.handle) if ctx.needs_input_grad[1] else None
+    grad_x = linear_grad_input(grad, values.conj(), ctx.handle) if ctx.needs_input_grad[0] else None
+    grad_values = linear_grad_values(grad, x.conj(), ctx.handle) if ctx.needs_input_grad[1] else None
     grad_bias = grad.sum(dim=0) if ctx.needs_input_grad[2] else None
     return grad_x, grad_values, grad_bias, None, None
 
 
 linear.register_autograd(_differentiate, setup_context=_save)
+
+
+def _save_both(ctx: Any, inputs: tuple[Any, ...], output: th.Tensor) -> None:
+    first, second, ctx.handle = inputs
+    ctx.save_for_backward(first if ctx.needs_input_grad[1] else None, second if ctx.needs_input_grad[0] else None)
+
+
+def _differentiate_grad_input(ctx: Any, again: th.Tensor) -> tuple[th.Tensor | None, ...]:
+    grad, values = ctx.saved_tensors
+    of_grad = linear(again, values.conj(), None, None, ctx.handle) if ctx.needs_input_grad[0] else None
+    of_values = linear_grad_values(grad.conj(), again, ctx.handle) if ctx.needs_input_grad[1] else None
+    return of_grad, of_values, None
+
+
+def _differentiate_grad_values(ctx: Any, again: th.Tensor) -> tuple[th.Tensor | None, ...]:
+    grad, x = ctx.saved_tensors
+    of_grad = linear(x.conj(), again, None, None, ctx.handle) if ctx.needs_input_grad[0] else None
+    of_x = linear_grad_input(grad.conj(), again, ctx.handle) if ctx.needs_input_grad[1] else None
+    return of_grad, of_x, None
+
+
+linear_grad_input.register_autograd(_differentiate_grad_input, setup_context=_save_both)
+linear_grad_values.register_autograd(_differentiate_grad_values, setup_context=_save_both)
 
 
 @linear.register_vmap
