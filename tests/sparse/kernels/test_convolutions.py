@@ -1,12 +1,14 @@
 """Convolutions on our kernels against torch's with a dense weight in float64."""
 
 import itertools
+import weakref
 
 import numpy as np
 import pytest
 import torch as th
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from sb3_sparse.networks.cnn import ImpalaEncoder, NatureEncoder
 from sb3_sparse.sparse import SparseConv2d, Topology, sparsify_
@@ -145,6 +147,27 @@ def test_gradients_that_nobody_wants_are_not_made(on_kernels, monkeypatch):
     layer(th.randn(16, 3, 8, 8, requires_grad=True)).sum().backward()
     assert made == ["grad_input"]
     assert not layer(th.randn(16, 3, 8, 8)).requires_grad
+
+
+@pytest.mark.parametrize("batch", [3, 20])
+def test_what_gradients_need_is_kept_by_torch_alone(batch, on_kernels, monkeypatch):
+    """Mistake of ours: behind an activation checkpoint packed images stayed, and hooks of saved tensors did not see them."""
+    kept, pack = [], Shifted.pack
+
+    def watched(self, x):
+        images = pack(self, x)
+        kept.append(weakref.ref(images.data))
+        return images
+
+    monkeypatch.setattr(Shifted, "pack", watched)
+    layer = SparseConv2d(nn.Conv2d(2, 3, 3), Topology.random((3, 2, 3, 3), 30, 0))
+    x = th.randn(batch, 2, 8, 8, requires_grad=True)
+    expected = th.autograd.grad(layer(x).square().sum(), [x, layer.values])
+    y = checkpoint(layer, x, use_reentrant=False)
+    assert [images() for images in kept] == [None, None]
+    assert all(map(th.equal, th.autograd.grad(y.square().sum(), [x, layer.values]), expected))
+    with th.autograd.graph.save_on_cpu():
+        assert all(map(th.equal, th.autograd.grad(layer(x).square().sum(), [x, layer.values]), expected))
 
 
 def test_results_lie_channel_by_channel_and_stay_so(on_kernels):

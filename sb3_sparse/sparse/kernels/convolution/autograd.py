@@ -30,9 +30,8 @@ class _SparseConv2d(th.autograd.Function):
     ) -> th.Tensor:
         products = Shifted(topology, window, _shape(x))
         packed = products.pack(x.float())
-        # Whoever wants gradients of gradients gets them from torch's convolution, which needs these themselves.
-        ctx.save_for_backward(x, values)
-        ctx.packed = packed if ctx.needs_input_grad[1] else None
+        # Whoever wants gradients of gradients gets them from torch's convolution, which needs `x` and `values` themselves.
+        ctx.save_for_backward(x, values, packed.data if ctx.needs_input_grad[1] else None)
         ctx.products, ctx.topology, ctx.window = products, topology, window
         return _multiply(products, packed, values.detach(), None if bias is None else bias.detach(), dtype)
 
@@ -41,15 +40,16 @@ class _SparseConv2d(th.autograd.Function):
         # Gradients leave in float32; autograd gives them the dtypes of what they are of.
         grad = grad_outputs[0].float()
         wants_x, wants_values, wants_bias = ctx.needs_input_grad[:3]
-        x, values = (tensor.float() for tensor in ctx.saved_tensors)
+        x, values, data = ctx.saved_tensors
+        x, values, packed_x = x.float(), values.float(), Images(data)
         # With create_graph=True, or many gradients at once.
         beyond_kernels = th.is_grad_enabled() or not is_eager(grad) or not has_memory(grad)
-        if beyond_kernels or (wants_values and not ctx.products.may_sample(ctx.packed)):
+        if beyond_kernels or (wants_values and not ctx.products.may_sample(packed_x)):
             grads = _dense_gradients(grad, x, values, ctx.topology, ctx.window, (wants_x, wants_values))
             return *grads, grad.sum((0, 2, 3)) if wants_bias else None, None, None, None
         packed = ctx.products.pack_gradient(grad)
         grad_x = ctx.products.grad_input(packed, values.detach()) if wants_x else None
-        grad_values = ctx.products.grad_values(packed, ctx.packed) if wants_values else None
+        grad_values = ctx.products.grad_values(packed, packed_x) if wants_values else None
         return grad_x, grad_values, grad.sum((0, 2, 3)) if wants_bias else None, None, None, None
 
 
