@@ -161,6 +161,28 @@ def test_only_what_can_run_is_measured(fresh):
     assert choose_backend(CPU, th.float64, Topology.random(*LAYER)).name in ("dense", "csr")
 
 
+def test_other_accelerators_are_waited_for_or_left_to_the_rule(fresh, monkeypatch):
+    """Mistake of ours: all that is not a CPU was asked for the name that CUDA has for it, and only CUDA was waited for."""
+    csr, topology = BACKENDS["csr"], Topology.random(*LAYER)
+    monkeypatch.setattr(csr, "supports", lambda device, dtype: True)
+    for device in ("mps", "xpu", "cuda"):
+        # Torch is hardly ever built for one of them, and never for all.
+        assert peek_backend(th.device(device), th.float32, topology)[0].name == "dense"
+    waited = []
+    monkeypatch.setattr(th.accelerator, "current_accelerator", lambda: th.device("mps"))
+    monkeypatch.setattr(th.accelerator, "synchronize", waited.append)
+    assert peek_backend(th.device("mps"), th.float32, topology) == (BACKENDS["dense"], False)
+    assert choose_backend(th.device("xpu"), th.float32, topology) is BACKENDS["dense"]
+    # No tensor can be there, so what is timed is elsewhere.
+    times = measure.Measurement("csr", {"dense": 1.0, "csr": 0.5}, True, "")
+    monkeypatch.setattr(chooser, "measure", lambda *args: times)
+    assert choose_backend(th.device("mps"), th.float32, topology) is csr
+    assert list(stored()) == ["mps float32 batch 256 64x64:400 training"]
+    monkeypatch.setattr(csr, "forward", lambda *args: None)
+    measure._step(csr, th.empty(2, 64, device="meta"), th.empty(400), None, topology)()
+    assert waited == [th.device("meta")]
+
+
 RULE = """
     from sb3_sparse.sparse import Topology
     from sb3_sparse.sparse.kernels.choosing import chooser, measure

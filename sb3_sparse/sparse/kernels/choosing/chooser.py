@@ -5,8 +5,8 @@ A kind is a device, dtype, number of threads, batch size (rounded up to a power 
 living weights. Choices are kept in memory and in a file of the user's cache folder, so that the next run on the machine
 starts with them, and computes with the same backends.
 
-Where a stopwatch cannot tell, for small products and on a busy machine, and where it is not asked
-(``SB3_SPARSE_BACKEND=deterministic``), ``rule.py`` decides.
+Where a stopwatch cannot tell, for small products, on a busy machine and on devices that torch cannot wait for, and where it
+is not asked (``SB3_SPARSE_BACKEND=deterministic``), ``rule.py`` decides.
 """
 
 import logging
@@ -20,7 +20,7 @@ import torch as th
 from sb3_sparse.sparse.kernels.backend import Backend
 from sb3_sparse.sparse.kernels.backends import BACKENDS, OURS, available_backends
 from sb3_sparse.sparse.kernels.choosing import choices
-from sb3_sparse.sparse.kernels.choosing.measure import MAX_BATCH, Measurement, is_busy, measure
+from sb3_sparse.sparse.kernels.choosing.measure import MAX_BATCH, Measurement, can_time, is_busy, measure
 from sb3_sparse.sparse.kernels.choosing.rule import backend_by_rule
 from sb3_sparse.sparse.topology import Topology
 
@@ -208,7 +208,8 @@ def forced_backend(name: str, device: th.device, dtype: th.dtype) -> Backend:
 
 
 def _rule_decides(key: _Key, topology: Topology, candidates: list[str]) -> bool:
-    return key.mode == DETERMINISTIC or len(candidates) == 1 or topology.numel < _MIN_NUMEL or key.batch == 0
+    is_small = topology.numel < _MIN_NUMEL or key.batch == 0
+    return key.mode == DETERMINISTIC or len(candidates) == 1 or is_small or not can_time(key.device)
 
 
 def _decide(key: _Key, topology: Topology) -> str:
@@ -253,7 +254,9 @@ def decide(kind: str, candidates: list[str], by_rule: str, measured: Callable[[]
 
 
 def _kind(key: _Key, topology: Topology) -> str:
-    place = f"cpu x{key.threads}" if key.device.type == "cpu" else th.cuda.get_device_name(key.device)
+    place = f"cpu x{key.threads}" if key.device.type == "cpu" else key.device.type
+    if key.device.type == "cuda":
+        place = th.cuda.get_device_name(key.device)
     shape = f"{topology.rows}x{topology.columns}:{topology.nnz}"
     use = "training" if key.training else "forward"
     # What was chosen without them says nothing about registered backends, and the other way round.

@@ -70,6 +70,12 @@ def is_busy() -> bool:
         return False
 
 
+def can_time(device: th.device) -> bool:
+    """Whether torch can wait until what was begun on a device is done: on the CPU, and on the accelerator that torch has."""
+    accelerator = th.accelerator.current_accelerator()
+    return device.type == "cpu" or (accelerator is not None and device.type == accelerator.type)
+
+
 @th.no_grad()
 def measure(
     backends: Iterable[Backend], device: th.device, dtype: th.dtype, topology: Topology, batch: int, training: bool
@@ -149,7 +155,7 @@ def _step(backend: Backend, x: th.Tensor, values: th.Tensor, grad: th.Tensor | N
             packed_grad = backend.pack(grad)
             backend.grad_input(packed_grad, values, topology, batch)
             backend.grad_values(packed_grad, packed, topology, batch)
-        if x.device.type == "cuda":
-            th.cuda.synchronize(x.device)
+        if x.device.type != "cpu":
+            th.accelerator.synchronize(x.device)
 
     return step
