@@ -124,7 +124,9 @@ def _autocast(x: th.Tensor, values: th.Tensor, bias: th.Tensor | None) -> tuple[
     place = x.device.type
     # torch.compile of torch 2.8 and 2.9 cannot look into the question which places have autocast.
     available = place != "meta" if th.compiler.is_compiling() else th.amp.is_autocast_available(place)
-    if available and th.is_autocast_enabled(place) and values.dtype != th.float64:
+    # Of complex numbers the imaginary part would be lost, of float64 half of the digits: torch casts neither.
+    is_cast = values.dtype.is_floating_point and values.dtype != th.float64 and not x.is_complex()
+    if available and th.is_autocast_enabled(place) and is_cast:
         dtype = th.get_autocast_dtype(place)
         x, values = x.to(dtype), values.to(dtype)
         bias = None if bias is None else bias.to(dtype)

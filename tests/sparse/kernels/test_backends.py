@@ -260,6 +260,20 @@ def test_autocast_runs_in_bfloat16():
     assert th.allclose(y.float(), layer(x), atol=0.05)
 
 
+@pytest.mark.parametrize("dtype", [th.float64, th.complex64])
+def test_autocast_leaves_what_torch_leaves(dtype):
+    """Mistake of ours: of complex layers the imaginary part was lost."""
+    layer, x = SparseLinear(64, 32, density=0.5, seed=0, dtype=dtype), th.randn(16, 64, dtype=dtype)
+    dense, real = layer.to_dense(), SparseLinear(64, 32, density=0.5, seed=0)
+    with th.autocast("cpu", dtype=th.bfloat16):
+        y = layer(x)
+        th.testing.assert_close(y, dense(x))
+        if dtype.is_complex:
+            with pytest.raises(ValueError, match="input is torch.complex64 on cpu, the weights are torch.float32"):
+                real(x)
+    assert y.dtype == dtype
+
+
 def test_variable_names_the_backend(monkeypatch):
     topology = Topology.random((4, 4), 4, seed=0)
     monkeypatch.setenv(BACKEND_VARIABLE, "fastest")
