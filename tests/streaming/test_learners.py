@@ -98,6 +98,27 @@ def test_rows_of_every_length():
     assert_equal(learner, other)
 
 
+@pytest.mark.parametrize("heads_first", [False, True])
+def test_an_optimiser_in_another_order(heads_first):
+    """Mistake of ours: the second learner of a run took another parameter's traces, or found that their sizes differ."""
+
+    def listed(net):
+        heads = list(net.mu.parameters())
+        others = [p for p in net.parameters() if all(p is not head for head in heads)]
+        return [*heads, *others] if heads_first else [*reversed(others), *heads]
+
+    # Widths for which other orders are of equal sizes.
+    net = network((N_IN, N_IN), (("mu", N_IN),))
+    twin = copy.deepcopy(net)
+    optimizers = ObGD(listed(net)), ObGD(listed(twin))
+    for i, x, direction, delta in stream(6, N_IN):
+        if i % 3 == 0:
+            learner, other = CompiledLearner(net, optimizers[0]), AutogradLearner(twin, optimizers[1])
+        learner.learn(x, direction, delta, False)
+        other.learn(x, direction, delta, False)
+    assert_equal(learner, other)
+
+
 def test_two_samples_in_one_pass():
     for sparsity in (0.0, 0.8):
         learner, other = both(network(sparsity=sparsity))
@@ -195,6 +216,8 @@ def test_who_is_supported(monkeypatch):
     net = network(sparsity=0.8)
     assert CompiledLearner.supports(net, ObGD(net.parameters()))
     assert not CompiledLearner.supports(net, AdaptiveObGD(net.parameters()))
+    assert CompiledLearner.supports(net, ObGD(reversed(list(net.parameters()))))
+    assert not CompiledLearner.supports(net, ObGD(list(net.parameters())[1:]))
     double = network().double()
     assert not CompiledLearner.supports(double, ObGD(double.parameters()))
     other = network()

@@ -66,6 +66,7 @@ class CompiledLearner(Learner):
             and all(type(activation) is nn.LeakyReLU for activation in activations)
             and all(map(_is_bare, network.modules()))
             and all(map(_is_plain, network.parameters()))
+            and {*network.parameters()} == {*optimizer.param_groups[0]["params"]}
         )
 
     def _bind(self) -> None:
@@ -78,11 +79,13 @@ class CompiledLearner(Learner):
         parameters, traces = (th.zeros(size, dtype=th.float32, device="cpu") for _ in range(2))
         views: dict[th.Tensor, tuple[np.ndarray, np.ndarray]] = {}
         self._traces = []
-        for p, offset, trace in zip(self._parameters, offsets, self.optimizer.state_of("trace"), strict=True):
+        # There for every parameter from here on; an optimiser may list them in another order than the network.
+        self.optimizer.state_of("trace")
+        for p, offset in zip(self._parameters, offsets, strict=True):
             flat = parameters[offset : offset + p.numel()]
             flat_trace = traces[offset : offset + p.numel()]
             flat.copy_(p.detach().reshape(-1))
-            flat_trace.copy_(trace.reshape(-1))
+            flat_trace.copy_(self.optimizer.state[p]["trace"].reshape(-1))
             p.data = flat.view(p.shape)
             self.optimizer.state[p]["trace"] = flat_trace.view(p.shape)
             self._traces.append(self.optimizer.state[p]["trace"])
