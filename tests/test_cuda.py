@@ -19,6 +19,7 @@ from torch import nn
 from sb3_sparse import SparseConv2d, SparseLinear, Topology, sparsify_, sparsity_report, to_dense
 from sb3_sparse.plasticity import PlasticityCallback, ResetCallback, measure, reset_model_
 from sb3_sparse.sparse.kernels import BACKEND_VARIABLE, available_backends
+from sb3_sparse.sparse.kernels.backends.dense import _scratch
 from sb3_sparse.streaming import StreamAC, StreamQ, StreamSARSA
 from tests.envs import ReachEnv, SpaceEnv
 
@@ -134,6 +135,38 @@ def test_autocast(device, dtype):
     assert layer.values.grad.dtype == th.float32
     living = dense.weight.grad.flatten()[layer.topology.flat_index(device)]
     th.testing.assert_close(layer.values.grad, living, rtol=TOLERANCE[dtype], atol=10 * TOLERANCE[dtype])
+
+
+def test_two_streams_compute_with_layers_of_one_topology(device, monkeypatch):
+    """Each has a dense weight of its own: one waits between writing and multiplying, while the other does both."""
+    monkeypatch.setenv(BACKEND_VARIABLE, "dense")
+    topology = Topology.random((24, 40), 200, seed=1)
+    layers = [SparseLinear(40, 24, topology=topology, device=device) for _ in range(2)]
+    x = th.randn(8, 40, device=device)
+    with th.no_grad():
+        expected = [layer.to_dense()(x) for layer in layers]
+        streams = [th.cuda.Stream(device) if device == "cuda" else None for _ in layers]
+        scatter = _scratch.scatter
+
+        def scatter_and_wait(*args):
+            weight = scatter(*args)
+            if device == "cuda" and th.cuda.current_stream() == streams[0]:
+                th.cuda._sleep(200_000_000)
+            return weight
+
+        for warm in (True, False):
+            if not warm:
+                monkeypatch.setattr(_scratch, "scatter", scatter_and_wait)
+            if device == "cuda":
+                th.cuda.synchronize()
+            found = []
+            for layer, stream in zip(layers, streams, strict=True):
+                with th.cuda.stream(stream):
+                    found.append(layer(x))
+            if device == "cuda":
+                th.cuda.synchronize()
+    for y, right in zip(found, expected, strict=True):
+        th.testing.assert_close(y, right, rtol=1e-4, atol=1e-4)
 
 
 def test_topology_is_the_same_on_every_device(device):

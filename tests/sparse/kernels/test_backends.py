@@ -10,6 +10,7 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 import torch as th
+from torch._subclasses import FakeTensorMode
 
 from sb3_sparse.sparse import SparseLinear, Topology
 from sb3_sparse.sparse.kernels import BACKEND_VARIABLE, available_backends, formula, sparse_linear
@@ -330,6 +331,17 @@ def test_inputs_of_another_dtype_are_refused(backend, bad):
         sparse_linear(th.zeros(2, 6), th.zeros(3), layer.topology)
     with pytest.raises(ValueError, match=r"bias \(5,\)"):
         sparse_linear(th.zeros(2, 6), layer.values, layer.topology, th.zeros(5))
+
+
+def test_streams_of_cuda_have_scratches_of_their_own(monkeypatch):
+    """Mistake of ours: in one thread they shared a dense weight, which one may write while the other multiplies with it."""
+    stream, topology = [1], Topology.random((6, 4), 12, seed=0)
+    monkeypatch.setattr(th.cuda, "current_stream", lambda device: stream[0])
+    with FakeTensorMode():
+        values = th.empty(12, device="cuda")
+        for stream[0] in (1, 2, 1):
+            _scratch.scatter(values, topology)
+    assert [key[2] for key in _scratch.buffers[topology]] == [1, 2]
 
 
 def test_inference_mode_leaves_no_trace(backend):

@@ -2,6 +2,7 @@
 
 import threading
 import weakref
+from typing import Any
 
 import torch as th
 
@@ -13,18 +14,19 @@ class _Scratch(threading.local):
     """
     Dense weight buffers, one per (topology, device, dtype), each dropped with its topology.
 
-    A buffer is zeroed once: only living entries are ever written to it. It is per thread, since it holds the
-    weights of whichever layer of that topology ran last (an online network and its target share a topology).
+    A buffer is zeroed once: only living entries are ever written to it. It is per thread, and on CUDA per stream, since it
+    holds the weights of whichever layer of that topology ran last (an online network and its target share a topology).
     """
 
     def __init__(self) -> None:
-        self.buffers: weakref.WeakKeyDictionary[Topology, dict[tuple[th.device, th.dtype], th.Tensor]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self.buffers: weakref.WeakKeyDictionary[Topology, dict[tuple[Any, ...], th.Tensor]] = weakref.WeakKeyDictionary()
 
     def scatter(self, values: th.Tensor, topology: Topology) -> th.Tensor:
         per_topology = self.buffers.setdefault(topology, {})
-        key = (values.device, values.dtype)
+        key: tuple[Any, ...] = (values.device, values.dtype)
+        if values.is_cuda:
+            # Two streams run one beside the other, also those of one thread.
+            key = (*key, th.cuda.current_stream(values.device))
         if key not in per_topology:
             # A buffer made in inference mode could not be written to outside of it.
             with th.inference_mode(False):
