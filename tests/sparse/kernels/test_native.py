@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch as th
+from torch.nn import functional as F
 
 from sb3_sparse.sparse import Topology
 from sb3_sparse.sparse.kernels.backends import blocked as blocked_backend
@@ -21,6 +22,7 @@ from sb3_sparse.sparse.kernels.native import __main__ as command
 from sb3_sparse.sparse.kernels.native import blocked, norm, rows
 from sb3_sparse.sparse.kernels.native.code import LANES
 from sb3_sparse.sparse.kernels.native.sample import forward, single
+from sb3_sparse.sparse.kernels.norm import layer_norm
 from sb3_sparse.streaming import kernels as streaming
 
 PRODUCTS = ("multiply", "multiply_transposed", "sample_product")
@@ -258,6 +260,20 @@ def test_norms(features, samples, vectors):
     np.testing.assert_allclose(dx, scale * (g - g.mean(axis=0) - z * (g * z).mean(axis=0)), **close)
     np.testing.assert_allclose(dweight, (grad64 * z).sum(axis=1), atol=1e-4)
     np.testing.assert_allclose(dbias, grad64.sum(axis=1), atol=1e-4)
+
+
+@pytest.mark.parametrize(("offset", "largest"), [(0.0, 2e-6), (1e4, 6e-3)])
+def test_norms_of_many_features_lose_no_digit(offset, largest):
+    """Mistake of ours: one sum of thousands of numbers was off by five to twenty times as much as torch's."""
+    x = (offset + th.randn(4096, LANES, generator=th.Generator().manual_seed(0))).t().requires_grad_()
+    weight, bias = th.ones(4096), th.zeros(4096)
+    exact = x.detach().double().requires_grad_()
+    grad = th.randn(4096, LANES, generator=th.Generator().manual_seed(1)).t()
+    y, expected = layer_norm(x, weight, bias, 1e-6), F.layer_norm(exact, (4096,), eps=1e-6)
+    y.backward(grad)
+    expected.backward(grad.double())
+    assert float((y.detach() - expected.detach()).abs().max()) < largest
+    assert float((x.grad - exact.grad).abs().max()) < largest
 
 
 @pytest.mark.parametrize("name", ["single", "rows"])

@@ -14,6 +14,8 @@ from sb3_sparse.sparse.kernels.native.code import FLOAT, INT32, LANES, VECTOR, C
 from sb3_sparse.sparse.kernels.native.kernel import Definition, Kernel
 
 _ZEROS = ir.Constant(VECTOR, None)
+# So many are added up one after the other, before their sum is added to those of others.
+_FEATURES = 64
 
 
 def define(name: str, vectors: int = 4) -> Definition:
@@ -61,8 +63,19 @@ class _Tile:
             self.code.store_vector(value, place, v)
 
     def sums(self, features: ir.Value, terms: Callable[..., list[ir.Value]], n_sums: int = 1) -> list[list[ir.Value]]:
-        """Sums over the features: ``terms(feature, sums)`` returns the next ones of each of ``n_sums``."""
-        flat = self.code.loop(word(0), features, terms, *([_ZEROS] * (n_sums * self.vectors)))
+        """
+        Sums over the features: ``terms(feature, sums)`` returns the next ones of each of ``n_sums``.
+
+        Of some features at a time, which takes no longer: a single sum of thousands would lose a digit.
+        """
+        code, zeros = self.code, [_ZEROS] * (n_sums * self.vectors)
+
+        def some(begin: ir.Value, *totals: ir.Value) -> list[ir.Value]:
+            end = code.minimum(code.build.add(begin, word(_FEATURES)), features)
+            sums = code.loop(begin, end, terms, *zeros)
+            return [code.build.fadd(total, more) for total, more in zip(totals, sums, strict=True)]
+
+        flat = code.loop(word(0), features, some, *zeros, step=_FEATURES)
         return [flat[i * self.vectors : (i + 1) * self.vectors] for i in range(n_sums)]
 
 
