@@ -270,7 +270,7 @@ def test_autocast_leaves_what_torch_leaves(dtype):
         y = layer(x)
         th.testing.assert_close(y, dense(x))
         if dtype.is_complex:
-            with pytest.raises(ValueError, match="input is torch.complex64 on cpu, the weights are torch.float32"):
+            with pytest.raises(ValueError, match=r"input is torch\.complex64 on cpu, the weights are torch\.float32"):
                 real(x)
     assert y.dtype == dtype
 

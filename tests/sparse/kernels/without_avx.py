@@ -1,4 +1,7 @@
-"""As ``benchmarks/without_avx512.py``, for x86-64 processors that have no AVX either: to import before any kernel is compiled."""
+"""
+As ``benchmarks/without_avx512.py``, for x86-64 processors that have no AVX either. To be imported before any kernel is
+compiled.
+"""
 
 import llvmlite.binding as llvm
 

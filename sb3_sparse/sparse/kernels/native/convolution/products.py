@@ -80,8 +80,7 @@ def _multiply(code: Code, sizes: Geometry, vectors: tuple[int, int], *arguments:
                     value = code.splat(code.load(values, k))
                     pixels = tile.pixels(code.load_index(offsets, k, INT16))
                     return [
-                        code.fma(value, code.load_vector(pixel, 0), total)
-                        for pixel, total in zip(pixels, sums, strict=True)
+                        code.fma(value, code.load_vector(pixel, 0), total) for pixel, total in zip(pixels, sums, strict=True)
                     ]
 
                 sums = code.vectors_or(
