@@ -63,10 +63,7 @@ def _prepare(args: list[str]) -> Callable[[], None] | None:
     study = open_study(Path(options.plan), options.folder)
     runs = study.chosen(options.only)
     if (url := _url(study, options)) is not None:
-        there = Storage(url)
-        for run in runs:
-            folder = study.folder(run)
-            there.fetch_marks(folder.name, folder.path)
+        _look_elsewhere(study, runs, Storage(url), options)
     own = runs if options.run_index is None else _part(runs, options)
     _check_places(study, own, options)
     if options.retry_failed and not options.dry_run:
@@ -99,10 +96,21 @@ def _prepare(args: list[str]) -> Callable[[], None] | None:
     return lambda: _make(study, runs, to_do, measured, jobs, options)
 
 
+def _look_elsewhere(study: Study, runs: Sequence[PlannedRun], there: Storage, options: argparse.Namespace) -> None:
+    """Learn how far runs are in a storage, which learns what was finished here without it."""
+    for folder in map(study.folder, runs):
+        if options.dry_run:
+            study.elsewhere[folder.name] = there.state(folder.name, folder.path)
+            continue
+        there.fetch_marks(folder.name, folder.path)
+        if folder.is_done:
+            there.offer(folder.name, folder.path)
+
+
 def _check_places(study: Study, own: Sequence[PlannedRun], options: argparse.Namespace) -> None:
     """Of what is not done. Machines of a cluster may have what is missing here."""
     if options.address is None:
-        check_places(run for run in own if not study.folder(run).is_done)
+        check_places(run for run in own if study.state(run) != "done")
 
 
 def _make(

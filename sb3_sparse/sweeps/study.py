@@ -31,6 +31,8 @@ class Study:
 
     def __init__(self, plan: Plan, folder: Path):
         self.plan, self.path = plan, folder / plan.study
+        #: How far runs are that are kept elsewhere, by the names of their folders, where nothing is brought here.
+        self.elsewhere: dict[str, str] = {}
 
     @property
     def runs(self) -> Path:
@@ -66,13 +68,18 @@ class Study:
                 raise ValueError(f"--only {text!r} fits to no run. There is {values}.")
         return [run for run in self.plan.runs if any(_fits(run, conditions) for conditions in wanted)]
 
+    def state(self, run: PlannedRun) -> str:
+        """How far a run is: one of ``STATES``."""
+        folder = self.folder(run)
+        return self.elsewhere.get(folder.name) or folder.state()
+
     def to_do(self, runs: Iterable[PlannedRun]) -> list[PlannedRun]:
         """Those that are neither done nor have failed."""
-        return [run for run in runs if self.folder(run).state() not in ("done", "failed")]
+        return [run for run in runs if self.state(run) not in ("done", "failed")]
 
     def failed(self, runs: Iterable[PlannedRun]) -> list[PlannedRun]:
         """Those whose last try failed."""
-        return [run for run in runs if self.folder(run).state() == "failed"]
+        return [run for run in runs if self.state(run) == "failed"]
 
     def prepare(self, runs: Sequence[PlannedRun], command: str) -> How:
         """

@@ -8,7 +8,7 @@ from typing import Any
 from sb3_sparse.results.studies.reading import DONE_FILE, FAILED_FILE, RUN_FILE
 from sb3_sparse.resume.files.folder import MANIFEST
 from sb3_sparse.resume.files.lease import LOCK
-from sb3_sparse.sweeps.runs.run_folder import STATUS_FILE
+from sb3_sparse.sweeps.runs.run_folder import STATUS_FILE, RunFolder
 from sb3_sparse.zoo.exact_runs import FOLDER as CHECKPOINTS
 
 # What says how far a run is.
@@ -47,7 +47,7 @@ class Storage:
         :param folder: Here.
         :param whole: With checkpoints; else all that stays of a run.
         """
-        place = f"{self._root}/{name}"
+        place = self._place(name)
         found = self._list(place)
         shutil.rmtree(folder, ignore_errors=True)
         for path in sorted(found, key=_place_in_order):
@@ -58,18 +58,17 @@ class Storage:
 
     def fetch_marks(self, name: str, folder: Path) -> None:
         """
-        Bring what says how far a run is, and of one that is done all that stays, unless it is here. Of a run that is not
-        there, what is here stays.
+        Bring what says how far a run is, and of one that is done all that stays. A run that is done here, or is not there,
+        stays as it is here.
 
         :param name: Of the run.
         :param folder: Here.
         """
-        place = f"{self._root}/{name}"
-        if not self._fs.exists(f"{place}/{RUN_FILE}"):
+        place = self._place(name)
+        if (folder / DONE_FILE).is_file() or not self._fs.exists(f"{place}/{RUN_FILE}"):
             return
         if self._fs.exists(f"{place}/{DONE_FILE}"):
-            if not (folder / DONE_FILE).is_file():
-                self.fetch(name, folder, whole=False)
+            self.fetch(name, folder, whole=False)
             return
         for mark in _MARKS:
             if self._fs.exists(f"{place}/{mark}"):
@@ -78,16 +77,32 @@ class Storage:
             else:
                 (folder / mark).unlink(missing_ok=True)
 
+    def state(self, name: str, folder: Path) -> str:
+        """
+        How far a run would be after :meth:`fetch_marks`, of which nothing is done.
+
+        :param name: Of the run.
+        :param folder: Here.
+        :return: As :meth:`~sb3_sparse.sweeps.runs.run_folder.RunFolder.state` says it.
+        """
+        place, here = self._place(name), RunFolder(folder).state()
+        if here == "done" or not self._fs.exists(f"{place}/{RUN_FILE}"):
+            return here
+        marks = {DONE_FILE: "done", FAILED_FILE: "failed", STATUS_FILE: "stopped"}
+        return next((state for mark, state in marks.items() if self._fs.exists(f"{place}/{mark}")), "waiting")
+
     def offer(self, name: str, folder: Path) -> None:
         """
-        Take a run there that is to be made: all of it, or of one that is there, that it is to be tried again.
+        Take a run there that is to be made: all of it, or of one that is there, that it is to be tried again. So is one
+        taken there that was finished here.
 
         :param name: Of the run.
         :param folder: Here, where there is less of it: what is there is what a run goes on with.
         :raises OSError: If it cannot be written there.
         """
-        place = f"{self._root}/{name}"
-        if not self._fs.exists(f"{place}/{RUN_FILE}"):
+        place = self._place(name)
+        is_new = not self._fs.exists(f"{place}/{RUN_FILE}")
+        if is_new or ((folder / DONE_FILE).is_file() and not self._fs.exists(f"{place}/{DONE_FILE}")):
             self.send(name, folder)
         elif self._fs.exists(f"{place}/{FAILED_FILE}") and not (folder / FAILED_FILE).is_file():
             self._put(folder / STATUS_FILE, f"{place}/{STATUS_FILE}")
@@ -104,7 +119,7 @@ class Storage:
         :param folder: Here.
         :raises OSError: If it cannot be written there.
         """
-        place = f"{self._root}/{name}"
+        place = self._place(name)
         here = {
             path.relative_to(folder).as_posix(): path.stat()
             for path in sorted(folder.rglob("*"))
@@ -121,6 +136,11 @@ class Storage:
         if DONE_FILE in here and self._fs.exists(f"{place}/{CHECKPOINTS}"):
             # Where folders are more than parts of names, they are still there.
             self._fs.rm(f"{place}/{CHECKPOINTS}", recursive=True)
+
+    def _place(self, name: str) -> str:
+        """The folder of a run there. Some file systems answer from lists of files that others have changed since then."""
+        self._fs.invalidate_cache()
+        return f"{self._root}/{name}"
 
     def _put(self, path: Path, target: str) -> None:
         parent, _, name = target.rpartition("/")
