@@ -19,6 +19,8 @@ _BESIDE = re.compile(r"\..*\.(?:(?P<machine>[0-9a-f]{12})-)?(?P<pid>\d+)-(?:(?P<
 # Seconds without a change, after which a file is left over whoever wrote it.
 _LEFT_OVER_AFTER = 24 * 3600.0
 _NO_MACHINE = "0" * 12
+# Seconds before a file is read again.
+_PAUSES = (0.1, 0.5)
 
 
 @contextmanager
@@ -78,6 +80,26 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
         raise
+
+
+def read_again(path: Path) -> str:
+    """
+    The text of a file, which is asked for again where that fails: what goes wrong with a file system on a network may be over
+    in a moment.
+
+    :param path: The file.
+    :raises FileNotFoundError: If there is none.
+    :raises OSError: If it cannot be read, again and again.
+    :raises ValueError: If it is no text.
+    """
+    for pause in _PAUSES:
+        try:
+            return path.read_text()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
+            raise
+        except OSError:
+            time.sleep(pause)
+    return path.read_text()
 
 
 def remove_left_over(folder: Path, path: Path | None = None) -> None:

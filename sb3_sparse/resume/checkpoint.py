@@ -220,11 +220,11 @@ class ExactCheckpoint(BaseCallback):
         """
         assert self._held is not None
         self._plan()
-        self._held.check()
         # An environment in another process that is gone is no full disk, though both are errors of the system.
         parts, run, facts = self._parts(), self._run(), self._facts()
         self.is_saving, is_written = True, False
         try:
+            self._held.check()
             run["buffer"], whole_buffer, rows = self._buffer.write(self.model)
             parts |= {**whole_buffer, "run.pkl": cloudpickle.dumps(run)}
             path = write_checkpoint(self.path, self.model.num_timesteps, parts, rows, facts, self._held.check)

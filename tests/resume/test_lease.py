@@ -1,13 +1,16 @@
 """One process at a time writes into a folder."""
 
+import errno
 import json
 import os
 import signal
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
+from sb3_sparse.common import files
 from sb3_sparse.common.files import this_process
 from sb3_sparse.resume.files.lease import LOCK, FolderInUse, Lease, holder_of
 
@@ -117,3 +120,60 @@ def test_of_several_who_want_a_dead_ones_folder_one_gets_it(tmp_path, request):
         status_of(in_child(dead))
         children = [in_child(wants) for _ in range(3)]
         assert sorted(map(status_of, children)) == [0, 7, 7]
+
+
+@pytest.fixture
+def unreadable(monkeypatch):
+    """A function that makes so many of the next reads of a lock fail, as those of a file system on a network do."""
+    left, read = [0], Path.read_text
+
+    def read_text(path, *args, **kwargs):
+        if path.name == LOCK and left[0] > 0:
+            left[0] -= 1
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return read(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr(files, "_PAUSES", (0, 0))
+
+    def fail(times):
+        left[0] = times
+        return left
+
+    return fail
+
+
+def test_a_lock_that_cannot_be_read_for_a_moment_is_kept(tmp_path, unreadable):
+    """Mistake of ours: it was taken over, the process was told."""
+    lease = Lease(tmp_path, 60)
+    unreadable(2)
+    lease.check()
+    # What cannot be known is nothing that another process has done.
+    unreadable(3)
+    with pytest.raises(OSError, match="Stale"):
+        lease.check()
+    lease.check()
+    unreadable(3)
+    assert holder_of(tmp_path) == {}
+    lease.release()
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_a_lock_that_could_not_be_read_once_is_renewed_again(tmp_path, unreadable):
+    """Mistake of ours: the thread ended, and others took the folder over from a process that lived."""
+    lease = Lease(tmp_path, 0.2)
+    left = unreadable(7)
+    end = time.monotonic() + 60
+
+    def sign():
+        with (tmp_path / LOCK).open() as file:
+            return json.load(file)["sign"]
+
+    while left[0] and time.monotonic() < end:
+        time.sleep(0.01)
+    before = sign()
+    while sign() == before and time.monotonic() < end:
+        time.sleep(0.01)
+    assert sign() != before
+    lease.check()
+    lease.release()

@@ -1,9 +1,12 @@
 """One run: made once, as `train` would make it; stopped, failed, lost, and gone on with."""
 
+import errno
 import json
 import signal
 import threading
 import time
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import torch as th
 from stable_baselines3 import DQN
 from stable_baselines3.common.save_util import load_from_zip_file
 
+from sb3_sparse.common import files
 from sb3_sparse.evaluation import evaluate_saved, find_saved
 from sb3_sparse.results.runs import read_run
 from sb3_sparse.resume import ExactCheckpoint
@@ -255,6 +259,57 @@ def test_seconds_of_all_tries_count(tmp_path):
     folder.begin_try(5, 10)
     folder.end_try(DONE, 1.0)
     assert folder.seconds() == 3.5
+
+
+def test_what_cannot_be_read_for_a_moment_is_not_written_anew(tmp_path, monkeypatch):
+    """Mistake of ours: the tries before were lost, and with them how often the process had been."""
+    plan, how, (folder,) = prepared(tmp_path)
+    folder.begin_try(0, 10)
+    folder.end_try(STOPPED, 2.5)
+    folder.begin_try(5, 10)
+    before = {name: folder.read(name) for name in ("run.json", "status.json")}
+    monkeypatch.setattr(files, "_PAUSES", ())
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", lambda path: (_ for _ in ()).throw(OSError(errno.ESTALE, "Stale file handle")))
+        folder.sign(1.0, timesteps=7)
+        for change in (
+            lambda: folder.end_try(DONE, 1.0),
+            lambda: folder.begin_try(5, 10),
+            folder.forget_failure,
+            lambda: write_run(folder, plan.runs[0], how),
+        ):
+            with pytest.raises(OSError, match="Stale"):
+                change()
+    assert {name: folder.read(name) for name in before} == before
+    folder.sign(1.0, timesteps=7)
+    assert [each.get("seconds") for each in folder.read("status.json")["tries"]] == [2.5, 1.0]
+    assert folder.read("status.json")["timesteps"] == 7
+
+
+def test_a_run_is_done_whose_status_could_not_be_written(tmp_path, monkeypatch):
+    """Mistake of ours: what the done mark says came by way of the status."""
+    _, how, (folder,) = prepared(tmp_path)
+    monkeypatch.setattr(RunFolder, "sign", lambda *args, **kwargs: None)
+    assert execute(folder, how).kind == DONE
+    assert folder.read("done.json")["timesteps"] == 200
+
+
+def test_a_lock_that_cannot_be_read_costs_a_checkpoint_and_not_the_run(tmp_path, monkeypatch):
+    _, how, (folder,) = prepared(tmp_path, checkpoint_every=50)
+    check, failed = Lease.check, []
+
+    def fails_once(lease):
+        if not failed and not lease._ended.is_set():
+            failed.append(lease)
+            raise OSError(errno.ESTALE, "Stale file handle")
+        check(lease)
+
+    monkeypatch.setattr(Lease, "check", fails_once)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert execute(folder, how).kind == DONE
+    assert len(failed) == 1
+    assert any("Stale file handle" in str(each.message) for each in said)
 
 
 def test_a_damaged_status_is_none(tmp_path):

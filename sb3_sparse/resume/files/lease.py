@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sb3_sparse.common.files import is_process_gone, this_process
+from sb3_sparse.common.files import is_process_gone, read_again, this_process
 
 LOCK = "lock.json"
 # Seconds. A job that was killed elsewhere keeps the next one waiting for as long.
@@ -57,7 +57,10 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """:raises FolderInUse: If another process has taken over."""
+        """
+        :raises FolderInUse: If another process has taken over.
+        :raises OSError: If that cannot be known.
+        """
         holder = _read(self._path)
         if holder is None or holder.get("token") != self._token:
             raise FolderInUse(
@@ -97,12 +100,12 @@ class Lease:
 
     def _take_over(self) -> None:
         """Remove the lock of somebody who is gone."""
-        holder = _read(self._path)
+        holder = _read_or_unknown(self._path)
         if holder is not None and not _is_gone(holder):
             end = time.monotonic() + float(holder.get("seconds", self._seconds))
             while time.monotonic() < end:
                 time.sleep(min(0.5, self._seconds / 10))
-                now = _read(self._path)
+                now = _read_or_unknown(self._path)
                 if now is None:
                     return
                 if _is_gone(now):
@@ -119,7 +122,7 @@ class Lease:
             os.rename(self._path, taken)
         except FileNotFoundError:
             return
-        if _read(taken) != holder:
+        if _read_or_unknown(taken) != holder:
             # Somebody was faster, and holds it already.
             with suppress(FileExistsError):
                 os.link(taken, self._path)
@@ -131,11 +134,13 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._ended.wait(self._seconds / 4):
+            # What cannot be read or written now may be the next time.
             with suppress(OSError):
                 holder = _read(self._path)
-                if holder is None or holder.get("token") != self._token:
+                if holder is None or holder.get("token", self._token) != self._token:
                     return
-                os.replace(self._beside(), self._path)
+                if holder:
+                    os.replace(self._beside(), self._path)
 
     def _beside(self) -> Path:
         path = self._path.with_name(f".{LOCK}-{self._token}-{threading.get_ident()}")
@@ -158,20 +163,31 @@ def holder_of(folder: Path) -> dict[str, Any] | None:
 
     :param folder: It need not be there.
     """
-    holder = _read(folder / LOCK)
+    holder = _read_or_unknown(folder / LOCK)
     return None if holder is None or (holder.get("pid") != os.getpid() and _is_gone(holder)) else holder
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Who holds a lock; None if nobody does."""
+    """
+    Who holds a lock; None if nobody does, and empty if it is damaged: of a file system that lost it, nobody renews it.
+
+    :raises OSError: If it cannot be read.
+    """
     try:
-        holder = json.loads(path.read_text())
+        holder = json.loads(read_again(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
-        # Of a file system that lost it: nobody renews it.
+    except ValueError:
         return {}
     return holder if isinstance(holder, dict) else {}
+
+
+def _read_or_unknown(path: Path) -> dict[str, Any] | None:
+    """The same, and empty as well if it cannot be read: somebody may have it."""
+    try:
+        return _read(path)
+    except OSError:
+        return {}
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:

@@ -151,11 +151,11 @@ def _try(folder: RunFolder, how: How, after_checkpoint: Callable[[], None] | Non
             print(f"==== {now()} {folder.name}")
             try:
                 # What failed before may go well now, until the done mark says so.
-                folder.begin_try(_timesteps(folder), folder.read(RUN_FILE)["settings"]["n_timesteps"])
+                folder.begin_try(_timesteps(folder), folder.read_or_raise(RUN_FILE)["settings"]["n_timesteps"])
                 if after_checkpoint is not None:
                     after_checkpoint()
-                _train(folder, how, after_checkpoint)
-                _finish(folder, start)
+                trained = _train(folder, how, after_checkpoint)
+                _finish(folder, start, trained)
             except StoppedOnRequest as stopped:
                 print(f"stopped: {stopped}")
                 folder.end_try(STOPPED, time.monotonic() - start)
@@ -192,8 +192,9 @@ def _failed(folder: RunFolder, error: BaseException, seconds: float) -> Outcome:
     return Outcome(folder.name, FAILED, line, is_of_disk)
 
 
-def _train(folder: RunFolder, how: How, after_checkpoint: Callable[[], None] | None) -> None:
-    settings = folder.read(RUN_FILE)["settings"]
+def _train(folder: RunFolder, how: How, after_checkpoint: Callable[[], None] | None) -> dict[str, Any]:
+    """What the done mark says of the agent: ``timesteps`` and ``parameters``."""
+    settings = folder.read_or_raise(RUN_FILE)["settings"]
     n_timesteps, evaluation = settings["n_timesteps"], settings["evaluation"]
     th.set_num_threads(how.threads)
     import_packages(how.gym_packages)
@@ -220,12 +221,12 @@ def _train(folder: RunFolder, how: How, after_checkpoint: Callable[[], None] | N
     parameters = {
         name: {"total": report.total_parameters, "learnable": report.learnable_parameters} for name, report in reports.items()
     }
-    folder.sign(parameters=parameters, trained=int(model.num_timesteps))
+    return {"timesteps": int(model.num_timesteps), "parameters": parameters}
 
 
-def _finish(folder: RunFolder, start: float) -> None:
+def _finish(folder: RunFolder, start: float, trained: dict[str, Any]) -> None:
     """The finished agent as it is saved plays, and the run is done."""
-    settings, status = folder.read(RUN_FILE)["settings"], folder.read(STATUS_FILE)
+    settings = folder.read_or_raise(RUN_FILE)["settings"]
     evaluation, seed = settings["evaluation"], settings["seed"] + FINAL_SEED
     played = evaluate_saved(
         find_saved(folder.path),
@@ -239,13 +240,7 @@ def _finish(folder: RunFolder, start: float) -> None:
         raise ValueError("the finished agent's returns are not finite")
     folder.end_try(DONE, time.monotonic() - start)
     folder.forget_failure()
-    done = {
-        "finished": now(),
-        "seconds": folder.seconds(),
-        "timesteps": status["trained"],
-        "returns": played.returns,
-        "parameters": status["parameters"],
-    }
+    done = {"finished": now(), "seconds": folder.seconds(), "returns": played.returns, **trained}
     folder.write(DONE_FILE, {**done, **run_facts()})
 
 
@@ -330,10 +325,8 @@ def _heartbeat(folder: RunFolder, watched: BaseCallback) -> Iterator[None]:
             # The list may grow while it is read.
             with suppress(RuntimeError):
                 returns = [episode["r"] for episode in [*(model.ep_info_buffer or [])][-10:]]
-            tries = folder.read(STATUS_FILE).get("tries") or [{}]
-            tries[-1]["seconds"] = round(time.monotonic() - start, 1)
             mean = float(np.mean(returns)) if returns and np.isfinite(returns).all() else None
-            folder.sign(timesteps=int(model.num_timesteps), mean_return=mean, tries=tries, seen=now())
+            folder.sign(time.monotonic() - start, timesteps=int(model.num_timesteps), mean_return=mean, seen=now())
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()

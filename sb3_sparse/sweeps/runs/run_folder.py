@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from sb3_sparse.common.files import written_beside
+from sb3_sparse.common.files import read_again, written_beside
 from sb3_sparse.results.studies.reading import DONE_FILE, FAILED_FILE, LOG_FILE, RUN_FILE
 from sb3_sparse.resume.files.lease import LEASE, FolderInUse, Lease, holder_of
 
@@ -71,10 +71,22 @@ class RunFolder:
         return holder_of(self.path) is not None
 
     def read(self, name: str) -> dict[str, Any]:
-        """One of the files; empty if there is none, or it is damaged."""
+        """One of the files; empty if there is none, it is damaged, or cannot be read."""
         try:
-            content = json.loads((self.path / name).read_text())
-        except (OSError, ValueError):
+            return self.read_or_raise(name)
+        except OSError:
+            return {}
+
+    def read_or_raise(self, name: str) -> dict[str, Any]:
+        """
+        One of the files, of which all is needed, such as to be written back with a change; empty if there is none, or it is
+        damaged.
+
+        :raises OSError: If it cannot be read.
+        """
+        try:
+            content = json.loads(read_again(self.path / name))
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
 
@@ -94,7 +106,7 @@ class RunFolder:
         :param content: Of ``run.json``.
         :raises ValueError: If another run has the folder.
         """
-        there = self.read(RUN_FILE)
+        there = self.read_or_raise(RUN_FILE)
         if not there:
             self.write(RUN_FILE, content)
         elif there.get("hash") != content["hash"]:
@@ -107,8 +119,9 @@ class RunFolder:
         :param timesteps: Where it goes on.
         :param n_timesteps: Where it ends.
         :raises RuntimeError: If it has ended its process again and again without getting further.
+        :raises OSError: If that cannot be read, or written.
         """
-        status = self.read(STATUS_FILE)
+        status = self.read_or_raise(STATUS_FILE)
         tries = status.get("tries", [])
         lost = 0
         for each in reversed(tries):
@@ -130,15 +143,22 @@ class RunFolder:
         :param outcome: ``"done"``, ``"failed"`` or ``"stopped"``.
         :param seconds: How long it took.
         """
-        status = self.read(STATUS_FILE)
+        status = self.read_or_raise(STATUS_FILE)
         tries = status.get("tries") or [{}]
         tries[-1] |= {"outcome": outcome, "seconds": round(seconds, 1)}
         self.write(STATUS_FILE, {**status, "tries": tries})
 
-    def sign(self, **values: Any) -> None:
-        """Write down how far the run is. Nothing is lost with it if it cannot be written."""
+    def sign(self, seconds: float, **values: Any) -> None:
+        """
+        Write down how far the run is. Nothing is lost with it if it cannot be written.
+
+        :param seconds: How long it is being tried.
+        :param values: What else there is to say.
+        """
         with suppress(OSError):
-            status = {**self.read(STATUS_FILE), **values}
+            status = {**self.read_or_raise(STATUS_FILE), **values}
+            for each in status.get("tries", [])[-1:]:
+                each["seconds"] = round(seconds, 1)
             # Of whoever has the run: what a kill leaves of it, the next sign takes the place of.
             beside = self.path / f".{STATUS_FILE}"
             beside.write_text(json.dumps(status, indent=1))
@@ -151,7 +171,7 @@ class RunFolder:
     def forget_failure(self) -> None:
         """Let the run be tried again."""
         (self.path / FAILED_FILE).unlink(missing_ok=True)
-        status = self.read(STATUS_FILE)
+        status = self.read_or_raise(STATUS_FILE)
         if status:
             # As if each had ended with a word.
             for each in status.get("tries", []):
