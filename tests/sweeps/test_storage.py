@@ -1,12 +1,17 @@
 """Runs that are kept elsewhere: what is brought here, what is taken there, and what stays."""
 
+import tempfile
+import warnings
+
 import fsspec
 import pytest
 import yaml
 from fsspec.implementations.memory import MemoryFileSystem
 
 from sb3_sparse.cli import main
+from sb3_sparse.sweeps.backends import ray_cluster
 from sb3_sparse.sweeps.planning.plan import make_plan
+from sb3_sparse.sweeps.runs.execute import DONE
 from sb3_sparse.sweeps.runs.storage import Storage
 from sb3_sparse.sweeps.study import Study
 from tests.sweeps.plans import cartpole
@@ -113,3 +118,69 @@ def test_what_others_have_written_since_the_last_look_is_seen(tmp_path, listing)
     other.pipe_file("/runs/x/new", b"")
     storage.send("x", folder)
     assert not other.exists("/runs/x/new")
+
+
+class Away(Exception):
+    """Of a storage, whose errors have kinds of their own."""
+
+
+@pytest.fixture
+def stored(tmp_path, monkeypatch):
+    """
+    A function that makes a run as a task of Ray does, if the storage does not take what it is given while ``is_away`` says
+    so; its folder in the storage, and the one on its machine.
+    """
+    (tmp_path / "machine").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "machine"))
+    monkeypatch.setattr(ray_cluster, "PAUSES", (0, 0))
+    plan = make_plan(cartpole(checkpoint_every=50, hyperparams={**cartpole()["hyperparams"], "learning_starts": 190}))
+    study, (run,) = Study(plan, tmp_path / "studies"), plan.runs
+    how, send, url = study.prepare(plan.runs, ""), Storage.send, f"file://{tmp_path}/there"
+    Storage(url).offer(run.name, study.folder(run).path)
+
+    def make(is_away):
+        def send_or_not(storage, name, folder):
+            if is_away(folder):
+                raise Away("for a moment")
+            send(storage, name, folder)
+
+        monkeypatch.setattr(Storage, "send", send_or_not)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            return ray_cluster._run_stored(run.name, how, url), [str(each.message) for each in said]
+
+    def machine():
+        return next((tmp_path / "machine").glob(f"*/*/{run.name}"), None)
+
+    return make, tmp_path / "there" / run.name, machine
+
+
+def test_a_storage_that_is_away_for_a_moment_costs_nothing(stored):
+    """Mistake of ours: what it raised at a checkpoint was a failure of the run, and at the end all of it was thrown away."""
+    make, there, machine = stored
+    n_tries = []
+
+    def is_away(folder):
+        is_done = (folder / "done.json").exists()
+        n_tries.extend([is_done] * is_done)
+        return not is_done or len(n_tries) < 3
+
+    outcome, said = make(is_away)
+    assert outcome.kind == DONE
+    assert len([line for line in said if "the storage does not take what there is (Away('for a moment'))" in line]) >= 3
+    assert {"done.json", "CartPole-v1.zip"} <= files(there)
+    assert not any(name.startswith("exact") for name in files(there))
+    assert machine() is None
+
+
+def test_what_a_storage_never_took_stays_and_is_taken_there_with_the_next_try(stored, monkeypatch):
+    make, there, machine = stored
+    with pytest.raises(Away):
+        make(lambda folder: True)
+    assert {"done.json", "CartPole-v1.zip"} <= files(machine())
+    assert "done.json" not in files(there)
+    # Which trains nothing.
+    monkeypatch.setattr(ray_cluster, "execute", None)
+    assert make(lambda folder: False)[0].kind == DONE
+    assert {"done.json", "CartPole-v1.zip"} <= files(there)
+    assert machine() is None

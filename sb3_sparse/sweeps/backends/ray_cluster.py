@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from sb3_sparse.common.files import error_of_the_disk
+from sb3_sparse.common.warn import warn_user
+from sb3_sparse.results.studies.reading import DONE_FILE
 from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
 from sb3_sparse.sweeps.backends.processes import GRACE, MAX_SILENT, THREADS, TICK, worker_environment
 from sb3_sparse.sweeps.backends.worker import interruptible, prepare_process
 from sb3_sparse.sweeps.runs.execute import DONE, FAILED, STOPPED, TAKEN, How, Outcome, execute
 from sb3_sparse.sweeps.runs.run_folder import STATUS_FILE, RunFolder
 from sb3_sparse.sweeps.runs.storage import Storage
+
+# Seconds before a storage is asked again to take what a run has come to: a minute, which an end with checkpoints waits for.
+PAUSES = (1.0, 4.0, 15.0, 40.0)
 
 
 def run_on_ray(
@@ -115,13 +120,38 @@ def _run_stored(name: str, how: How, storage: str) -> Outcome:
     if claim is None:
         return Outcome(name, TAKEN)
     try:
-        there.fetch(name, folder.path)
-        outcome = execute(folder, how, lambda: there.send(name, folder.path))
-        there.send(name, folder.path)
-    finally:
+        outcome = Outcome(name, DONE)
+        # Else of an earlier try that came to its end here, and not to the storage.
+        if not folder.is_done:
+            there.fetch(name, folder.path)
+            outcome = execute(folder, how, lambda: _send_or_warn(there, folder))
+        _send(there, folder)
+        # What was sent, and nothing else: the done mark first, since a half of the folder is no finished run.
+        (folder.path / DONE_FILE).unlink(missing_ok=True)
         shutil.rmtree(folder.path, ignore_errors=True)
+    finally:
         claim.release()
     return outcome
+
+
+def _send_or_warn(there: Storage, folder: RunFolder) -> None:
+    """After a checkpoint: what a storage does not take now, it gets with the next one."""
+    try:
+        there.send(folder.name, folder.path)
+    except Exception as error:  # whatever a storage raises
+        warn_user(
+            f"the storage does not take what there is ({error!r}): training goes on, and it is sent with the next checkpoint."
+        )
+
+
+def _send(there: Storage, folder: RunFolder) -> None:
+    """At the end, when there is no next time: tried again for a while."""
+    for pause in PAUSES:
+        try:
+            return there.send(folder.name, folder.path)
+        except Exception:  # whatever a storage raises; the last time, it is said
+            time.sleep(pause)
+    there.send(folder.name, folder.path)
 
 
 def _user() -> int:
@@ -200,7 +230,8 @@ class _Driver:
             outcome = Outcome(name, STOPPED)
         except exceptions.RayTaskError as error:
             # The run itself raises nothing: its machine has no such package, no such folder, no way to the storage.
-            outcome = Outcome(name, FAILED, f"outside of the run: {error.cause!r}")
+            is_of_disk = error_of_the_disk(error.cause) is not None
+            outcome = Outcome(name, FAILED, f"outside of the run: {error.cause!r}", is_of_disk)
         except (exceptions.RuntimeEnvSetupError, exceptions.TaskUnschedulableError) as error:
             outcome = Outcome(name, FAILED, f"Ray cannot begin it: {error}")
         except exceptions.RayError as error:
