@@ -58,7 +58,7 @@ def run_in_processes(
     :param should_stop: Asked every ``TICK`` seconds: whether to end with a checkpoint of what runs.
     :return: Whether it came to the end of all runs. Not so after a request to stop, or an error of the disk.
     :raises KeyboardInterrupt: After Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP, when all have ended with checkpoints.
-    :raises RuntimeError: If processes end before they begin anything.
+    :raises RuntimeError: If processes end before they begin anything, or none can be started, when all others have ended.
     """
     with interruptible():
         return _run(_Pool(runs, list(names), how), jobs, tell, should_stop)
@@ -76,6 +76,7 @@ def _run(pool: "_Pool", jobs: int, tell: Callable[[dict[str, Any]], None], shoul
                 pool.stop()
         for event in pool.events(wait=False):
             tell(event)
+        pool.check()
         return not pool.is_stopping
     except KeyboardInterrupt:
         pool.stop()
@@ -102,18 +103,24 @@ class _Pool:
         self._asked = float("inf")
         self._said: queue.Queue[dict[str, Any]] = queue.Queue()
         self.is_stopping = False
+        # Why no more are started; those that live go on.
+        self._problem = ""
 
     def start(self) -> None:
         """One more process."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "sb3_sparse.sweeps.backends.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=worker_environment(self._threads),
-            # Ctrl-C is for this process, which asks them to stop.
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "sb3_sparse.sweeps.backends.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=worker_environment(self._threads),
+                # Ctrl-C is for this process, which asks them to stop.
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._problem = f"no more processes can be started: {error}."
+            return
         assert process.stdin is not None
         # One that has ended already is found below.
         with suppress(BrokenPipeError):
@@ -159,12 +166,17 @@ class _Pool:
             made = self._makes.pop(process.pid, "")
             self._n_silent = self._n_silent + 1 if made == "" and status else 0
             # A run may end its process in any way, also as if all were well.
-            if (status or made) and not self.is_stopping and self._is_something_left():
-                if self._n_silent == MAX_SILENT:
-                    raise RuntimeError(f"processes end before they begin a run, {MAX_SILENT} in a row (status {status}).")
+            if self._n_silent == MAX_SILENT:
+                self._problem = f"processes end before they begin a run, {MAX_SILENT} in a row (status {status})."
+            if (status or made) and not self.is_stopping and not self._problem and self._is_something_left():
                 self._said.put({"lost": made, "status": status})
                 self.start()
         return bool(self._processes)
+
+    def check(self) -> None:
+        """:raises RuntimeError: If runs are left because no more processes could be started."""
+        if self._problem and not self.is_stopping and self._is_something_left():
+            raise RuntimeError(self._problem)
 
     def _is_something_left(self) -> bool:
         return any(RunFolder(self._runs / name).state() in ("waiting", "stopped") for name in self.names)
