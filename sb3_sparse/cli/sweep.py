@@ -22,7 +22,7 @@ from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
 from sb3_sparse.sweeps.backends.processes import run_in_processes
 from sb3_sparse.sweeps.backends.ray_cluster import run_on_ray
 from sb3_sparse.sweeps.backends.worker import interruptible, work
-from sb3_sparse.sweeps.planning.estimate import cost_of, free_memory, kind_of, measure_kinds, overview
+from sb3_sparse.sweeps.planning.estimate import MEMORY_SHARE, cost_of, free_memory, kind_of, measure_kinds, overview
 from sb3_sparse.sweeps.planning.measure import Measured
 from sb3_sparse.sweeps.planning.plan import PlannedRun, check_places
 from sb3_sparse.sweeps.runs.execute import tidy
@@ -32,8 +32,6 @@ from sb3_sparse.sweeps.view import View
 from sb3_sparse.zoo.mistakes.words import one_line
 
 BACKENDS = ("ray", "processes")
-# Of a machine's memory, what runs may fill together.
-MEMORY_SHARE = 0.9
 
 
 def sweep(args: list[str]) -> Callable[[], None] | None:

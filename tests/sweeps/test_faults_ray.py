@@ -136,6 +136,16 @@ def test_a_run_that_ends_its_process_is_given_up(is_stored, here):
     small.assert_clean(study_in(here))
 
 
+@pytest.mark.full
+def test_what_this_machine_cannot_hold_is_said_at_once(here):
+    small.write_plan(here, memory=1e6)
+    text = small.sweep("plan.yml", *OPTIONS, "--jobs", 2, cwd=here, status=1)
+    assert (
+        "sb3-sparse sweep: Ray has no machine that can hold one run, which needs 1 CPU, 1000000.0 GB; there is 2 CPU, " in text
+    )
+    assert "Traceback" not in text
+
+
 @contextmanager
 def cluster():
     """A head that makes no runs, and two nodes of one core each."""

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +17,13 @@ from sb3_sparse.results.studies.reading import DONE_FILE
 from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
 from sb3_sparse.sweeps.backends.processes import GRACE, MAX_SILENT, THREADS, TICK, worker_environment
 from sb3_sparse.sweeps.backends.worker import interruptible, prepare_process
+from sb3_sparse.sweeps.planning.estimate import MEMORY_SHARE, free_memory
 from sb3_sparse.sweeps.runs.execute import DONE, FAILED, STOPPED, TAKEN, How, Outcome, execute
 from sb3_sparse.sweeps.runs.run_folder import STATUS_FILE, RunFolder
 from sb3_sparse.sweeps.runs.storage import Storage
 
+# Seconds in which machines of a cluster may still join it that can hold a run.
+JOINING = 30.0
 # Seconds before a storage is asked again to take what a run has come to: a minute, which an end with checkpoints waits for.
 PAUSES = (1.0, 4.0, 15.0, 40.0)
 
@@ -54,12 +57,15 @@ def run_on_ray(
     :return: Whether it came to the end of all runs.
     :raises ImportError: If Ray is missing.
     :raises ConnectionError: If there is no cluster.
+    :raises RuntimeError: If no machine can hold one run.
     """
     ray = _ray(is_local=address is None)
     was_started = ray.is_initialized()
     if not was_started:
         _start(ray, address, None if jobs is None else jobs * how.threads)
     try:
+        needed = {"CPU": how.threads, "GPU": gpus, "memory": int(memory or 0)}
+        _wait_for_room(ray.nodes, needed, 0.0 if address is None else JOINING)
         options = dict(num_cpus=how.threads, num_gpus=gpus, max_retries=0, memory=None if memory is None else int(memory))
         task = ray.remote(_run).options(runtime_env={"env_vars": _variables(how.threads)}, **options)
         return _Driver(ray, task, runs, list(names), how, jobs, tell, storage).drive(should_stop)
@@ -86,9 +92,43 @@ def _ray(is_local: bool) -> Any:
 def _start(ray: Any, address: str | None, num_cpus: int | None) -> None:
     quiet = dict(log_to_driver=False, logging_level="ERROR")
     if address is None:
-        ray.init("local", num_cpus=num_cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        # What runs may fill here, as it was reckoned with: left alone, Ray takes a smaller part.
+        room = int(MEMORY_SHARE * free_memory())
+        options = dict(num_cpus=num_cpus, _memory=room, include_dashboard=False, _node_ip_address="127.0.0.1")
+        ray.init("local", **options, **quiet)
     else:
         ray.init(address, **quiet)
+
+
+def _wait_for_room(nodes: Callable[[], Sequence[dict[str, Any]]], needed: dict[str, float], seconds: float) -> None:
+    """
+    Until there is a machine that can hold one run, which Ray would wait for without a word.
+
+    :param nodes: Tells the machines, as ``ray.nodes`` does.
+    :param needed: Of one run, by the names of Ray's resources.
+    :param seconds: How long others may still join.
+    :raises RuntimeError: If there is none by then.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        machines = [node["Resources"] for node in nodes() if node["Alive"]]
+        if any(all(machine.get(name, 0) >= amount for name, amount in needed.items()) for machine in machines):
+            return
+        if time.monotonic() >= end:
+            break
+        time.sleep(TICK)
+    named = [name for name, amount in needed.items() if amount]
+    there = "; ".join(dict.fromkeys(_room(machine, named) for machine in machines)) or "no machine"
+    raise RuntimeError(
+        f"Ray has no machine that can hold one run, which needs {_room(needed, named)}; there is {there}. Lower `threads`, "
+        "`gpus` or `memory` (GB) in the plan, or add a machine."
+    )
+
+
+def _room(resources: dict[str, float], names: Iterable[str]) -> str:
+    """What of Ray's resources there is, or is needed, in words."""
+    amounts = {name: resources.get(name, 0) for name in names}
+    return ", ".join(f"{n / 1e9:.1f} GB" if name == "memory" else f"{n:g} {name}" for name, n in amounts.items())
 
 
 def _variables(threads: int) -> dict[str, str]:

@@ -24,6 +24,8 @@ from sb3_sparse.zoo import WrongSettingError
 ESTIMATES_FILE = "estimates.json"
 # Seconds of all measurements together, and of each at most and at least; the start of a process comes on top.
 BUDGET, LONGEST, SHORTEST = 60.0, 4.0, 1.0
+# Of the memory that is free, what runs may fill together.
+MEMORY_SHARE = 0.9
 # Of the last line of an error.
 ERROR_WIDTH = 500
 
