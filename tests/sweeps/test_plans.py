@@ -7,6 +7,8 @@ import pytest
 
 import sb3_sparse.sweeps
 from sb3_sparse.common.model_report import trained_networks
+from sb3_sparse.results.studies.grouping import group_study
+from sb3_sparse.results.studies.reading import Result, Study, StudyRun
 from sb3_sparse.sparse import sparsity_report
 from sb3_sparse.sweeps.planning.measure import measure
 from sb3_sparse.sweeps.planning.plan import read_plan
@@ -35,6 +37,15 @@ def test_plans_can_be_read(path):
         for callback in run.settings["callbacks"]:
             ((name, kwargs),) = callback.items()
             named_class(name)(**kwargs)
+    # When they are done, a report does not take what the plan wants for settings that were changed meanwhile.
+    grouping = group_study(Study(path.parent, [finished(run, plan.study) for run in plan.runs], []))
+    assert grouping.notes == []
+    assert not any(group.variant for group in grouping.groups)
+
+
+def finished(run, study):
+    result = Result([1.0], {}, 1.0, run.settings["n_timesteps"], None, {}, {}, {})
+    return StudyRun(Path(run.name), study, run.axes, run.settings, run.hash, "", [], result, None)
 
 
 def test_the_page_says_how_many_runs_a_plan_has():

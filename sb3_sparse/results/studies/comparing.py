@@ -84,13 +84,12 @@ def compare(groups: Sequence[Group], baseline: Mapping[str, Label]) -> list[Comp
 
 def _compare(group: Group, groups: Sequence[Group], baseline: Mapping[str, Label]) -> Comparison:
     wanted = {**group.axes, **baseline}
-    found = [other for other in groups if _same_axes(other.axes, wanted)]
+    there = [other for other in groups if _same_axes(other.axes, wanted)]
     # Where settings are mixed, those of the group itself.
-    found = [other for other in found if other.variant == group.variant] or found
+    found = [other for other in there if other.variant == group.variant]
     if not found:
-        return Comparison(group, None, None, None, f"no run with {named(wanted, wanted)}")
-    if len(found) > 1:
-        return Comparison(group, None, None, None, f"{len(found)} groups could be its baseline: settings are mixed")
+        mixed = " of the same other settings: settings are mixed" if there else ""
+        return Comparison(group, None, None, None, f"no run with {named(wanted, wanted)}{mixed}")
     if found[0] is group:
         return Comparison(group, group, None, None, "is the baseline")
     scores, others = (score_matrix(each.scores(FINAL)) for each in (group, found[0]))

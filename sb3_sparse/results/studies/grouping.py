@@ -1,5 +1,6 @@
 """Runs that differ in nothing but their seed, put together; runs whose settings differ otherwise are never merged."""
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,15 +9,14 @@ from typing import Any
 import numpy as np
 
 from sb3_sparse.results.aggregates import Estimate, estimate, iqm, score_matrix
-from sb3_sparse.results.groups import flatten
 from sb3_sparse.results.statistics import Curve, mean_curve
 from sb3_sparse.results.studies.reading import FINISHED, PLASTICITY, POINTS, SEED, Label, Study, StudyRun, thinned
 
 # Axes of a plan that only say in other words which task it is.
 TASK_AXES = ("env", "environment", "algo", "algorithm", "task")
 RETURN = "return"
-# Differing settings in the name of a group, and how much of their values.
-MAX_SETTINGS, MAX_LETTERS = 2, 40
+# Differing settings in the name of a group, how much of their values, and groups in a sentence about them.
+MAX_SETTINGS, MAX_LETTERS, MAX_PLACES = 2, 40, 3
 MISSING = "–"
 ALL = "all runs"
 
@@ -33,7 +33,7 @@ class Group:
     axes: dict[str, Label]
     """Without the seed, and without those that name the task."""
     variant: str
-    """What tells it from groups of the same axes, whose other settings differ; usually empty."""
+    """What tells it from groups of the same labels whose other settings differ, as axes do not say; usually empty."""
     runs: list[StudyRun]
     estimates: dict[str, Estimate] = field(default_factory=dict, repr=False)
 
@@ -148,16 +148,13 @@ def group_study(study: Study) -> Grouping:
     notes += _under_other_labels(run for variants in places.values() for same in variants.values() for run in same)
     varying = [name for name in axes if len({_key(run.axes.get(name, MISSING)) for run in runs}) > 1] or axes
     groups = []
-    for variants in places.values():
-        members = [sorted(same, key=lambda run: _rank(run.seed)) for same in variants.values()]
-        names = _variants(members)
-        for same, variant in zip(members, names, strict=True):
+    for members in places.values():
+        for same in members.values():
             found = {name: same[0].axes[name] for name in axes if name in same[0].axes}
-            label = named(found, varying)
-            groups.append(Group(same[0].algo, same[0].env, f"{label} [{variant}]" if variant else label, found, variant, same))
-        if len(members) > 1:
-            kept_apart = "; ".join(f"{len(same)} run(s) with {name}" for same, name in zip(members, names, strict=True))
-            notes.append(f"Mixed settings of {groups[-1].task}, {label}: {kept_apart}. They are kept apart.")
+            ordered = sorted(same, key=lambda run: _rank(run.seed))
+            groups.append(Group(same[0].algo, same[0].env, named(found, varying), found, "", ordered))
+    for task, of_task in by_task(groups).items():
+        notes += _keep_apart(of_task, [run for run in study.runs if f"{run.algo}, {run.env}" == task], varying)
     groups.sort(key=lambda group: (group.task, [_rank(group.axes.get(name, MISSING)) for name in axes]))
     for of_task in by_task(groups).values():
         _make_different(of_task)
@@ -227,24 +224,129 @@ def _make_different(groups: Sequence[Group]) -> None:
                 group.label = f"{label} ({number} of {len(same)} that look alike)"
 
 
+def _keep_apart(groups: Sequence[Group], runs: Iterable[StudyRun], varying: Sequence[str]) -> list[str]:
+    """
+    Name groups of one task by what differs besides their axes, and say where: a plan was changed while its runs were made.
+
+    Groups of other labels differ in whatever these stand for, and those of other axes are different things anyway.
+    """
+    said, labelled = _said_by_axes(runs)
+    alike: dict[str, list[Group]] = {}
+    for group in groups:
+        labels = {name: group.axes[name] for name in labelled if name in group.axes}
+        alike.setdefault(_key([sorted(group.axes), labels]), []).append(group)
+    notes = []
+    for members in alike.values():
+        for group, name in zip(members, _names([_beside(group.runs[0].flat, said) for group in members]), strict=True):
+            group.variant = name
+        # What is left of settings may be the same where all of them differ.
+        same: dict[str, list[Group]] = {}
+        for group in members:
+            same.setdefault(_key([group.axes, group.variant]), []).append(group)
+        for twins in same.values():
+            for group, name in zip(twins, _names([group.runs[0].flat for group in twins]), strict=True):
+                group.variant = ", ".join(filter(None, [group.variant, name]))
+        notes += _mixed(members, varying)
+    for group in groups:
+        group.label += f" [{group.variant}]" if group.variant else ""
+    return notes
+
+
+def _mixed(groups: Sequence[Group], varying: Sequence[str]) -> list[str]:
+    """A sentence about groups, if they are kept apart."""
+    variants: dict[str, list[Group]] = {}
+    for group in groups:
+        variants.setdefault(group.variant, []).append(group)
+    if len(variants) == 1:
+        return []
+    differing = [name for name in varying if len({_key(group.axes.get(name, MISSING)) for group in groups}) > 1]
+    parts = []
+    for variant, those in variants.items():
+        places = [named(group.axes, differing) for group in those[:MAX_PLACES]]
+        more = [f"{len(those) - MAX_PLACES} more"] if len(those) > MAX_PLACES else []
+        where = f" ({'; '.join([*places, *more])})" if differing else ""
+        parts.append(f"{sum(len(group.runs) for group in those)} run(s) with {variant}{where}")
+    common = named(groups[0].axes, [name for name in varying if name not in differing])
+    return [f"Mixed settings of {groups[0].task}, {common}: {'; '.join(parts)}. They are kept apart."]
+
+
+def _said_by_axes(runs: Iterable[StudyRun]) -> tuple[set[str], list[str]]:
+    """
+    Settings that axes set, and those axes whose values are labels of settings that stand in the plan.
+
+    An axis whose value is that of a setting in all runs stands for it. What the labels of another one stand for is what
+    differs between two of them wherever all other axes are the same.
+
+    :param runs: Of one task, unfinished ones as well.
+    """
+    told = [*{_key([_without_seed(run), run.flat]): (_without_seed(run), run.flat) for run in runs}.values()]
+    said: set[str] = set()
+    labelled = []
+    for name in dict.fromkeys(name for axes, _ in told for name in axes):
+        having = [(flat, axes[name]) for axes, flat in told if name in axes]
+        settings = {path for path in having[0][0] if all(_is(flat, path, value) for flat, value in having)}
+        said |= settings
+        labelled += [] if settings else [name]
+    for name in labelled:
+        said |= _of_labels(told, name)
+    return said, labelled
+
+
+def _of_labels(told: Sequence[tuple[dict[str, Label], dict[str, Any]]], axis: str) -> set[str]:
+    """Settings by which two labels of an axis differ, wherever there are both."""
+    places: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for axes, flat in told:
+        if axis in axes:
+            others = {name: value for name, value in axes.items() if name != axis}
+            places.setdefault(_key(others), []).append((_key(axes[axis]), flat))
+    differing: dict[tuple[str, str], set[str]] = {}
+    for there in places.values():
+        for (label, one), (other_label, other) in itertools.combinations(sorted(there, key=lambda pair: pair[0]), 2):
+            if label != other_label:
+                found = {path for path in {**one, **other} if not _is(one, path, other.get(path, MISSING))}
+                differing[label, other_label] = differing.get((label, other_label), found) & found
+    return set().union(*differing.values())
+
+
+def _beside(flat: dict[str, Any], said: set[str]) -> dict[str, Any]:
+    """What of some settings axes do not set. With the length of runs, an axis sets what was a part of them: ``"10%"``."""
+    left = {path: value for path, value in flat.items() if path not in said}
+    steps = ("evaluation.every", "callbacks") if "n_timesteps" in said else ()
+    return {path: _without_numbers(value) if path in steps else value for path, value in left.items()}
+
+
+def _without_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_numbers(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_numbers(entry) for entry in value]
+    return None if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _without_seed(run: StudyRun) -> dict[str, Label]:
+    return {name: value for name, value in run.axes.items() if name != SEED}
+
+
+def _is(settings: Mapping[str, Any], path: str, value: Any) -> bool:
+    return _key(settings.get(path, MISSING)) == _key(value)
+
+
 def _others(run: StudyRun) -> dict[str, Any]:
     return {name: value for name, value in run.settings.items() if name != SEED}
 
 
-def _variants(members: Sequence[Sequence[StudyRun]]) -> list[str]:
-    """What tells groups of the same axes apart: a setting or two, or the study. Empty if there is one."""
-    if len(members) == 1:
-        return [""]
-    flat = [{"study": same[0].study, **flatten(_others(same[0]))} for same in members]
-    names = dict.fromkeys(name for each in flat for name in each)
-    different = [name for name in names if len({_key(each.get(name, MISSING)) for each in flat}) > 1]
-    found = []
-    for i, each in enumerate(flat):
+def _names(settings: Sequence[dict[str, Any]]) -> list[str]:
+    """What tells settings apart: one or two of them, the same for equal ones. Empty if all are equal."""
+    distinct = {_key(each): each for each in settings}
+    names = dict.fromkeys(name for each in distinct.values() for name in each)
+    different = [name for name in names if len({_key(each.get(name, MISSING)) for each in distinct.values()}) > 1]
+    found: dict[str, str] = {}
+    for i, (key, each) in enumerate(distinct.items()):
         parts = [f"{name}={shown(each.get(name, MISSING))[:MAX_LETTERS]}" for name in different[:MAX_SETTINGS]]
         more = [f"{len(different) - MAX_SETTINGS} more"] if len(different) > MAX_SETTINGS else []
         text = ", ".join(parts + more)
-        found.append(text if text not in found else f"{text}, {i + 1}")
-    return found
+        found[key] = text if text not in found.values() else f"{text}, {i + 1}"
+    return [found[_key(each)] for each in settings]
 
 
 def _curve(runs: list[Any]) -> Curve:

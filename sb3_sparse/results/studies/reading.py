@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from sb3_sparse.common.literals import parse_literal
+from sb3_sparse.results.groups import flatten
 from sb3_sparse.results.runs import evaluation_curve, plasticity_curves
 from sb3_sparse.results.statistics import Series
 
@@ -113,6 +115,14 @@ class StudyRun:
         return self.result is not None and _is_finite(planned) and self.result.timesteps < int(planned)
 
     @cached_property
+    def flat(self) -> dict[str, Any]:
+        """The study and all settings but the seed by their full names, also of those that were written as Python."""
+        settings = {name: value for name, value in self.settings.items() if name != SEED}
+        if isinstance(hyperparams := settings.get("hyperparams"), dict):
+            settings["hyperparams"] = {name: _entries(name, value) for name, value in hyperparams.items()}
+        return {"study": self.study, **flatten(settings)}
+
+    @cached_property
     def values(self) -> dict[str, float]:
         """What can be compared of a finished run: keys of :data:`METRICS`, and ``plasticity/NAME`` at the end of training."""
         if self.result is None:
@@ -196,6 +206,27 @@ def thinned(series: Series, points: int = POINTS) -> Series:
         return series
     kept = np.linspace(0, len(series.x) - 1, points).round().astype(int)
     return Series(series.x[kept], series.y[kept])
+
+
+class _AnyName(dict[str, Any]):
+    """Names in settings that were written as Python, which stand for themselves."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> str:
+        return name
+
+
+def _entries(name: str, value: Any) -> Any:
+    """``"dict(net_arch=[64])"`` as a mapping."""
+    if not isinstance(value, str):
+        return value
+    try:
+        read = parse_literal(name, value, _AnyName())
+    except ValueError:
+        return value
+    return read if isinstance(read, dict) else value
 
 
 def _read_run(folder: Path) -> StudyRun:

@@ -118,7 +118,11 @@ def _unequal(grouping: Grouping) -> list[str]:
                 continue
             counts: dict[str, int] = {}
             for run in (run for group in groups for run in group.runs):
-                value = json.dumps(run.settings.get(name), sort_keys=True)
+                setting = run.settings.get(name)
+                if isinstance(setting, dict) and "n_timesteps" in grouping.axes:
+                    # A part of each run.
+                    setting = {key: value for key, value in setting.items() if key != "every"}
+                value = json.dumps(setting, sort_keys=True)
                 counts[value] = counts.get(value, 0) + 1
             if len(counts) > 1:
                 values = "; ".join(f"{value} ({count} run(s))" for value, count in counts.items())

@@ -80,7 +80,7 @@ def test_of_mixed_settings_each_has_its_own_baseline_or_none(tmp_path):
     by_label = {each.group.label: each for each in found}
     own = by_label["sparsity=0.8 [hyperparams.gamma=0.99]"]
     assert own.baseline.label == "sparsity=0 [hyperparams.gamma=0.99]"
-    assert by_label["sparsity=0.9"].reason == "2 groups could be its baseline: settings are mixed"
+    assert by_label["sparsity=0.9"].reason == "no run with sparsity=0 of the same other settings: settings are mixed"
 
 
 def test_a_missing_baseline_is_said(tmp_path):

@@ -79,6 +79,111 @@ def test_other_settings_are_never_merged(tmp_path):
     ]
 
 
+def settings_of(axes=None, n_timesteps=1000, callbacks=(), **hyperparams):
+    """As plans make them: parts of a run are numbers of steps."""
+    kwargs = hyperparams.pop("policy_kwargs", {f"{name}_scale": value for name, value in (axes or {}).items()})
+    return {
+        "n_timesteps": n_timesteps,
+        "hyperparams": {"gamma": 0.99, "policy_kwargs": kwargs, **hyperparams},
+        "evaluation": {"every": n_timesteps // 10, "episodes": 2},
+        "callbacks": [{"Some": {"log_freq": n_timesteps // 4, "more": True}}, *callbacks],
+    }
+
+
+def test_a_plan_that_was_changed_between_two_values_of_an_axis(tmp_path):
+    """Mistake of ours: settings were compared at one place of the axes only, and these lay on one line."""
+    for width, gamma in ((1, 0.99), (2, 0.9), (4, 0.9)):
+        for seed in range(2):
+            settings = settings_of({"width": width}, gamma=gamma)
+            write_run(tmp_path, {"width": width, "seed": seed}, [float(width)], settings=settings)
+    summary = summarize(read_study(tmp_path))
+    assert list(seeds(summary.grouping)) == [
+        "width=1 [hyperparams.gamma=0.99]",
+        "width=2 [hyperparams.gamma=0.9]",
+        "width=4 [hyperparams.gamma=0.9]",
+    ]
+    assert summary.warnings == [
+        "Mixed settings of sac, Pendulum-v1, all runs: 2 run(s) with hyperparams.gamma=0.99 (width=1); "
+        "4 run(s) with hyperparams.gamma=0.9 (width=2; width=4). They are kept apart."
+    ]
+    reasons = [each.reason for each in summary.tasks["sac, Pendulum-v1"]]
+    assert reasons == ["is the baseline", *["no run with width=1 of the same other settings: settings are mixed"] * 2]
+    lines = scaling_lines(summary.grouping.groups, ["width"], "width")
+    assert {name: len(line) for name, line in lines.items()} == {
+        "all runs [hyperparams.gamma=0.99]": 1,
+        "all runs [hyperparams.gamma=0.9]": 2,
+    }
+
+
+def test_a_plan_that_was_changed_beside_labels(tmp_path):
+    """What is still to be made says that no label stands for the change."""
+    made = [("a", 1, 0.9, [1.0]), ("a", 2, 0.99, [1.0]), ("b", 1, 0.99, [1.0]), ("b", 2, 0.99, None), ("a", 1, 0.99, None)]
+    for arm, width, gamma, returns in made:
+        settings = settings_of({"width": width}, gamma=gamma, tau={"a": 1, "b": 2}[arm])
+        write_run(tmp_path, {"arm": arm, "width": width, "seed": 0}, returns, settings=settings)
+    assert list(seeds(groups_of(tmp_path))) == [
+        "arm=a width=1 [hyperparams.gamma=0.9]",
+        "arm=a width=2 [hyperparams.gamma=0.99]",
+        "arm=b width=1",
+    ]
+
+
+def labels_that_mean_something_else_at_each_width():
+    """As in the plan of Figure 2: a network is as sparse as makes it as small as another one."""
+    for width, sparsity in ((1, 0), (2, 0), (4, 0), (2, 0.5), (4, 0.7)):
+        network = "sparse" if sparsity else "dense"
+        settings = settings_of(policy_kwargs={"width_scale": width, "sparsity": sparsity})
+        yield {"width": width, "network": network}, settings
+
+
+def lengths_and_parts_of_them():
+    for n_timesteps in (1000, 3000):
+        yield {"n_timesteps": n_timesteps}, settings_of(n_timesteps=n_timesteps)
+
+
+def settings_written_as_python():
+    for width in (1, 2):
+        kwargs = f"dict(activation_fn=nn.ReLU, width_scale={width})"
+        yield {"policy_kwargs.width_scale": width}, settings_of(policy_kwargs=kwargs)
+
+
+def an_arm_without_the_axes_of_the_others():
+    for width in (1, 2):
+        yield {"width": width, "arm": "ours"}, settings_of({"width": width})
+    yield {"arm": "SB3"}, settings_of(policy="MlpPolicy", policy_kwargs={})
+
+
+def a_block_with_an_axis_more():
+    for axes in ({"width": 1}, {"width": 2}, {"width": 1, "depth": 2}, {"width": 1, "depth": 3}):
+        yield axes, settings_of({"depth": 1, **axes})
+
+
+def labels_with_callbacks():
+    for width in (1, 2):
+        for reset, callbacks in (("none", ()), ("full", ["Reset"])):
+            yield {"width": width, "reset": reset}, settings_of({"width": width}, callbacks=callbacks)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        labels_that_mean_something_else_at_each_width,
+        lengths_and_parts_of_them,
+        settings_written_as_python,
+        an_arm_without_the_axes_of_the_others,
+        a_block_with_an_axis_more,
+        labels_with_callbacks,
+    ],
+)
+def test_what_axes_stand_for_is_not_mixed(made, tmp_path):
+    for axes, settings in made():
+        write_run(tmp_path, {**axes, "seed": 0}, [1.0], settings=settings)
+    summary = summarize(read_study(tmp_path))
+    assert not any(group.variant for group in summary.grouping.groups)
+    assert [line for line in summary.warnings if line.startswith("Mixed evaluation")] == []
+    assert summary.grouping.notes == []
+
+
 def test_studies_are_never_merged(tmp_path):
     write_run(tmp_path, {"width": 1, "seed": 0}, [1.0], name="first", folder="a")
     write_run(tmp_path, {"width": 1, "seed": 0}, [1.0], name="second", folder="b")
