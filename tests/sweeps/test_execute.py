@@ -3,6 +3,7 @@
 import errno
 import json
 import signal
+import subprocess
 import threading
 import time
 import warnings
@@ -24,6 +25,7 @@ from sb3_sparse.sweeps.backends.worker import interruptible, work
 from sb3_sparse.sweeps.planning.plan import make_plan
 from sb3_sparse.sweeps.runs import execute as execution
 from sb3_sparse.sweeps.runs.execute import DONE, FAILED, STOPPED, TAKEN, How, execute, how_of, write_run
+from sb3_sparse.sweeps.runs.facts import _checkout
 from sb3_sparse.sweeps.runs.run_folder import MAX_LOST, RunFolder
 from sb3_sparse.zoo import train_agent
 from tests.sweeps.plans import cartpole
@@ -115,6 +117,26 @@ def test_what_a_run_is_stands_beside_it(tmp_path):
     assert folder.read("run.json")["command"] == "first"
     with pytest.raises(ValueError, match="of a run with other settings"):
         write_run(folder, make_plan(cartpole(n_timesteps=300)).runs[0], how)
+
+
+def test_the_commit_is_that_of_a_checkout_of_this_package(tmp_path):
+    """Mistake of ours: installed into somebody's project, it was that of the project."""
+
+    def git(*args):
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(["git", "-C", str(tmp_path), *who, *args], check=True, capture_output=True, text=True).stdout
+
+    git("init")
+    for name in ("ours", "venv"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    assert _checkout(tmp_path / "ours") == {"commit": None, "modified": None}
+    git("add", "ours")
+    git("commit", "-m", "first")
+    assert _checkout(tmp_path / "ours") == {"commit": git("rev-parse", "HEAD").strip(), "modified": False}
+    assert _checkout(tmp_path / "venv") == {"commit": None, "modified": None}
+    (tmp_path / "ours" / "__init__.py").write_text("pass\n")
+    assert _checkout(tmp_path / "ours")["modified"] is True
 
 
 def test_a_run_that_was_stopped_goes_on_bit_by_bit(tmp_path):

@@ -24,12 +24,9 @@ def run_facts() -> dict[str, Any]:
     checkout); ``machine``.
     """
     code = {name: version for name in _PACKAGES if (version := _version(name)) is not None}
-    folder = Path(sb3_sparse.__file__).parent
-    commit = _git(folder, "rev-parse", "HEAD")
     return {
         "code": {"python": platform.python_version(), **code},
-        "commit": commit,
-        "modified": None if commit is None else bool(_git(folder, "status", "--porcelain", "--untracked-files=no", ".")),
+        **_checkout(Path(sb3_sparse.__file__).parent),
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "system": platform.platform(), "gpu": _gpu()},
     }
 
@@ -39,6 +36,14 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _checkout(package: Path) -> dict[str, Any]:
+    # A package that is installed into somebody's project lies in his repository, and is none of it.
+    is_tracked = _git(package, "ls-files", "--error-unmatch", "__init__.py") is not None
+    commit = _git(package, "rev-parse", "HEAD") if is_tracked else None
+    changes = _git(package, "status", "--porcelain", "--untracked-files=no", ".")
+    return {"commit": commit, "modified": None if commit is None else bool(changes)}
 
 
 def _git(folder: Path, *args: str) -> str | None:
