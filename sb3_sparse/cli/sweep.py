@@ -22,7 +22,15 @@ from sb3_sparse.sparse.kernels import BACKEND_VARIABLE
 from sb3_sparse.sweeps.backends.processes import run_in_processes
 from sb3_sparse.sweeps.backends.ray_cluster import run_on_ray
 from sb3_sparse.sweeps.backends.worker import interruptible, work
-from sb3_sparse.sweeps.planning.estimate import MEMORY_SHARE, cost_of, free_memory, kind_of, measure_kinds, overview
+from sb3_sparse.sweeps.planning.estimate import (
+    MEMORY_SHARE,
+    cost_of,
+    free_memory,
+    kind_of,
+    measure_kinds,
+    overview,
+    usable_cores,
+)
 from sb3_sparse.sweeps.planning.measure import Measured
 from sb3_sparse.sweeps.planning.plan import PlannedRun, check_places
 from sb3_sparse.sweeps.runs.execute import tidy
@@ -82,7 +90,7 @@ def _prepare(args: list[str]) -> Callable[[], None] | None:
         return None
     if not to_do:
         return lambda: _end(study, runs)
-    jobs = options.jobs or max(1, (os.cpu_count() or 1) // study.plan.threads)
+    jobs = options.jobs or max(1, usable_cores() // study.plan.threads)
     measured: dict[str, Measured] = {}
     if options.estimate:
         measured = measure_kinds(study.plan, to_do, study.path)

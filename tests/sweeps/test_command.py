@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from sb3_sparse.cli import main
+from sb3_sparse.cli import sweep as command
 from sb3_sparse.resume.signals import EXIT_STATUS
 from sb3_sparse.sweeps.backends import processes, worker
 from sb3_sparse.sweeps.planning.plan import make_plan
@@ -143,6 +144,18 @@ def test_exit_status(plan, capsys, monkeypatch):
     assert ended.value.code == EXIT_STATUS
     assert "1 are left, stopped: the same command goes on with them" in capsys.readouterr().err
     monkeypatch.undo()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="a system that does not say it")
+def test_as_many_at_a_time_as_there_are_cores_for_this_process(plan, monkeypatch):
+    """Mistake of ours: all cores of the machine counted, of which a scheduler had given a few."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(7)))
+    plan.write_text(plan.read_text() + "threads: 2\n")
+    jobs = []
+    monkeypatch.setattr(command, "run_in_processes", lambda runs, names, how, n, *others: jobs.append(n) or True)
+    with pytest.raises(SystemExit):
+        main(["sweep", "plan.yml", "--backend", "processes", "--no-estimate"])
+    assert jobs == [3]
 
 
 def test_a_failed_run_is_named_with_its_log(plan, capsys, monkeypatch):

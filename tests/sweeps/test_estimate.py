@@ -94,3 +94,52 @@ def test_a_run_that_cannot_be_built_is_named(tmp_path):
 
 def test_free_memory():
     assert 1e6 < estimate.free_memory() < 1e15
+
+
+def machine(root, cgroup, **files):
+    """A file system that says how much memory there is: ``MemAvailable`` is 64 GB."""
+    written = {"proc/meminfo": "MemTotal: 99 kB\nMemAvailable: 62500000 kB\n", "proc/self/cgroup": cgroup}
+    written |= {f"sys/fs/cgroup/{name}": content for name, content in files.items()}
+    for name, content in written.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    return root
+
+
+def group(limit, used, inactive=0):
+    return {"memory.max": f"{limit}\n", "memory.current": f"{used}\n", "memory.stat": f"anon 1\ninactive_file {inactive}\n"}
+
+
+def old_group(limit, used, inactive=0):
+    return {
+        "memory.limit_in_bytes": f"{limit}\n",
+        "memory.usage_in_bytes": f"{used}\n",
+        "memory.stat": f"inactive_file 7\ntotal_inactive_file {inactive}\n",
+    }
+
+
+G = 10**9
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "groups", "free"),
+    [
+        ("", {}, 64 * G),
+        ("0::/\n", {"": group(8 * G, 2 * G)}, 6 * G),
+        # A job of a scheduler, or what systemd limits: not at the root.
+        ("0::/slurm/job\n", {"slurm/job": group(8 * G, 2 * G)}, 6 * G),
+        ("0::/slurm/job/step\n", {"slurm/job/step": group("max", 2 * G), "slurm/job": group(9 * G, 4 * G)}, 5 * G),
+        # What was read from files is in the count, and can be had.
+        ("0::/job\n", {"job": group(8 * G, 7 * G, 4 * G)}, 5 * G),
+        ("0::/job\n", {"job": group("max", 7 * G)}, 64 * G),
+        # Of the first version, in a container that sees its own group at the root.
+        ("5:cpu:/a\n4:memory:/a/b\n0::/\n", {"memory/a/b": old_group(8 * G, 7 * G, 4 * G)}, 5 * G),
+        ("4:cpu,memory:/docker/c\n", {"memory": old_group(8 * G, 2 * G)}, 6 * G),
+        ("4:memory:/a\n", {"memory/a": old_group(2**63 - 4096, 2 * G)}, 64 * G),
+        ("nothing that is known\n", {}, 64 * G),
+    ],
+)
+def test_memory_of_control_groups(tmp_path, cgroup, groups, free):
+    """Mistake of ours: the limit was looked for at the root alone, and files that were read counted as used."""
+    files = {f"{place}/{name}": content for place, those in groups.items() for name, content in those.items()}
+    assert estimate.free_memory(machine(tmp_path, cgroup, **files)) == free

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -143,17 +144,53 @@ def overview(plan: Plan, runs: Sequence[PlannedRun], measured: dict[str, Measure
     return "\n".join(lines)
 
 
-def free_memory() -> float:
-    """Bytes that processes can still take, as the system or the limit of its control group says."""
-    free = float("inf")
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
+def usable_cores() -> int:
+    """Cores that this process may use: of a job of a scheduler, those that it was given."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory(root: Path = Path("/")) -> float:
+    """
+    Bytes that processes can still take, as the system or the limits of this process's control groups say.
+
+    :param root: Of the file system.
+    """
+    found = _left_by_groups(root)
+    with suppress(OSError, ValueError):
+        for line in (root / "proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                free = float(line.split()[1]) * 1024
-        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text().strip() for name in ("max", "current"))
-        return free if limit == "max" else min(free, float(limit) - float(used))
-    except (OSError, ValueError):
-        return free if free < float("inf") else float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+                found.append(float(line.split()[1]) * 1024)
+    # No limit is a very large number in places.
+    finite = [free for free in found if free < 2**60]
+    return min(finite) if finite else float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def _left_by_groups(root: Path) -> list[float]:
+    """What control groups leave this process: its own, and those that this one lies in, of both versions."""
+    found: list[float] = []
+    with suppress(OSError, ValueError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            top = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+            group = top / path.lstrip("/")
+            # In a container the first of these may be seen from outside alone.
+            for place in [group, *group.parents]:
+                with suppress(OSError, ValueError):
+                    found.append(_left_by_group(place, is_first_version=bool(controllers)))
+                if place == top:
+                    break
+    return found
+
+
+def _left_by_group(group: Path, is_first_version: bool) -> float:
+    names = ("limit_in_bytes", "usage_in_bytes") if is_first_version else ("max", "current")
+    limit, used = ((group / f"memory.{name}").read_text().strip() for name in names)
+    counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    # Files that were read and are not in use: the system gives their memory to whoever asks.
+    cached = float(counts.get("total_inactive_file" if is_first_version else "inactive_file", 0))
+    return float("inf" if limit == "max" else limit) - float(used) + cached
 
 
 def _measure(plan: Plan, run: PlannedRun, seconds: float) -> Measured:
