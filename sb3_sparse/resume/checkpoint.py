@@ -256,7 +256,7 @@ class ExactCheckpoint(BaseCallback):
             "model": capture_model(model),
             "callbacks": capture_callbacks(model, others, self._given),
             "objects": objects,
-            "logger": capture_logger(model.logger, model._custom_logger),
+            "logger": capture_logger(model.logger, model._custom_logger, self.path.resolve().parent),
             "random": capture_random(),
             "learn": self._learn,
             "n_rollouts": self._n_rollouts,

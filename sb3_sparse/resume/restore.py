@@ -72,18 +72,18 @@ def resume_exact(
     warn_of_differences(manifest["machine"], model.device)
     going_on.begin(model)
     left = manifest["total_timesteps"] - model.num_timesteps
+    logger = logger_again(going_on.run["logger"], sys.stdout, checkpoint.path.resolve().parents[1])
     if left <= 0:
         # Earlier versions wrote such checkpoints of streaming algorithms.
         given = Given()
         given.add(others)
-        model.set_logger(logger_again(going_on.run["logger"], sys.stdout) or Logger(None, []))
+        model.set_logger(logger or Logger(None, []))
         going_on.finish(model, others, given)
         return model
     if not ours:
         ours = [ExactCheckpoint(checkpoint.path.parent, **manifest["callback"])]
         callbacks = [*ours, *callbacks]
     ours[0].go_on(going_on)
-    logger = logger_again(going_on.run["logger"], sys.stdout)
     if logger is not None:
         model.set_logger(logger)
     return model.learn(left, callback=callbacks, reset_num_timesteps=False, **_learn_arguments(model, going_on))

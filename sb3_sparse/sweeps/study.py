@@ -90,7 +90,7 @@ class Study:
         :raises ValueError: If the folder of a run has another run.
         :raises OSError: If it cannot be written there.
         """
-        how = how_of(self.plan, self.path.resolve(), command)
+        how = how_of(self.plan, command)
         with written_beside(self.path / PLAN_FILE) as beside:
             write_yaml(beside, {"study": self.plan.study, **self.plan.content})
         for run in runs:

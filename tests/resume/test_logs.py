@@ -1,5 +1,7 @@
 """Where a run that goes on logs to."""
 
+from pathlib import Path
+
 import pytest
 from stable_baselines3.common.logger import KVWriter, Logger
 
@@ -23,6 +25,22 @@ def test_a_run_goes_on_in_its_own_folder_of_tensorboard(tmp_path):
     model = resume_exact(tmp_path / "run")
     assert model.logger.dir == str(logs / "SAC_1")
     assert events(logs) == {"SAC_1": 2, "SAC_2": 1}
+
+
+@pytest.mark.parametrize("is_inside", [True, False])
+def test_logs_in_the_folder_of_a_run_move_with_it(tmp_path, is_inside):
+    """Mistake of ours: they were written where the run had been, also on another machine."""
+    run, moved = tmp_path / "run", tmp_path / "elsewhere" / "moved"
+    logs = run / "logs" if is_inside else tmp_path / "logs"
+    model = sac(tensorboard_log=str(logs))
+    with pytest.raises(StoppedOnRequest):
+        model.learn(400, callback=Interrupted(run / "exact", 120))
+    moved.parent.mkdir()
+    run.rename(moved)
+    model = resume_exact(moved / "exact")
+    assert model.logger.dir == str((moved / "logs" if is_inside else logs) / "SAC_1")
+    assert events(Path(model.logger.dir).parent) == {"SAC_1": 2}
+    assert not run.exists()
 
 
 class Somewhere(KVWriter):

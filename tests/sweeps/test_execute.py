@@ -40,7 +40,7 @@ def threads():
 
 def prepared(path, **changes):
     plan = make_plan(cartpole(**changes))
-    how = how_of(plan, path, "sb3-sparse sweep plan.yml")
+    how = how_of(plan, "sb3-sparse sweep plan.yml")
     folders = [RunFolder(path / "runs" / run.name) for run in plan.runs]
     for folder, run in zip(folders, plan.runs, strict=True):
         write_run(folder, run, how)
@@ -158,6 +158,21 @@ def test_a_run_that_was_stopped_goes_on_bit_by_bit(tmp_path):
     assert_same_agent(stopped, whole)
     assert (stopped.path / "plasticity.csv").read_text() == (whole.path / "plasticity.csv").read_text()
     assert not (stopped.path / "exact").exists()
+
+
+def test_files_of_tensorboard_are_where_the_run_is(tmp_path):
+    """Mistake of ours: they were where the study is on the machine of the command."""
+    mark = tmp_path / "mark"
+    stops = [{"tests.sweeps.misbehaving.Stops": {"unless": str(mark)}}]
+    _, how, (folder,) = prepared(tmp_path / "here", callbacks=stops, tensorboard=True)
+    assert execute(folder, how).kind == STOPPED
+    (tmp_path / "here").rename(tmp_path / "there")
+    folder = RunFolder(tmp_path / "there" / "runs" / folder.name)
+    assert execute(folder, how).kind == DONE
+    assert not (tmp_path / "here").exists()
+    assert len(list(folder.path.glob("tensorboard/**/events.out.tfevents*"))) == 2
+    # What was printed before is no file of the logger, which would write it anew.
+    assert "stopped: a checkpoint after 120 steps" in folder.log.read_text()
 
 
 def test_a_failed_run_says_why_and_others_go_on(tmp_path):
@@ -341,7 +356,7 @@ def test_a_damaged_status_is_none(tmp_path):
 
 
 def test_how_goes_to_another_process():
-    how = How("a", "b", "5%", 2, "tb", ("x", "y"), 3.0)
+    how = How("a", "b", "5%", 2, True, ("x", "y"), 3.0)
     assert How.from_json(how.to_json()) == how
 
 

@@ -1,6 +1,8 @@
 """The logger: values that wait to be written, and how far its files are written."""
 
 import os
+import sys
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 from stable_baselines3.common.logger import (
@@ -18,15 +20,18 @@ _TEXT = (CSVOutputFormat, HumanOutputFormat, JSONOutputFormat)
 _WAITING = ("name_to_value", "name_to_count", "name_to_excluded")
 
 
-def capture_logger(logger: Logger, is_custom: bool) -> dict[str, Any]:
+def capture_logger(logger: Logger, is_custom: bool, folder: Path) -> dict[str, Any]:
     """
     :param logger: Of a model.
     :param is_custom: Whether somebody gave it to the model, which would not make it again.
+    :param folder: Of the run, in which its checkpoints are.
     """
     outputs = []
     for output in logger.output_formats:
-        name = getattr(getattr(output, "file", None), "name", None)
-        if isinstance(output, _TEXT) and isinstance(name, str) and os.path.isfile(name):
+        file = getattr(output, "file", None)
+        name = getattr(file, "name", None)
+        # What is printed may go to a file, and is no file of the logger.
+        if isinstance(output, _TEXT) and file is not sys.stdout and isinstance(name, str) and os.path.isfile(name):
             output.file.flush()
             kind, keys = type(output).__name__, getattr(output, "keys", None)
             outputs.append({"kind": kind, "path": os.path.abspath(name), "size": os.path.getsize(name), "keys": keys})
@@ -35,7 +40,15 @@ def capture_logger(logger: Logger, is_custom: bool) -> dict[str, Any]:
         elif isinstance(output, HumanOutputFormat):
             outputs.append({"kind": "stdout"})
     waiting = {name: {key: value for key, value in getattr(logger, name).items() if is_plain(value)} for name in _WAITING}
-    return {"waiting": waiting, "outputs": outputs, "folder": logger.dir, "is_custom": is_custom}
+    written = [path for path in (logger.dir, *(output.get("path") for output in outputs)) if isinstance(path, str)]
+    inside = {path: found for path in written if (found := _inside(path, folder)) is not None}
+    return {"waiting": waiting, "outputs": outputs, "folder": logger.dir, "is_custom": is_custom, "inside": inside}
+
+
+def _inside(path: str, folder: Path) -> str | None:
+    """The path from the folder of the run, if it is in there."""
+    whole, top = Path(path).resolve(), folder.resolve()
+    return str(whole.relative_to(top)) if whole.is_relative_to(top) else None
 
 
 def unknown_outputs(logger: Logger) -> list[str]:
@@ -44,17 +57,24 @@ def unknown_outputs(logger: Logger) -> list[str]:
     return [f"the output {type(each).__name__} of the logger" for each in logger.output_formats if type(each) not in known]
 
 
-def logger_again(state: dict[str, Any], stdout: Any) -> Logger | None:
+def logger_again(state: dict[str, Any], stdout: Any, folder: Path) -> Logger | None:
     """
     The logger that somebody gave to the model, with its files as they were then, or one that wrote into a folder, which the
     model would look for by its name, and perhaps find that of a later run; None if the model makes the same itself.
 
+    What was in the folder of a run and is no longer at its place has been moved with it, or is made anew there.
+
     :param state: Of :func:`capture_logger`.
     :param stdout: Where a table on the screen goes.
+    :param folder: Of the run, where that is now.
     """
     if not state["is_custom"] and not any(output["kind"] == "TensorBoardOutputFormat" for output in state["outputs"]):
         return None
-    return Logger(state["folder"], [_opened(output, stdout) for output in state["outputs"]])
+    # Which earlier versions did not write.
+    inside = state.get("inside", {})
+    moved = {path: str(folder / inside[path]) for path in inside if not os.path.exists(path)}
+    outputs = [{**output, "path": moved.get(output.get("path"), output.get("path"))} for output in state["outputs"]]
+    return Logger(moved.get(state["folder"], state["folder"]), [_opened(output, stdout) for output in outputs])
 
 
 def restore_logger(logger: Logger, state: dict[str, Any]) -> None:

@@ -36,6 +36,8 @@ from sb3_sparse.zoo.exact_runs import FOLDER as CHECKPOINTS
 
 #: What became of a run: it has finished, it failed, it stopped on request, or another process has it.
 DONE, FAILED, STOPPED, TAKEN = "done", "failed", "stopped", "taken"
+#: In the folder of a run: TensorBoard's files, if the plan asks for them.
+TENSORBOARD = "tensorboard"
 # Seconds between two signs of life.
 HEARTBEAT = 5.0
 # Finished agents play in environments with other seeds than those of training and evaluations.
@@ -50,8 +52,8 @@ class How:
     command: str
     checkpoint_every: str | int | None = None
     threads: int = 1
-    tensorboard: str | None = None
-    """Folder of TensorBoard's files."""
+    tensorboard: bool = False
+    """Whether TensorBoard's files are written, in the folder of each run."""
     gym_packages: tuple[str, ...] = ()
     patience: float = 60.0
     """Seconds in which a checkpoint has to come after a request to stop."""
@@ -80,16 +82,14 @@ class Outcome:
     """Whether it was the disk: other runs would fail as well."""
 
 
-def how_of(plan: Plan, study: Path, command: str) -> How:
+def how_of(plan: Plan, command: str) -> How:
     """
     How a plan has its runs made.
 
     :param plan: The plan.
-    :param study: Folder of the study.
     :param command: That was called.
     """
-    tensorboard = str(study / "tensorboard") if plan.tensorboard else None
-    return How(plan.study, command, plan.checkpoint_every, plan.threads, tensorboard, plan.gym_packages)
+    return How(plan.study, command, plan.checkpoint_every, plan.threads, plan.tensorboard, plan.gym_packages)
 
 
 def write_run(folder: RunFolder, run: PlannedRun, how: How) -> None:
@@ -215,7 +215,8 @@ def _train(folder: RunFolder, how: How, after_checkpoint: Callable[[], None] | N
             device=settings["device"],
             eval_freq=evaluation["every"] or -1,
             n_eval_episodes=evaluation["episodes"],
-            tensorboard_log=f"{how.tensorboard}/{folder.name}" if how.tensorboard else "",
+            # Where the run is, on whatever machine.
+            tensorboard_log=str(folder.path.resolve() / TENSORBOARD) if how.tensorboard else "",
         )
     reports = {name: sparsity_report(network) for name, network in trained_networks(model).items()}
     parameters = {
