@@ -1,5 +1,6 @@
 """Networks drawn anew: fresh values by their own initialisers, and other topologies, online and target together."""
 
+import math
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
@@ -57,7 +58,11 @@ def drawn_value(layer: nn.Module, key: str, fresh: nn.Module, swap: Swap | None 
     topology = layer.topology if swap is None else swap.topology_of(layer)
     if not isinstance(fresh, SparseLayer):
         dense = fresh._parameters.get(layer.gathered[key])
-        return None if dense is None or tuple(dense.shape) != topology.shape else topology.gather(dense.detach())
+        if dense is None or tuple(dense.shape) != topology.shape:
+            return None
+        values = topology.gather(dense.detach())
+        # As a layer that is pruned anew: the dense one knows nothing of it.
+        return values / math.sqrt(topology.density) if layer.rescale and topology.nnz else values
     drawn = fresh._parameters.get(key)
     if drawn is None:
         return None

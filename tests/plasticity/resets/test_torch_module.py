@@ -8,6 +8,7 @@ from torch import nn
 
 from sb3_sparse import SparseConv2d, SparseLinear, Topology, sparsify_
 from sb3_sparse.networks import RunningNorm, SimBaEncoder, orthogonal_linear
+from sb3_sparse.networks.noisy import NoisyLinear
 from sb3_sparse.plasticity.resets import (
     reset_full_,
     reset_last_layers_,
@@ -113,6 +114,26 @@ def test_a_sparse_reset_is_the_dense_reset_masked(rescale):
             factor = layer.density**0.5 if rescale else 1.0
             assert layer.topology is topologies[name]
             assert th.allclose(layer.weight, dense[name].weight * masks[name] / factor, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+def test_values_from_a_dense_module_are_those_of_the_pruned_one(rescale):
+    """Mistake: values of a layer with ``rescale`` were gathered from a dense draw as they were there."""
+
+    def build(sparsity=0.0):
+        th.manual_seed(3)
+        noisy, convolution = NoisyLinear(12, 9), nn.Conv2d(5, 7, 3)
+        noisy.weight_sigma.data.normal_()
+        return sparsify_(nn.ModuleList([noisy, nn.Linear(8, 9), convolution]), sparsity, seed=1, rescale=rescale)
+
+    net, pruned = build(0.8), build(0.8)
+    for parameter in net.parameters():
+        parameter.data.fill_(7.0)
+    reset_full_(net, build())
+    assert net[0].rescale is rescale
+    assert all(th.equal(a, b) for a, b in zip(net.parameters(), pruned.parameters(), strict=True))
+    empty = nn.Sequential(SparseLinear(3, 2, density=0.0, rescale=rescale))
+    reset_full_(empty, nn.Sequential(nn.Linear(3, 2)))
 
 
 def test_fresh_values_come_from_the_networks_own_initialisers():
