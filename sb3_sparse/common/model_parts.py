@@ -14,6 +14,7 @@ import torch as th
 from torch import nn
 
 from sb3_sparse.common import validation
+from sb3_sparse.sparse.layers import WeightLayer
 
 # The names that networks have on every algorithm of SB3. An algorithm may have others, such as "encoder".
 NETWORKS = ("actor", "critic")
@@ -196,8 +197,17 @@ class HasPlasticityObservations(Protocol):
 
 
 def leaves(module: nn.Module) -> list[nn.Module]:
-    """The modules without submodules, in the order in which they were registered."""
-    return [part for part in module.modules() if next(part.children(), None) is None]
+    """
+    The modules without submodules, and layers that multiply with a weight, whatever computes that (parametrizations), in the
+    order in which they were registered.
+    """
+    found: list[nn.Module] = []
+    inside: set[nn.Module] = set()
+    for part in module.modules():
+        if part not in inside and (isinstance(part, WeightLayer) or next(part.children(), None) is None):
+            found.append(part)
+            inside.update(part.modules())
+    return found
 
 
 def runs_on_observations(module: nn.Module) -> Callable[[Any], Any]:

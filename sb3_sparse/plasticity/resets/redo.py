@@ -8,6 +8,7 @@ from typing import Any
 
 import torch as th
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.hooks import RemovableHandle
 
 from sb3_sparse.common.interrupts import uninterrupted
@@ -91,7 +92,8 @@ def redo_(
     :param chains: Modules in the order in which they are used, where registration does not tell.
     :param swap: Where the changes are prepared, to be made later. By default they are made at once.
     :return: How many units of which layer were recycled.
-    :raises ValueError: If ``tau`` is out of range, no hidden layer is found, or ``forward`` does not reach one.
+    :raises ValueError: If ``tau`` is out of range, no hidden layer is found, one is parametrized, or ``forward`` does not
+        reach one.
     """
     prepared = Swap() if swap is None else swap
     tau, reset_step = number_in("tau", tau, 0, 1), flag("reset_step", reset_step)
@@ -144,6 +146,7 @@ def hidden_layers(module: nn.Module, chains: Iterable[list[nn.Module]]) -> list[
 
     :param module: Gives the layers their names.
     :param chains: Modules in the order in which they are used. Parallel heads are chains with a common beginning.
+    :raises ValueError: If one of them is parametrized.
     """
     names = {part: name for name, part in module.named_modules()}
     found: dict[nn.Module, HiddenLayer] = {}
@@ -160,11 +163,18 @@ def hidden_layers(module: nn.Module, chains: Iterable[list[nn.Module]]) -> list[
                 incoming, activation, norms = part, None, []
             elif type(part).__module__ == "torch.nn.modules.activation":
                 activation = part
-            elif next(part.parameters(recurse=False), None) is not None:
+            elif next(part.parameters(), None) is not None:
                 is_norm = all(p.ndim == 1 and len(p) == getattr(incoming, "out_features", 0) for p in part.parameters())
                 # Something else with parameters, a convolution: what is behind it are not these units.
                 incoming, norms = (incoming, [*norms, part]) if is_norm else (None, [])
-    return [layer for layer in found.values() if layer.learns]
+    layers = [layer for layer in found.values() if layer.learns]
+    for part in (part for layer in layers for part in (layer.incoming, *layer.norms, *layer.outgoing)):
+        if is_parametrized(part):
+            raise ValueError(
+                f"ReDo cannot recycle units at {names[part]!r}: its weight is computed from others, by parametrizations. Take "
+                "another strategy, or torch.nn.utils.parametrize.remove_parametrizations first."
+            )
+    return layers
 
 
 def unit_scores(module: nn.Module, layers: list[HiddenLayer], forward: Callable[[], object]) -> list[th.Tensor]:

@@ -181,7 +181,7 @@ def blend(
 
 def last_layers(chains: Iterable[list[nn.Module]], n_layers: int) -> set[nn.Module]:
     """
-    The last layers of each chain.
+    The last layers of each chain, with all that is inside them.
 
     :param chains: Modules in the order in which they are used. Parallel heads are chains with a common beginning.
     :param n_layers: How many of them that have a weight.
@@ -193,7 +193,8 @@ def last_layers(chains: Iterable[list[nn.Module]], n_layers: int) -> set[nn.Modu
         places = list(_weight_places(chain))
         if len(places) < n_layers:
             raise ValueError(f"n_layers={n_layers}: the network has {len(places)} layers with a weight. Use a full reset.")
-        last.update(chain[places[-n_layers] :])
+        # With what computes their weights, where these are parametrized.
+        last.update(part for layer in chain[places[-n_layers] :] for part in layer.modules())
     return last
 
 

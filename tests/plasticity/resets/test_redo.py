@@ -6,6 +6,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from sb3_sparse import SparseLinear, Topology, sparsify_
 from sb3_sparse.common.model_parts import leaves
@@ -289,6 +290,25 @@ def test_an_activation_that_several_layers_share_is_an_error():
     with pytest.raises(ValueError, match=r"behind 'second' is called 2 times, that layer 1 times: .*a module for each"):
         redo_(net, draw_fresh(OneReLU, 1), lambda: net(th.randn(8, 4)))
     assert all(th.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_a_parametrized_layer_is_an_error(place):
+    """Mistake: the next layer was taken for the one that reads the units, whose silence then changed the output."""
+
+    def build():
+        net = mlp()
+        spectral_norm(net[place])
+        return net
+
+    net = build()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(ValueError, match=rf"cannot recycle units at '{place}'.*remove_parametrizations"):
+        redo_(net, draw_fresh(build, 1), lambda: net(th.randn(8, 4)))
+    assert all(th.equal(value, before[name]) for name, value in net.state_dict().items())
+    # Where it has nothing to do with units that learn, it is in nobody's way.
+    net[2].requires_grad_(False)
+    assert not hidden_layers(net, [leaves(net)])
 
 
 def test_convolutions_are_left_alone():

@@ -5,8 +5,10 @@ import copy
 import pytest
 import torch as th
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from sb3_sparse import SparseConv2d, SparseLinear, Topology, sparsify_
+from sb3_sparse.common.model_parts import leaves
 from sb3_sparse.networks import RunningNorm, SimBaEncoder, orthogonal_linear
 from sb3_sparse.networks.noisy import NoisyLinear
 from sb3_sparse.plasticity.resets import (
@@ -243,6 +245,25 @@ def test_last_layers_are_counted_from_the_end():
     for n_layers, message in ((4, "n_layers=4: the network has 3"), (0, "n_layers=0"), (True, "n_layers=True")):
         with pytest.raises(ValueError, match=message):
             reset_last_layers_(mlp(), mlp(), n_layers=n_layers)
+
+
+def test_parametrized_layers_are_layers():
+    """Mistake: a layer of ``spectral_norm`` was not counted, since it has modules inside; another was reset in its place."""
+
+    def build(place):
+        net = mlp()
+        spectral_norm(net[place])
+        return net
+
+    for place, expected in ((5, {"5"}), (3, {"3", "5"})):
+        net, optimizer = trained(lambda place=place: build(place))
+        before = snapshot(net)
+        reset_last_layers_(net, draw_fresh(lambda place=place: build(place), 1), optimizer, n_layers=len(expected))
+        changed = {name for name, p in net.named_parameters() if not th.equal(p, before[name])}
+        assert {name.split(".")[0] for name in changed} == expected
+        assert f"{place}.parametrizations.weight.original" in changed
+    net = nn.Sequential(weight_norm(SparseLinear(6, 4, density=0.5), "nonzeros", dim=None), nn.ReLU(), nn.Linear(4, 2))
+    assert leaves(net) == list(net)
 
 
 def test_norms_behind_a_reset_layer_go_with_it():
