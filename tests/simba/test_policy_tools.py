@@ -196,6 +196,60 @@ def test_learning_with_a_compiled_policy(algorithm):
     assert th.allclose(*losses, atol=1e-4)
 
 
+def value_of_actions(critic, obs):
+    def values(actions):
+        found = critic(obs.expand(len(actions), -1), actions)
+        return (found[0] if isinstance(found, tuple) else found).flatten(1).sum(1)
+
+    return values
+
+
+def meta_gradient(critic, obs, actions):
+    parameters = {name: 1.0 * p for name, p in critic.named_parameters()}
+    actions = actions.clone().requires_grad_()
+    values = functional_call(critic, parameters, (obs, actions))
+    values = values[0] if isinstance(values, tuple) else values
+    to_actions, *to_parameters = th.autograd.grad(values.sum(), [actions, *critic.parameters()], allow_unused=True)
+    # Somebody may learn what the parameters were computed from.
+    assert sum(g is not None for g in to_parameters) > 3
+    return to_actions
+
+
+def derivative(critic, obs, actions):
+    return th.func.jvp(value_of_actions(critic, obs[:1]), (actions,), (th.ones_like(actions),))[1][:, None]
+
+
+def compiled_gradient(values, actions):
+    actions = actions.clone().requires_grad_()
+    return th.autograd.grad(th.compile(values, fullgraph=True, backend="aot_eager")(actions).sum(), actions)[0]
+
+
+# Gradients of the values of an observation to several actions.
+GRADIENTS_OF_ACTIONS = {
+    "grad": lambda critic, obs, a: grad(lambda a: value_of_actions(critic, obs[:1])(a).sum())(a),
+    "jacrev": lambda critic, obs, a: vmap(jacrev(lambda a: value_of_actions(critic, obs[:1])(a[None])[0]))(a),
+    "jvp": derivative,
+    "functional_call": lambda critic, obs, a: meta_gradient(critic, obs[:1].expand(len(a), -1), a),
+    "compile": lambda critic, obs, a: compiled_gradient(value_of_actions(critic, obs[:1]), a),
+}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "tool"),
+    [*((a, tool) for a in (SAC, TD3, TQC, CrossQ) for tool in GRADIENTS_OF_ACTIONS if tool != "compile"), (SAC, "compile")],
+)
+def test_values_have_gradients_to_actions_under_tools(algorithm, tool):
+    """Mistake: critics freeze their weights where actions carry a gradient, which torch refuses here."""
+    th.compiler.reset()
+    model = make(algorithm)
+    critic, obs, actions = model.critic, observations(model), th.linspace(-0.5, 0.5, 6)[:, None]
+    plain = actions.clone().requires_grad_()
+    (expected,) = th.autograd.grad(value_of_actions(critic, obs[:1])(plain).sum(), plain)
+    assert expected.any()
+    th.testing.assert_close(GRADIENTS_OF_ACTIONS[tool](critic, obs, actions), expected, rtol=1e-4, atol=1e-5)
+    assert all(p.requires_grad and p.grad is None for p in critic.parameters())
+
+
 # In a process of its own: torch has one foreign device, for good.
 FOREIGN_DEVICE = """
     import sys
