@@ -169,7 +169,7 @@ def random_observations(
     space: spaces.Space, n: int, rng: np.random.Generator, known: dict[str, tuple[np.ndarray, np.ndarray]] | None = None
 ) -> Arrays:
     """
-    A batch of observations.
+    A batch of observations, of the type that those of the environment have: what is exported takes no other.
 
     :param known: Mean and deviation of parts of the observation by name ("" if it is no Dict), see :func:`statistics`.
     """
@@ -179,11 +179,11 @@ def random_observations(
 
 def _sample(space: spaces.Space, n: int, known: tuple[np.ndarray, np.ndarray] | None, rng: np.random.Generator) -> np.ndarray:
     if isinstance(space, spaces.Discrete):
-        return rng.integers(0, space.n, n)
+        return rng.integers(0, space.n, n).astype(space.dtype)
     if isinstance(space, spaces.MultiDiscrete):
-        return rng.integers(0, space.nvec, (n, *space.shape))
+        return rng.integers(0, space.nvec, (n, *space.shape)).astype(space.dtype)
     if isinstance(space, spaces.MultiBinary):
-        return rng.integers(0, 2, (n, *space.shape), dtype=np.int8)
+        return rng.integers(0, 2, (n, *space.shape)).astype(space.dtype)
     assert isinstance(space, spaces.Box)
     low, high, shape = space.low.astype(np.float64), space.high.astype(np.float64), (n, *space.shape)
     if space.dtype.kind != "f":

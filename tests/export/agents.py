@@ -99,7 +99,7 @@ MAKERS: dict[str, Callable[[], BaseAlgorithm]] = {
     "sac small image": lambda: simba(SAC, spaces.Box(0, 255, (10, 10, 1), np.uint8), BOX),
     "sac bytes": lambda: simba(SAC, spaces.Box(0, 255, (5,), np.uint8), BOX),
     "dqn discrete": lambda: simba(DQN, spaces.Discrete(5), DISCRETE),
-    "dqn multidiscrete": lambda: simba(DQN, spaces.MultiDiscrete([3, 4]), DISCRETE),
+    "dqn multidiscrete": lambda: simba(DQN, spaces.MultiDiscrete([3, 4], dtype=np.int32), DISCRETE),
     "dqn multibinary": lambda: simba(DQN, spaces.MultiBinary(4), DISCRETE),
     "sac matrix": lambda: simba(SAC, spaces.Box(-np.inf, np.inf, (2, 3)), spaces.Box(-3, 3, (2, 2))),
     "stream_ac": lambda: stream(StreamAC, VECTOR, BOX),

@@ -12,7 +12,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.sac.policies import SACPolicy
 
 from sb3_sparse import SparseLinear
-from sb3_sparse.export import export_onnx, export_torch, files
+from sb3_sparse.export import check, export_onnx, export_torch, files
 from sb3_sparse.networks.noisy import noisy_layers
 from tests.envs import SpaceEnv
 from tests.export.agents import (
@@ -106,9 +106,30 @@ def test_inputs_have_the_names_and_types_of_the_observations(onnx_file):
         "mul": ("tensor(float)", [2]),
     }
     assert [o.name for o in session.get_outputs()] == ["predicted_action"]
+    session = onnxruntime.InferenceSession(onnx_file("dqn multidiscrete"))
+    assert [i.type for i in session.get_inputs()] == ["tensor(int32)"]
     session = onnxruntime.InferenceSession(onnx_file("stream_ac"))
     assert [(i.name, i.type) for i in session.get_inputs()] == [("observation", "tensor(double)"), ("step", "tensor(int64)")]
     assert [o.name for o in session.get_outputs()] == ["action"]
+
+
+SPACES = {
+    "discrete": spaces.Discrete(3),
+    "multidiscrete": spaces.MultiDiscrete([3, 4], dtype=np.int16),
+    "multibinary": spaces.MultiBinary(2),
+    "box": spaces.Box(0, 9, (2,), np.uint8),
+    "wide box": VECTOR,
+}
+# A Discrete takes it as an argument in newer versions of gymnasium.
+SPACES["discrete"].dtype = np.dtype(np.int32)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_random_observations_have_the_type_of_the_environments(name):
+    """Mistake: integers were drawn as int64, so that programs refused the observations of other spaces."""
+    space = SPACES[name]
+    observations = check.random_observations(space, 5, np.random.default_rng(0))
+    assert (observations.dtype, observations.shape) == (space.dtype, (5, *space.shape))
 
 
 def test_a_file_says_what_it_is(onnx_file, torch_file):
