@@ -143,24 +143,31 @@ def exchange_in_optimizers(module: nn.Module, exchanges: Mapping[th.Tensor, Exch
     :param exchanges: By the old parameter.
     """
     for optimizer in _optimizers(module):
+        is_concerned = any(p in exchanges for group in optimizer.param_groups for p in group["params"])
         for group in optimizer.param_groups:
             group["params"] = [exchanges[p].new if p in exchanges else p for p in group["params"]]
         if isinstance(optimizer, th.optim.LBFGS):
-            # It has a list of its own, and counts it once.
+            # It has a list of its own, counts it once, and remembers all weights as one vector, under the first of them.
             optimizer._params, optimizer._numel_cache = optimizer.param_groups[0]["params"], None
+            if is_concerned and optimizer.state:
+                warn_user("optimizer state of LBFGS is one vector of all weights, which are others now: it starts anew.")
+                optimizer.state.clear()
         for old, exchange in exchanges.items():
             if old in optimizer.state:
-                optimizer.state[exchange.new] = _converted(optimizer.state.pop(old), old, exchange)
+                optimizer.state[exchange.new] = _converted(optimizer, old, exchange)
+                del optimizer.state[old]
 
 
-def _converted(state: Mapping[str, Any], old: th.Tensor, exchange: Exchange) -> dict[str, Any]:
+def _converted(optimizer: th.optim.Optimizer, old: th.Tensor, exchange: Exchange) -> dict[str, Any]:
+    # There are several of that name; each has one kind of state for vectors, another for matrices.
+    is_other = any(kind.__name__ == "Adafactor" for kind in type(optimizer).__mro__) and old.dim() != exchange.new.dim()
     converted = {}
-    for key, value in state.items():
+    for key, value in optimizer.state[old].items():
         if isinstance(value, th.Tensor) and value.dim() > 0:
-            if value.shape != old.shape:
+            if is_other or value.shape != old.shape:
                 warn_user(
-                    f"optimizer state {key!r} of shape {tuple(value.shape)} does not belong to single weights: the optimizer "
-                    "starts anew for this layer."
+                    f"optimizer state {key!r} of shape {tuple(value.shape)} cannot become that of single weights of shape "
+                    f"{tuple(exchange.new.shape)}: the optimizer starts anew for this layer."
                 )
                 return {}
             value = exchange.convert(value)
