@@ -160,6 +160,9 @@ class SparseNoisyLinear(SparseLinear):
                 dense._parameters[old].copy_(self.topology.scatter(self._parameters[name]))  # type: ignore
             for name in self.taken:
                 getattr(dense, name).copy_(getattr(self, name))
+        # Frozen is what was frozen.
+        for name, parameter in self._parameters.items():
+            dense._parameters[self.gathered.get(name, name)].requires_grad_(parameter.requires_grad)  # type: ignore
         return dense
 
     def reset_noise(self) -> None:

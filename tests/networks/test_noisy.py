@@ -209,6 +209,16 @@ def test_positions_come_with_means_and_deviations():
     assert layer.topology != other.topology
 
 
+@pytest.mark.parametrize("frozen", ["nonzeros", "nonzeros_sigma", "bias", "bias_sigma"])
+def test_a_frozen_sparse_noisy_layer_is_a_frozen_dense_one(frozen):
+    """Mistake: the weights of the dense copy learned again."""
+    _, layer = pruned()
+    getattr(layer, frozen).requires_grad_(False)
+    for dense in (to_dense(layer), layer.to_dense()):
+        found = {name for name, parameter in dense.named_parameters() if not parameter.requires_grad}
+        assert found == {layer.gathered.get(frozen, frozen)}
+
+
 def test_optimizers_train_means_and_deviations_on():
     module = th.nn.Module()
     module.layer = NoisyLinear(40, 30)
