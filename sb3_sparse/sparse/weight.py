@@ -133,17 +133,29 @@ class SparseWeight(LoadsWhole):
         :param topology: Of the same shape and the same number of weights.
         :param values: ``(nnz,)``, what they are there. None: the present ones, in their order. They mean something else
             then: draw them anew.
-        :raises ValueError: If topology or values do not fit.
+        :raises ValueError: If topology or values do not fit, or the layer computes its values (parametrizations).
         """
         old = self.topology
         if (topology.shape, topology.nnz) != (old.shape, old.nnz):
             raise ValueError(f"{topology} cannot replace {old}: shape and number of weights must stay the same.")
         if values is not None and values.shape != self.values.shape:
             raise ValueError(f"values of shape {tuple(values.shape)}: expected {tuple(self.values.shape)}.")
+        if values is not None:
+            self._check_written(NONZEROS)
         with all_or_nothing(self):
             if values is not None:
                 self.values.copy_(values)
             self._take(topology)
+
+    def _check_written(self, *names: str) -> None:
+        """
+        :raises ValueError: If one of these parameters is computed: what is written into it would be lost.
+        """
+        if computed := [name for name in names if name not in self._parameters and name not in self._buffers]:
+            raise ValueError(
+                f"{computed} of a sparse layer ({self.extra_repr()}) cannot be written, being computed from others: write to "
+                "these, or call torch.nn.utils.parametrize.remove_parametrizations (of torch.nn.utils.prune: remove) first."
+            )
 
     def _take(self, topology: Topology) -> None:
         device = self.values.device
@@ -359,7 +371,10 @@ class SparseWeight(LoadsWhole):
         New values: those that the dense layer draws by its ``reset_parameters``, where weights live; which do stays as it is.
 
         Loops that call it of all modules that have it, to begin anew or after ``to_empty``, find it here, too.
+
+        :raises ValueError: If the layer computes them (parametrizations).
         """
+        self._check_written(*self.gathered, *self.taken)
         dense: Any = self.to_dense()
         dense.reset_parameters()
         factor = math.sqrt(self.density) if self.rescale and self.values.numel() else 1.0

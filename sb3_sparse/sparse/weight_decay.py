@@ -1,8 +1,10 @@
 """Weight decay where sparse weights are weights, though they have one dimension."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from sb3_sparse.sparse.weight import SparseWeight
 
@@ -21,10 +23,17 @@ def weight_decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str
     :return: Two groups, for any optimizer of torch.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, SparseWeight)]
-    sparse = {layer._parameters.get(name) for layer in layers for name in layer.gathered}
+    sparse = {parameter for layer in layers for name in layer.gathered for parameter in _stored(layer, name)}
     parameters = list(module.parameters())
     decays = {p: p.dim() > 1 or p in sparse for p in parameters}
     return [
         {"params": [p for p in parameters if decays[p]], "weight_decay": weight_decay},
         {"params": [p for p in parameters if not decays[p]], "weight_decay": 0.0},
     ]
+
+
+def _stored(layer: nn.Module, name: str) -> Iterable[nn.Parameter | None]:
+    """A parameter of a layer, or what torch computes it from: by parametrizations, or the older way, as ``name_orig``."""
+    if is_parametrized(layer, name):
+        return layer.parametrizations[name].parameters(recurse=False)  # type: ignore
+    return [parameter for key, parameter in layer._parameters.items() if key == name or key.startswith(name + "_")]

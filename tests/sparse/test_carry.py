@@ -10,7 +10,7 @@ import torch as th
 from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
-from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 from sb3_sparse import SparseSimBaPolicy
 from sb3_sparse.networks.noisy import NoisyLinear
@@ -218,7 +218,9 @@ def test_state_that_belongs_to_no_single_weight_starts_anew_with_a_warning():
         sparsify_(module, 0.5)
     _train(module, module.optimizer)
     # Mistake: the way back left matrices with the state of vectors, under which the next step failed.
-    with pytest.warns(UserWarning, match=r"'variance' of shape \(280,\).*\(\d0, \d0\): the optimizer starts anew for this layer"):
+    with pytest.warns(
+        UserWarning, match=r"'variance' of shape \(280,\).*\(\d0, \d0\): the optimizer starts anew for this layer"
+    ):
         dense = to_dense(module)
     assert set(dense.optimizer.state) == set(dense.parameters())
     assert float(dense.optimizer.state[dense.net[0].bias]["step"]) == 6
@@ -374,3 +376,21 @@ def test_weight_decay_reaches_what_decays_in_the_dense_twin():
     decayed, _ = weight_decay_groups(sparsify_(net, 0.5, "uniform"), 0.1)
     assert {id(p) for p in decayed["params"]} == {id(p) for p in (net[0].nonzeros, net[0].nonzeros_sigma, net[1].nonzeros)}
     assert len(dense["params"]) == len(decayed["params"])
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated")
+def test_weight_decay_reaches_weights_that_are_computed():
+    """Mistake: what they are computed from has one dimension and another name, and did not decay."""
+    tools = {
+        "parametrizations.nonzeros.original": lambda layer: parametrize.register_parametrization(layer, "nonzeros", nn.Tanh()),
+        "parametrizations.nonzeros.original1": lambda layer: parametrizations.weight_norm(layer, "nonzeros"),
+        "nonzeros_orig": lambda layer: prune.random_unstructured(layer, "nonzeros", 0.5),
+        "nonzeros_v": lambda layer: weight_norm(layer, "nonzeros"),
+    }
+    for name, tool in tools.items():
+        layer = SparseLinear(20, 30, density=0.5)
+        tool(layer)
+        decayed, others = weight_decay_groups(layer, 0.1)
+        assert any(p is layer.get_parameter(name) for p in decayed["params"])
+        assert len(others["params"]) == 1
+        assert others["params"][0] is layer.bias

@@ -350,6 +350,29 @@ def test_living_weights_may_be_parametrized():
     assert th.equal(layer.values, layer.nonzeros)
 
 
+@pytest.mark.parametrize("name", ["nonzeros", "bias"])
+def test_what_is_computed_cannot_be_written(name):
+    """Mistake: values went into a temporary tensor, without a word."""
+    layer = SparseLinear(20, 30, density=0.3, seed=1)
+    parametrize.register_parametrization(layer, name, nn.Tanh())
+    before, old, new = copy.deepcopy(layer.state_dict()), layer.topology, Topology.random((30, 20), 180, 2)
+    writes = [layer.reset_parameters]
+    if name == "nonzeros":
+        writes.append(lambda: layer.set_topology(new, th.ones(180)))
+    for write in writes:
+        with pytest.raises(ValueError, match=rf"\['{name}'\] of a sparse layer .*computed .*remove_parametrizations"):
+            write()
+    assert layer.topology is old
+    assert all(th.equal(value, before[key]) for key, value in layer.state_dict().items())
+    layer.set_topology(new)
+    assert layer.topology is new
+    parametrize.remove_parametrizations(layer, name)
+    layer.set_topology(old, th.ones(180))
+    assert layer.values.eq(1).all()
+    layer.reset_parameters()
+    assert not layer.values.eq(1).any()
+
+
 def test_tensors_in_place_of_parameters():
     layer = SparseLinear(20, 30, density=0.3, seed=1)
     x, y = th.randn(4, 20), layer(th.zeros(4, 20))
