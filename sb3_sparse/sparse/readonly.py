@@ -1,10 +1,11 @@
-"""The dense weight of a sparse layer, for looking at."""
+"""What of a sparse layer cannot be written: its dense weight, which is for looking at, and what is computed."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch as th
+from torch import nn
 
 _WRITES = "the dense weight of a sparse layer is a copy, made when it is asked for, so {} it has no effect: "
 _WAY_OUT = "change layer.values (1-D, in the order of layer.topology) instead, or take to_dense(module) for a plain layer."
@@ -54,6 +55,19 @@ class ReadOnlyWeight(th.Tensor):
     def __deepcopy__(self, memo: dict[int, Any]) -> th.Tensor:
         with th._C.DisableTorchFunctionSubclass():
             return self.detach().clone().as_subclass(th.Tensor)
+
+
+def check_written(layer: nn.Module, *names: str) -> None:
+    """
+    :param layer: A sparse layer.
+    :param names: Of parameters and buffers.
+    :raises ValueError: If one of them is computed (parametrizations): what is written into it would be lost.
+    """
+    if computed := [name for name in names if name not in layer._parameters and name not in layer._buffers]:
+        raise ValueError(
+            f"{computed} of a sparse layer ({layer.extra_repr()}) cannot be written, being computed from others: write to "
+            "these, or call torch.nn.utils.parametrize.remove_parametrizations (of torch.nn.utils.prune: remove) first."
+        )
 
 
 def _tensors(entry: Any) -> Iterable[Any]:

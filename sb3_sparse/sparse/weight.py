@@ -11,10 +11,10 @@ from torch import nn
 
 from sb3_sparse.common.warn import warn_user
 from sb3_sparse.sparse.kernels import scatter_dense
-from sb3_sparse.sparse.readonly import ReadOnlyWeight
+from sb3_sparse.sparse.readonly import ReadOnlyWeight, check_written
 from sb3_sparse.sparse.state.identity import DamagedIdentity, is_near
 from sb3_sparse.sparse.state.loading import LoadsWhole, all_or_nothing
-from sb3_sparse.sparse.state.stored import loaded_topology, numbers_of, stored_topology, unwrapped
+from sb3_sparse.sparse.state.stored import holds_positions, loaded_topology, numbers_of, stored_topology, unwrapped
 from sb3_sparse.sparse.topology import Topology
 
 _NOT_REPLACED = (
@@ -55,6 +55,8 @@ class SparseWeight(LoadsWhole):
     # The buffer `topology_seed` that was last looked at; and on the CPU its address, its bytes, and the memory that they
     # are read from again, or else its version.
     _seen: tuple[th.Tensor | None, int, bytes | None, Any] = _NOTHING_SEEN
+    # The last topology that was given. Who puts other buffers in the place of ours for a call may lose its positions.
+    _given: Topology | None = None
 
     def __init__(self, weight: th.Tensor, bias: th.Tensor | None, topology: Topology, rescale: bool = False):
         super().__init__()
@@ -141,21 +143,11 @@ class SparseWeight(LoadsWhole):
         if values is not None and values.shape != self.values.shape:
             raise ValueError(f"values of shape {tuple(values.shape)}: expected {tuple(self.values.shape)}.")
         if values is not None:
-            self._check_written(NONZEROS)
+            check_written(self, NONZEROS)
         with all_or_nothing(self):
             if values is not None:
                 self.values.copy_(values)
             self._take(topology)
-
-    def _check_written(self, *names: str) -> None:
-        """
-        :raises ValueError: If one of these parameters is computed: what is written into it would be lost.
-        """
-        if computed := [name for name in names if name not in self._parameters and name not in self._buffers]:
-            raise ValueError(
-                f"{computed} of a sparse layer ({self.extra_repr()}) cannot be written, being computed from others: write to "
-                "these, or call torch.nn.utils.parametrize.remove_parametrizations (of torch.nn.utils.prune: remove) first."
-            )
 
     def _take(self, topology: Topology) -> None:
         device = self.values.device
@@ -164,6 +156,7 @@ class SparseWeight(LoadsWhole):
         # Whoever interrupts this finds a layer that looks at its buffer again.
         self._seen = _NOTHING_SEEN
         self._topology = topology
+        self._given = topology if topology.seed is None else self._given
         self._put_buffer("topology_index", index)
         self._put_buffer("topology_seed", identity)
         self._remember(self.topology_seed)
@@ -207,7 +200,8 @@ class SparseWeight(LoadsWhole):
                 self._remember(buffer)
             return
         try:
-            topology = stored_topology(self._topology, buffer, self._buffers["topology_index"])
+            is_given = self._given is not None and is_near(numbers, self._given.identity)
+            topology = self._given if is_given else stored_topology(self._topology, buffer, self._buffers["topology_index"])
         except DamagedIdentity as error:
             raise ValueError(
                 f"the buffer topology_seed of {self} was written to, and stands for no topology now: {error} It says which "
@@ -238,7 +232,10 @@ class SparseWeight(LoadsWhole):
 
     def _save_to_state_dict(self, *args: Any) -> None:
         # What was written into the buffer is a topology, or an error now rather than for whoever loads the file.
-        _ = self.topology
+        topology = self.topology
+        if topology.seed is None and not holds_positions(self._buffers["topology_index"], topology):
+            # Averaged, which loses digits of integers.
+            self._put_buffer("topology_index", topology.flat_index(self.values.device).int())
         super()._save_to_state_dict(*args)
 
     def _load_from_state_dict(
@@ -374,7 +371,7 @@ class SparseWeight(LoadsWhole):
 
         :raises ValueError: If the layer computes them (parametrizations).
         """
-        self._check_written(*self.gathered, *self.taken)
+        check_written(self, *self.gathered, *self.taken)
         dense: Any = self.to_dense()
         dense.reset_parameters()
         factor = math.sqrt(self.density) if self.rescale and self.values.numel() else 1.0

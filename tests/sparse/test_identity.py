@@ -271,6 +271,38 @@ def test_averages_of_modules_with_their_buffers():
         averaged(th.randn(2, 50))
 
 
+def test_a_moving_average_of_a_given_topology_is_that_topology():
+    """Mistake: torch averages integers with a loss of digits, and the positions were saved as they were then."""
+    net = nn.Sequential(given(), nn.ReLU())
+    average = th.optim.swa_utils.get_ema_multi_avg_fn(0.9999)
+    averaged = th.optim.swa_utils.AveragedModel(net, multi_avg_fn=average, use_buffers=True)
+    for _ in range(60):
+        averaged.update_parameters(net)
+    layer = averaged.module[0]
+    assert not th.equal(layer.topology_index, net[0].topology_index)
+    assert th.equal(layer(th.ones(1, 50)), net[0](th.ones(1, 50)))
+    for state in (averaged.module.state_dict(), copy.deepcopy(averaged).module.state_dict()):
+        assert th.equal(state["0.topology_index"], net[0].topology_index)
+        other = nn.Sequential(given(2), nn.ReLU())
+        other.load_state_dict(state)
+        assert other[0].topology == net[0].topology
+
+
+@pytest.mark.parametrize("theirs", [linear, given])
+@pytest.mark.parametrize("ours", [linear, given])
+def test_a_layer_that_was_called_with_the_state_of_another_is_what_it_was(ours, theirs):
+    """Mistake: the positions of a given topology went away with the buffer that stood for it."""
+    layer, other, x = ours(1), theirs(2), th.randn(3, 50)
+    topology, before = layer.topology, layer(x)
+    for state in (other.state_dict(), dict(other.named_parameters()) | dict(other.named_buffers())):
+        assert th.equal(th.func.functional_call(layer, state, (x,)), other(x))
+        assert th.equal(layer(x), before)
+        assert layer.topology == topology
+    again = ours(3)
+    again.load_state_dict(layer.state_dict())
+    assert th.equal(again(x), before)
+
+
 def test_a_changed_topology_changes_the_state_dict_and_the_other_way_round():
     layer, topology = linear(), Topology.random((40, 50), 400, 9)
     buffer = layer.topology_seed

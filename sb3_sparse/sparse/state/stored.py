@@ -66,6 +66,21 @@ def _given_topology(mine: Topology, index: th.Tensor | None, number: int) -> Top
     return Topology(mine.shape, positions)
 
 
+def holds_positions(index: th.Tensor | None, topology: Topology) -> bool:
+    """
+    Whether a buffer holds the positions of a topology; one without data (meta, fake) may.
+
+    :param index: The buffer.
+    :param topology: A given one.
+    """
+    if index is None or index.shape != (topology.nnz,):
+        return False
+    plain = unwrapped(index).detach()
+    if type(plain) is not th.Tensor or plain.is_meta:
+        return True
+    return th.equal(plain.cpu().long(), topology.flat_index())
+
+
 def _old_given_topology(mine: Topology, index: th.Tensor) -> Topology:
     """As version 0.1 saved it: positions alone, as integers."""
     if index.dtype.is_floating_point or index.dim() != 1 or len(index) != mine.nnz:
