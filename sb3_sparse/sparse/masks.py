@@ -10,7 +10,7 @@ from torch import nn
 from sb3_sparse.common.validation import flag
 from sb3_sparse.common.warn import warn_user
 from sb3_sparse.sparse.pruning import is_prunable, leading_names, prunable_layers, prune_
-from sb3_sparse.sparse.topology import Topology
+from sb3_sparse.sparse.topology import Topology, as_array
 
 Module = TypeVar("Module", bound=nn.Module)
 _NO_LAYERS = "no layers that can be pruned. Those of the module are"
@@ -81,11 +81,7 @@ def _topology(name: str, mask: th.Tensor | np.ndarray | Topology, shape: tuple[i
         if mask.shape != shape:
             raise ValueError(f"the topology of {name!r} has the shape {mask.shape}, and the weight {shape}.")
         return mask
-    if isinstance(mask, th.Tensor):
-        # NumPy has no bfloat16, and no sparse tensors.
-        mask = (mask.detach().to_dense() if mask.layout is not th.strided else mask.detach()).cpu()
-        mask = mask.float() if mask.is_floating_point() else mask
-    array = np.asarray(mask)
+    array = as_array(mask)
     if array.shape != shape:
         raise ValueError(f"the mask of {name!r} has the shape {array.shape}, and the weight {shape}.")
     if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():

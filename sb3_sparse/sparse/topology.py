@@ -133,10 +133,10 @@ class Topology:
         """
         The topology of a given mask.
 
-        :param mask: Tensor of the shape of the weight; what is not zero (or False) exists.
+        :param mask: Tensor or array of the shape of the weight, of any type and layout; what is not zero (or False) exists.
         """
-        mask = np.asarray(mask.detach().cpu() if isinstance(mask, th.Tensor) else mask)
-        return cls(mask.shape, np.flatnonzero(mask))
+        array = as_array(mask)
+        return cls(array.shape, np.flatnonzero(array))
 
     @property
     def kind(self) -> int:
@@ -289,6 +289,19 @@ class Topology:
 def _made_to_be_kept() -> th.inference_mode:
     """Where tensors are made that outlive the call: of inference mode they could not take part in training later."""
     return th.inference_mode(False)
+
+
+def as_array(mask: th.Tensor | np.ndarray) -> np.ndarray:
+    """
+    A mask as NumPy has it.
+
+    :param mask: A tensor of any type and layout, or what NumPy makes an array of.
+    """
+    if isinstance(mask, th.Tensor):
+        # NumPy has no bfloat16, and no sparse tensors.
+        mask = (mask.detach().to_dense() if mask.layout is not th.strided else mask.detach()).cpu()
+        mask = mask.double() if mask.is_floating_point() else mask
+    return np.asarray(mask)
 
 
 def tensor_bytes(topology: Topology) -> int:

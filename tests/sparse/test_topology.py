@@ -103,6 +103,17 @@ def test_mask_round_trip():
     assert topology != Topology.from_mask(~mask)
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("dtype", [th.bool, th.uint8, th.int64, th.float16, th.bfloat16, th.float32, th.float64])
+def test_masks_of_any_type_and_layout(dtype):
+    mask = th.eye(4, 6, dtype=dtype)
+    parameter = th.nn.Parameter(mask, requires_grad=dtype.is_floating_point)
+    masks = [mask, parameter, mask.t().contiguous().t(), mask.to_sparse(), mask.to_sparse_csr()]
+    masks += [mask.numpy()] if dtype is not th.bfloat16 else []
+    masks += [mask * 1e-300] if dtype is th.float64 else []
+    assert all(th.equal(Topology.from_mask(each).mask(), th.eye(4, 6).bool()) for each in masks)
+
+
 def test_different_seeds_differ():
     assert Topology.random((30, 30), 90, 0) != Topology.random((30, 30), 90, 1)
     assert derive_seed(0, "a") != derive_seed(0, "b")
