@@ -129,6 +129,8 @@ def test_gradients_of_single_samples_are_those_of_the_loss(name):
     parameters = [p for p in model.q_net.parameters() if p.requires_grad]
     with undisturbed(model, 5):
         losses = model._losses(probe.batch).losses.flatten()
+        if model.prioritized:
+            losses = losses * probe.batch.weights.flatten()
         assert losses.shape == (10,)
         rows = [
             th.cat([g.flatten() for g in th.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)])
