@@ -110,18 +110,18 @@ def print_published(study: str) -> None:
         print_table(f"Published beside ours on {name}", PUBLISHED, rows)
 
 
-def print_plasticity(study: str) -> None:
-    """What was measured at the end of training, interference at first, too; a table for each network on each task."""
+def print_plasticity(study: str, with_first: bool) -> None:
+    """What was measured at the end of training, and interference at first; a table for each network on each task."""
     groups = of_one_task(study, "groups")
     for network in ("critic", "actor"):
         columns = {f"final_{network}_{key}_iqm": name for key, name in PLASTICITY.items()}
         tables = defaultdict(list)
         for row in groups:
-            before = first(study, row, f"{network}_{INTERFERENCE}")
-            tables[task(row, study)].append([row["group"], *(interval(row, column, ".3g") for column in columns), before])
+            before = [first(study, row, f"{network}_{INTERFERENCE}")] if with_first else []
+            tables[task(row, study)].append([row["group"], *(interval(row, column, ".3g") for column in columns), *before])
         for name, rows in tables.items():
             if any(any(row[1:]) for row in rows):
-                print_table(f"Plasticity of the {network} on {name}", ["group", *columns.values(), BEFORE], rows)
+                print_table(f"Plasticity of the {network} on {name}", ["group", *columns.values(), *([BEFORE] if with_first else [])], rows)
 
 
 def first(study: str, group: dict[str, str], name: str) -> str:
@@ -135,12 +135,16 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", help="what the files in docs/data/studies/ are called")
-    study = parser.parse_args().study
+    # Older runs measured untrained agents on observations as they come, and all later ones on normalised observations.
+    parser.add_argument("--no-first", action="store_true", help="leave out what was measured at first")
+    options = parser.parse_args()
+    study = options.study
     if not (runs := read(study)):
         raise SystemExit(f"{STUDIES / study}.csv is not there: sb3-sparse report logs/sweeps/{study} -o {STUDIES / study}")
     print(", ".join(sorted({run["machine"] for run in runs if run["machine"]})))
-    for show in (print_returns, print_published, print_plasticity):
-        show(study)
+    print_returns(study)
+    print_published(study)
+    print_plasticity(study, with_first=not options.no_first)
 
 
 if __name__ == "__main__":

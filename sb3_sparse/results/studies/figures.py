@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sb3_sparse.common.figures import new_figure
-from sb3_sparse.results.figures import COLOURS, as_text, draw_curves, thousands
+from sb3_sparse.results.figures import as_text, draw_curves, look, thousands
 from sb3_sparse.results.statistics import Curve
 from sb3_sparse.results.studies.grouping import RETURN, Group
 from sb3_sparse.results.studies.reading import FINAL, METRICS, PLASTICITY
@@ -14,17 +14,19 @@ from sb3_sparse.results.studies.scaling import LEARNABLE, TOTAL, place, scaling_
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# What the paper draws comes first; the page has all of them.
+# What the paper draws comes first (Figures 4, 5, 7 and 9); the page has all of them.
 PREFERRED = (
-    "critic*srank*",
-    "critic*dormant*",
-    "critic*gradient_norm*",
-    "critic*parameter_norm*",
+    "critic*srank",
+    "critic*dormant_redo",
+    "critic*gradient_norm",
+    "critic*parameter_norm",
+    "critic*interference_abs",
+    "critic*",
     "*srank*",
     "*dormant*",
     "*norm*",
 )
-MAX_SERIES = 4
+MAX_SERIES = 5
 # Panels that a picture has room for, and lines that a legend inside of a panel has room for.
 MAX_TASKS, MAX_LINES = 12, 12
 MAX_NAME = 32
@@ -63,7 +65,7 @@ def draw_scaling(tasks: Mapping[str, Sequence[Group]], axes: Sequence[str], hori
 
 def _draw_lines(panel: Any, lines: Mapping[str, Sequence[Group]], horizontal: str, is_log: bool) -> None:
     for i, (name, groups) in enumerate(lines.items()):
-        colour = COLOURS[i % len(COLOURS)]
+        style = look(i)
         x = [place(group, horizontal) for group in groups]
         found = [group.estimate(FINAL) for group in groups]
         label = as_text(name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…")
@@ -71,7 +73,7 @@ def _draw_lines(panel: Any, lines: Mapping[str, Sequence[Group]], horizontal: st
         ends = [(each.value, each.value) if each.low is None else (each.low, each.high) for each in found]
         bars = [[value - low for value, (low, _) in zip(values, ends, strict=True)]]
         bars.append([high - value for value, (_, high) in zip(values, ends, strict=True)])
-        panel.errorbar(x, values, bars, marker="o", markersize=4, color=colour, elinewidth=0.8, label=label)
+        panel.errorbar(x, values, bars, marker="o", markersize=4, **style, elinewidth=0.8, label=label)
     if is_log:
         sizes = [place(group, horizontal) for groups in lines.values() for group in groups]
         # As many names as there is room for.
@@ -98,7 +100,7 @@ def draw_learning(curves: Mapping[str, Mapping[str, Mapping[str, Curve]]]) -> "F
 
 def draw_plasticity(curves: Mapping[str, Mapping[str, Mapping[str, Curve]]]) -> "Figure | None":
     """
-    Up to four plasticity series, those that the paper draws first, a panel for each of them and each task; None if there
+    Up to five plasticity series, those that the paper draws first, a panel for each of them and each task; None if there
     is none.
 
     :param curves: By task, by label of the group, by name of the series.
