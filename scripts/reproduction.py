@@ -29,6 +29,8 @@ PLASTICITY = {
 }
 # Figure 9 compares before and after training: the column beside it, a mean over runs.
 BEFORE = "interference at first"
+# Studies that measured untrained agents on observations as they come, and trained ones on normalised observations.
+RAW_AT_FIRST = {"small_figure_01"}
 
 
 def read(name: str) -> list[dict[str, str]]:
@@ -110,9 +112,11 @@ def print_published(study: str) -> None:
         print_table(f"Published beside ours on {name}", PUBLISHED, rows)
 
 
-def print_plasticity(study: str, with_first: bool) -> None:
+def print_plasticity(study: str) -> None:
     """What was measured at the end of training, and interference at first; a table for each network on each task."""
     groups = of_one_task(study, "groups")
+    with_first = study not in RAW_AT_FIRST
+    header = ["group", *PLASTICITY.values(), *([BEFORE] if with_first else [])]
     for network in ("critic", "actor"):
         columns = {f"final_{network}_{key}_iqm": name for key, name in PLASTICITY.items()}
         tables = defaultdict(list)
@@ -121,7 +125,7 @@ def print_plasticity(study: str, with_first: bool) -> None:
             tables[task(row, study)].append([row["group"], *(interval(row, column, ".3g") for column in columns), *before])
         for name, rows in tables.items():
             if any(any(row[1:]) for row in rows):
-                print_table(f"Plasticity of the {network} on {name}", ["group", *columns.values(), *([BEFORE] if with_first else [])], rows)
+                print_table(f"Plasticity of the {network} on {name}", header, rows)
 
 
 def first(study: str, group: dict[str, str], name: str) -> str:
@@ -135,16 +139,12 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", help="what the files in docs/data/studies/ are called")
-    # Older runs measured untrained agents on observations as they come, and all later ones on normalised observations.
-    parser.add_argument("--no-first", action="store_true", help="leave out what was measured at first")
-    options = parser.parse_args()
-    study = options.study
+    study = parser.parse_args().study
     if not (runs := read(study)):
         raise SystemExit(f"{STUDIES / study}.csv is not there: sb3-sparse report logs/sweeps/{study} -o {STUDIES / study}")
     print(", ".join(sorted({run["machine"] for run in runs if run["machine"]})))
-    print_returns(study)
-    print_published(study)
-    print_plasticity(study, with_first=not options.no_first)
+    for show in (print_returns, print_published, print_plasticity):
+        show(study)
 
 
 if __name__ == "__main__":

@@ -143,6 +143,14 @@ def test_the_picture_of_the_readme_is_drawn_from_the_records():
     assert drawn == [headline["HEADER"], *headline["numbers"]()], "python scripts/headline.py"
 
 
+def test_the_picture_of_sizes_is_drawn_from_the_study():
+    size_picture = runpy.run_path(str(ROOT / "scripts" / "size_picture.py"))
+    with size_picture["PICTURE"].with_suffix(".csv").open(newline="") as file:
+        drawn = list(csv.reader(file))
+    study = "small_figure_01"
+    assert drawn == [size_picture["HEADER"], *size_picture["numbers"](study)], f"python scripts/size_picture.py {study}"
+
+
 def test_what_has_two_rows_of_a_name_or_no_machine_cannot_be_told(tmp_path):
     table = RECORD["tables"][0]
     (tmp_path / "twice.json").write_text(
