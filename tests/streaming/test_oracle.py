@@ -105,7 +105,8 @@ class Compare(BaseCallback):
                 assert not array[pruned].any(), f"{name} of shape {array.shape}: a pruned weight came back"
             if optimizer is not None and n_updates % 10 == 5:
                 for trace, expected in zip(traces_of(network, optimizer), learner.trace, strict=True):
-                    np.testing.assert_allclose(trace, expected, rtol=0, atol=1e-4 * (1 + np.abs(expected).max()))
+                    atol = 100 * self.atol * (1 + np.abs(expected).max())
+                    np.testing.assert_allclose(trace, expected, rtol=0, atol=atol)
 
 
 def networks_of(model) -> list[tuple]:

@@ -38,7 +38,7 @@ def statistics_beside(path: Path) -> Path | None:
     found = [folder / STATISTICS for folder in folders if (folder / STATISTICS).is_file()]
     if len(found) > 1:
         raise ValueError(
-            f"which of {[str(file) for file in found]} belongs to {path}? Name it: --vecnormalize FILE, or none; for "
+            f"which of {[str(file) for file in found]} belongs to {path}? Name it: --vecnormalize FILE, or none. For "
             "train -i, move the other one away."
         )
     return found[0] if found else None
